@@ -1,0 +1,1 @@
+"""Jarzynski-weighted sequential Monte Carlo for Pyro."""

@@ -1,0 +1,1 @@
+"""The exact engine: weighted walkers, kernels, paths, resampling. Pure torch."""

@@ -1,0 +1,91 @@
+"""Curvature of an energy at its walkers, against which a step size must be small.
+
+Weights of unadjusted Langevin have infinite variance once `h λ ≥ 2`, with `λ` the largest
+eigenvalue of the Hessian in the metric of the preconditioner.
+"""
+
+import warnings
+
+import torch
+from torch import Tensor
+
+from pyro_jarzynski.core.evaluation import Energy, evaluate
+from pyro_jarzynski.core.kernels import Kernel
+from pyro_jarzynski.core.noise import normal_like
+from pyro_jarzynski.core.preconditioner import Covariance, scale, scale_transposed
+from pyro_jarzynski.core.trees import Position, inner, leaves, map_tree
+from pyro_jarzynski.errors import StepSizeWarning
+
+
+def largest_curvature(
+    energy: Energy,
+    position: Position,
+    *,
+    factor: Covariance = None,
+    num_iterations: int = 10,
+    num_walkers: int = 32,
+) -> Tensor:
+    """Estimate the largest curvature of `U` over some walkers by power iteration.
+
+    Uses central differences of the gradient, `H v ≈ [∇U(x + δv) - ∇U(x - δv)] / 2δ`, so
+    the energy need not be twice differentiable by torch.
+
+    Args:
+        energy: The energy, in nats.
+        position: Walkers, `(N, *event)`; the first `num_walkers` are looked at.
+        factor: Factor `L` of a preconditioner; `None` is the identity.
+        num_iterations: Power iterations, two evaluations each.
+        num_walkers: Walkers to look at.
+
+    Returns:
+        The largest eigenvalue found of `Lᵀ H L`, `()`, in inverse squared units.
+    """
+    point = map_tree(lambda x: x[:num_walkers].detach(), position)
+    generator = torch.Generator(next(leaves(point)).device).manual_seed(0)
+    direction = _unit(normal_like(point, generator))
+    delta = _difference_step(point)
+    for _ in range(num_iterations):
+        shift = scale(factor, map_tree(lambda v: delta * v, direction))
+        ahead = evaluate(energy, map_tree(torch.add, point, shift)).grad
+        behind = evaluate(energy, map_tree(torch.sub, point, shift)).grad
+        product = map_tree(lambda a, b: (a - b) / (2 * delta), ahead, behind)
+        product = scale_transposed(factor, product)
+        curvature = inner(direction, product)
+        direction = _unit(product)
+    finite = curvature[torch.isfinite(curvature)]
+    return finite.max() if len(finite) else curvature.new_tensor(torch.inf)
+
+
+def warn_if_unstable(kernel: Kernel, energy: Energy, position: Position) -> None:
+    """Warn when the weights of an unadjusted kernel have infinite variance.
+
+    The Langevin step is `h`; a leapfrog step `ε` is one of `h = ε²/2`.
+    """
+    if not kernel.moves_on_switch:
+        return
+    factor = getattr(kernel, "factor", None)
+    curvature = float(largest_curvature(energy, position, factor=factor))
+    leapfrog = hasattr(kernel, "friction")
+    langevin_step = kernel.step_size**2 / 2 if leapfrog else kernel.step_size
+    if langevin_step * curvature < 2:
+        return
+    safe = (2 / curvature) ** 0.5 if leapfrog else 1 / curvature
+    warnings.warn(
+        f"Step size {kernel.step_size:.3g} is too large for the curvature of the energy, "
+        f"{curvature:.3g}: from {langevin_step * curvature:.3g} ≥ 2 on (step size times "
+        f"curvature) the weights have infinite variance. Use a step size of at most "
+        f"{safe:.2g}, a preconditioner, or MALA.",
+        StepSizeWarning,
+        stacklevel=3,
+    )
+
+
+def _unit(vector: Position) -> Position:
+    norm = inner(vector, vector).sqrt().clamp(min=torch.finfo(torch.float32).tiny)
+    return map_tree(lambda v: v / norm.reshape((-1,) + (1,) * (v.ndim - 1)), vector)
+
+
+def _difference_step(position: Position) -> float:
+    spread = max(float(x.abs().max()) for x in leaves(position))
+    epsilon = max(torch.finfo(x.dtype).eps for x in leaves(position))
+    return epsilon ** (1 / 3) * max(spread, 1.0)

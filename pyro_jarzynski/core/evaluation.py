@@ -1,0 +1,217 @@
+"""Energies and their gradients at the positions of walkers.
+
+An energy is a function from a position with `N` walkers to `N` energies in nats,
+
+    energy_fn(position) -> (N,)
+
+or a `CombinedEnergy`, a linear combination of several of them that come from one call.
+`evaluate` is the only place that differentiates, so a count of its calls is the cost.
+"""
+
+import math
+from collections.abc import Callable, Sequence
+from contextlib import ExitStack
+from typing import Any, NamedTuple, TypeAlias
+
+import torch
+from torch import Tensor
+
+from pyro_jarzynski.core.trees import (
+    Position,
+    inner,
+    leaves,
+    map_tree,
+    num_walkers,
+    rebuild,
+)
+from pyro_jarzynski.errors import EnergyError, NonFiniteEnergyError
+
+# The argument is a `Position`: an energy takes the kind that its walkers have.
+EnergyFn: TypeAlias = Callable[[Any], Tensor]
+Visitor: TypeAlias = Callable[[slice, Tensor, Position], None]
+
+
+class CombinedEnergy(NamedTuple):
+    """A linear combination `U(x) = Σ_j c_j E_j(x)` of energies from one call.
+
+    Attributes:
+        terms: Function from a position to the tuple of `E_j(x)`, each `(N,)`.
+        coefficients: The `c_j`. A term with coefficient 0 is left out, so that it may be
+            infinite there.
+    """
+
+    terms: Callable[[Position], tuple[Tensor, ...]]
+    coefficients: tuple[float, ...]
+
+
+Energy: TypeAlias = EnergyFn | CombinedEnergy
+
+
+class Evaluation(NamedTuple):
+    """Energy and gradient of each walker at one position.
+
+    Attributes:
+        energy: `U(x)` in nats, `(N,)`.
+        grad: `∇U(x)`, in the shape of the position.
+        terms: Evaluations of the terms of a `CombinedEnergy`; empty otherwise.
+    """
+
+    energy: Tensor
+    grad: Position
+    terms: tuple["Evaluation", ...] = ()
+
+
+def evaluate(
+    energy: Energy,
+    position: Position,
+    *,
+    chunk_size: int | None = None,
+    visit: Visitor | None = None,
+) -> Evaluation:
+    """Evaluate an energy and its gradient once at every walker.
+
+    Args:
+        energy: The energy, in nats.
+        position: Walkers, `(N, *event)`, or a dictionary of such tensors.
+        chunk_size: Walkers per call of `energy`; `None` takes all at once.
+        visit: Called as `visit(rows, energy, grad)` with the walkers of each chunk while
+            the graph of their energies is alive, so that gradients with respect to
+            parameters share the forward pass.
+
+    Returns:
+        Detached energies and gradients.
+
+    Raises:
+        EnergyError: The energies are not of shape `(N,)` or not differentiable.
+    """
+    size = num_walkers(position)
+    step = size if chunk_size is None else min(chunk_size, size)
+    parts = []
+    for start in range(0, size, step):
+        rows = slice(start, min(start + step, size))
+        chunk = position if step == size else map_tree(lambda x, r=rows: x[r], position)
+        parts.append(_evaluate_chunk(energy, chunk, rows, visit))
+    if len(parts) == 1:
+        return parts[0]
+    return map_tree(lambda *chunks: torch.cat(chunks), *parts)
+
+
+def reevaluate(
+    energy: Energy,
+    position: Position,
+    known: Evaluation,
+    *,
+    chunk_size: int | None = None,
+    visit: Visitor | None = None,
+) -> Evaluation:
+    """Evaluate another energy at walkers that were evaluated before.
+
+    For another combination of the same terms this costs no call at all.
+    """
+    if isinstance(energy, CombinedEnergy) and known.terms and visit is None:
+        return combine(known.terms, energy.coefficients)
+    return evaluate(energy, position, chunk_size=chunk_size, visit=visit)
+
+
+def combine(terms: Sequence[Evaluation], coefficients: Sequence[float]) -> Evaluation:
+    """Return the linear combination of evaluated terms."""
+    used = [(t, c) for t, c in zip(terms, coefficients, strict=True) if c != 0]
+    if not used:
+        zero = map_tree(torch.zeros_like, terms[0])
+        return Evaluation(zero.energy, zero.grad, tuple(terms))
+    first, scale = used[0]
+    energy, grad = first.energy * scale, map_tree(lambda g: g * scale, first.grad)
+    for term, scale in used[1:]:
+        energy = energy + scale * term.energy
+        grad = map_tree(lambda a, b, c=scale: a + c * b, grad, term.grad)
+    return Evaluation(energy, grad, tuple(terms))
+
+
+def is_outside(evaluation: Evaluation) -> tuple[Tensor, Tensor]:
+    """Find the walkers that cannot be where they are.
+
+    Returns:
+        Two masks, `(N,)`: walkers of density zero (energy plus infinity), and walkers
+        whose energy or gradient is NaN, or whose gradient is infinite.
+
+    Raises:
+        NonFiniteEnergyError: An energy is minus infinity.
+    """
+    energy = evaluation.energy
+    # One number per walker is enough: NaN and infinity survive the sum of squares.
+    slope = inner(evaluation.grad, evaluation.grad)
+    if torch.isfinite(energy + slope).all():
+        none = torch.zeros_like(energy, dtype=torch.bool)
+        return none, none
+    if (energy == -math.inf).any():
+        walker = int((energy == -math.inf).nonzero()[0])
+        raise NonFiniteEnergyError(
+            f"The energy of walker {walker} is minus infinity: the density is infinite "
+            "there, so it cannot be normalised."
+        )
+    zero_density = energy == math.inf
+    return zero_density, ~zero_density & ~torch.isfinite(energy + slope)
+
+
+def _evaluate_chunk(
+    energy: Energy, position: Position, rows: slice, visit: Visitor | None
+) -> Evaluation:
+    with ExitStack() as stack:
+        stack.enter_context(torch.inference_mode(mode=False))
+        stack.enter_context(torch.enable_grad())
+        point = map_tree(_as_leaf, position)
+        if isinstance(energy, CombinedEnergy):
+            terms = energy.terms(point)
+            for term in terms:
+                _check_shape(term, rows)
+            _check_graph(any(t.requires_grad for t in terms))
+            return combine([_differentiate(t, point) for t in terms], energy.coefficients)
+        values = energy(point)
+        _check_shape(values, rows)
+        _check_graph(values.requires_grad)
+        result = _differentiate(values, point, keep_graph=visit is not None)
+        if visit is not None:
+            visit(rows, values, result.grad)
+        return result
+
+
+def _differentiate(
+    values: Tensor, point: Position, *, keep_graph: bool = True
+) -> Evaluation:
+    inputs = list(leaves(point))
+    if not values.requires_grad:
+        return Evaluation(values, rebuild(point, (torch.zeros_like(x) for x in inputs)))
+    found = torch.autograd.grad(
+        values.sum(), inputs, retain_graph=keep_graph, allow_unused=True
+    )
+    slopes = (
+        torch.zeros_like(x) if g is None else g for x, g in zip(inputs, found, strict=True)
+    )
+    return Evaluation(values.detach(), rebuild(point, slopes))
+
+
+def _as_leaf(x: Tensor) -> Tensor:
+    x = x.clone() if x.is_inference() else x.detach()
+    return x.requires_grad_()
+
+
+def _check_shape(values: object, rows: slice) -> None:
+    expected = (rows.stop - rows.start,)
+    if not isinstance(values, Tensor):
+        raise EnergyError(
+            f"An energy must return a tensor of shape {expected}, one energy per walker; "
+            f"got {type(values).__name__}."
+        )
+    if tuple(values.shape) != expected:
+        raise EnergyError(
+            f"An energy must return one energy per walker: expected shape {expected}, "
+            f"got {tuple(values.shape)}; sum over the event dimensions."
+        )
+
+
+def _check_graph(differentiable: bool) -> None:  # noqa: FBT001
+    if not differentiable:
+        raise EnergyError(
+            "The energies do not depend on the positions in a way that torch can "
+            "differentiate; look for `detach`, `no_grad`, `item` or NumPy in the energy."
+        )

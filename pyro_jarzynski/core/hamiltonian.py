@@ -1,0 +1,191 @@
+"""Kernels with momenta: Hamiltonian Monte Carlo and underdamped Langevin.
+
+Momenta `p` are standard normal in the coordinates whitened by the preconditioner
+`C = L Lᵀ`. The leapfrog step `p -= ½ε Lᵀ∇U(x)`, `x += ε L p`, `p -= ½ε Lᵀ∇V(x)` keeps
+volume and is undone by flipping `p`, also when `U` and `V` differ, so its exact weight is
+the change of total energy, `U(x) + ½|p|² - V(x') - ½|p'|²`.
+"""
+
+import math
+from dataclasses import dataclass, field
+from functools import cached_property
+from typing import ClassVar
+
+import torch
+from torch import Tensor
+
+from pyro_jarzynski.core import weights
+from pyro_jarzynski.core.evaluation import Energy, Evaluation, evaluate
+from pyro_jarzynski.core.kernels import (
+    Tools,
+    Visit,
+    metropolis,
+    reweight,
+    rows_of,
+    weighed,
+)
+from pyro_jarzynski.core.noise import normal_like
+from pyro_jarzynski.core.preconditioner import (
+    Covariance,
+    factorise,
+    scale,
+    scale_transposed,
+)
+from pyro_jarzynski.core.trees import Position, inner, map_tree
+from pyro_jarzynski.core.walkers import Walkers, drop, find_outside
+from pyro_jarzynski.errors import count, fraction, positive
+
+
+@dataclass(frozen=True)
+class HMC:
+    """Hamiltonian Monte Carlo: leapfrog steps from fresh momenta, accepted or refused.
+
+    Args:
+        step_size: Leapfrog step `ε > 0`, in units of the position.
+        num_leapfrog: Leapfrog steps, and gradients, per move.
+        preconditioner: Covariance `C`, see `core.preconditioner`; `None` is the identity.
+        target_acceptance: Acceptance rate at which adaptation keeps the step size.
+
+    Source:
+        Neal (2011), MCMC using Hamiltonian dynamics, arXiv:1206.1901.
+    """
+
+    step_size: float = 0.1
+    num_leapfrog: int = 10
+    preconditioner: Covariance = field(default=None, compare=False)
+    target_acceptance: float | None = 0.65
+    moves_on_switch: ClassVar[bool] = False
+
+    def __post_init__(self) -> None:
+        """Check the arguments."""
+        positive("step_size", self.step_size)
+        count("num_leapfrog", self.num_leapfrog)
+        if self.target_acceptance is not None:
+            fraction("target_acceptance", self.target_acceptance)
+
+    @cached_property
+    def factor(self) -> Covariance:
+        """Factor `L` of the preconditioner."""
+        return factorise(self.preconditioner)
+
+    def switch(
+        self, walkers: Walkers, energy: Energy, tools: Tools, visit: Visit | None = None
+    ) -> Walkers:
+        """Weight the walkers, where they are, for `energy`."""
+        return reweight(walkers, energy, tools, visit)
+
+    def move(
+        self, walkers: Walkers, energy: Energy, tools: Tools
+    ) -> tuple[Walkers, Tensor]:
+        """Follow a trajectory of `num_leapfrog` steps, and accept or refuse its end."""
+        first = normal_like(walkers.position, tools.generator)
+        position, there, momentum = walkers.position, walkers.evaluation, first
+        for _ in range(self.num_leapfrog):
+            momentum = kick(momentum, there, self.step_size, self.factor)
+            position = drift(position, momentum, self.step_size, self.factor)
+            there = evaluate(energy, position, chunk_size=tools.chunk_size)
+            momentum = kick(momentum, there, self.step_size, self.factor)
+        gain = energy_drop(walkers.evaluation, first, there, momentum)
+        return metropolis(walkers, position, there, gain, tools)
+
+
+@dataclass(frozen=True)
+class UnderdampedLangevin:
+    """Underdamped Langevin without rejection, with its exact log-weight.
+
+    Momenta are refreshed, `p ← e^{-γε} p + √(1 - e^{-2γε}) ξ`, then one leapfrog step is
+    made whose last half is already under the new energy. `γ = ∞` is ULA of step `ε²/2`.
+
+    Args:
+        step_size: Leapfrog step `ε > 0`, in units of the position.
+        friction: `γ ≥ 0`, in inverse units of `ε`; may be infinite.
+        preconditioner: Covariance `C`, see `core.preconditioner`; `None` is the identity.
+
+    Source:
+        Horowitz (1991), Phys. Lett. B 268(2), without its rejection; weight by Nilmeier,
+        Crooks, Minh, Chodera (2011), PNAS 108(45).
+    """
+
+    step_size: float = 0.1
+    friction: float = 1.0
+    preconditioner: Covariance = field(default=None, compare=False)
+    target_acceptance: float | None = field(default=None, init=False)
+    moves_on_switch: ClassVar[bool] = True
+
+    def __post_init__(self) -> None:
+        """Check the arguments."""
+        positive("step_size", self.step_size)
+        if self.friction not in (0, math.inf):
+            positive("friction", self.friction)
+
+    @cached_property
+    def factor(self) -> Covariance:
+        """Factor `L` of the preconditioner."""
+        return factorise(self.preconditioner)
+
+    def switch(
+        self, walkers: Walkers, energy: Energy, tools: Tools, visit: Visit | None = None
+    ) -> Walkers:
+        """Move every walker once and weight the move from its energy to `energy`."""
+        here, step = walkers.evaluation, self.step_size
+        first = self._refresh(walkers, tools)
+        middle = kick(first, here, step, self.factor)
+        end = drift(walkers.position, middle, step, self.factor)
+
+        def weigh(rows: slice, there: Evaluation) -> Tensor:
+            known, before, halfway = rows_of((here, first, middle), rows)
+            after = kick(halfway, there, step, self.factor)
+            gain = energy_drop(known, before, there, after)
+            return weights.add(walkers.log_weight[rows], gain)
+
+        there, log_weight = weighed(energy, end, weigh, tools, visit)
+        moved = walkers._replace(
+            position=end,
+            evaluation=there,
+            log_weight=log_weight,
+            momentum=kick(middle, there, step, self.factor),
+        )
+        outside = find_outside(walkers, there)
+        if outside.any():
+            # A momentum that met a NaN would carry it on; these walkers start afresh.
+            moved = moved._replace(momentum=first)
+        return drop(moved, outside, stay=walkers)
+
+    def move(
+        self, walkers: Walkers, energy: Energy, tools: Tools
+    ) -> tuple[Walkers, Tensor]:
+        """Move every walker once under its energy, weighting the discretisation."""
+        return self.switch(walkers, energy, tools), walkers.log_weight.new_ones(())
+
+    def _refresh(self, walkers: Walkers, tools: Tools) -> Position:
+        fresh = normal_like(walkers.position, tools.generator)
+        if walkers.momentum is None:
+            return fresh
+        keep = math.exp(-self.friction * self.step_size)
+        renew = math.sqrt(-math.expm1(-2 * self.friction * self.step_size))
+        return map_tree(lambda p, xi: keep * p + renew * xi, walkers.momentum, fresh)
+
+
+def kick(
+    momentum: Position, at: Evaluation, step_size: float, factor: Covariance
+) -> Position:
+    """Return `p - ½ε Lᵀ∇U`."""
+    force = scale_transposed(factor, at.grad)
+    return map_tree(lambda p, g: p.sub(g, alpha=step_size / 2), momentum, force)
+
+
+def drift(
+    position: Position, momentum: Position, step_size: float, factor: Covariance
+) -> Position:
+    """Return `x + ε L p`."""
+    velocity = scale(factor, momentum)
+    return map_tree(lambda x, v: x.add(v, alpha=step_size), position, velocity)
+
+
+def energy_drop(
+    here: Evaluation, before: Position, there: Evaluation, after: Position
+) -> Tensor:
+    """Return `U(x) + ½|p|² - V(x') - ½|p'|²`, `(N,)`, float64."""
+    potential = here.energy.to(torch.float64) - there.energy.to(torch.float64)
+    kinetic = inner(before, before) - inner(after, after)
+    return potential + kinetic.to(torch.float64) / 2

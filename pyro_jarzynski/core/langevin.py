@@ -1,0 +1,73 @@
+"""The Langevin move and the exact log-ratio of its two directions.
+
+With drift `-h C ∇U` and noise `√(2h) L ξ`, `C = L Lᵀ`, the move `x → y` under `U` and the
+move back `y → x` under `V` are Gaussian, and
+
+    log [e^{-V(y)} q_V(y → x)] - log [e^{-U(x)} q_U(x → y)] = α_U(x, y) - α_V(y, x),
+    α_U(x, y) = U(x) + ½ (y - x)·∇U(x) + ¼ h ∇U(x)·C ∇U(x).
+
+This one number is the increment of the log-weight of unadjusted Langevin, and with
+`V = U` the acceptance of MALA. `C` itself drops out of all terms but the last.
+"""
+
+import math
+
+import torch
+from torch import Tensor
+
+from pyro_jarzynski.core.evaluation import Evaluation
+from pyro_jarzynski.core.preconditioner import Covariance, covary, scale
+from pyro_jarzynski.core.trees import Position, inner, map_tree
+
+
+def propose(
+    position: Position,
+    grad: Position,
+    noise: Position,
+    step_size: float,
+    factor: Covariance = None,
+) -> Position:
+    """Return `y = x - h C ∇U(x) + √(2h) L ξ`."""
+    drift, kick = covary(factor, grad), scale(factor, noise)
+    spread = math.sqrt(2 * step_size)
+    return map_tree(
+        lambda x, g, xi: x.sub(g, alpha=step_size).add_(xi, alpha=spread),
+        position,
+        drift,
+        kick,
+    )
+
+
+def log_ratio(
+    start: Position,
+    here: Evaluation,
+    end: Position,
+    there: Evaluation,
+    step_size: float,
+    factor: Covariance = None,
+) -> Tensor:
+    """Return `α_U(x, y) - α_V(y, x)` in float64.
+
+    Args:
+        start: `x`, `(N, *event)`.
+        here: `U` and its gradient at `x`.
+        end: `y`, in the shape of `x`.
+        there: `V` and its gradient at `y`.
+        step_size: `h`, in squared units of `x`.
+        factor: `L`, the factor of the preconditioner; `None` is the identity.
+
+    Returns:
+        One log-ratio per walker, `(N,)`.
+
+    Source:
+        Carbone, Hua, Coste, Vanden-Eijnden (2023), arXiv:2305.19414, Proposition 1.
+    """
+    # The two halves of α - α' are gathered into one inner product:
+    # ½ (y-x)·(g+g') + ¼h (g·Cg - g'·Cg') = ½ (g+g')·(y - x - ½h C(g'-g)).
+    total = map_tree(torch.add, here.grad, there.grad)
+    change = covary(factor, map_tree(torch.sub, there.grad, here.grad))
+    half = map_tree(
+        lambda x, y, c: (y - x).sub_(c, alpha=step_size / 2), start, end, change
+    )
+    gain = here.energy.to(torch.float64) - there.energy.to(torch.float64)
+    return gain + inner(total, half).to(torch.float64) / 2

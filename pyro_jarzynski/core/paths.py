@@ -1,0 +1,86 @@
+"""Paths: sequences of energies `U_0, U_1, …, U_K` along which walkers are carried.
+
+Any sequence of energies is a path. Two make one from what users have: `Tempering` goes
+from a law that can be drawn to one that cannot, `ParameterPath` follows a network whose
+parameters change.
+"""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from itertools import pairwise
+from typing import TypeAlias
+
+import torch
+from torch import Tensor, nn
+
+from pyro_jarzynski.core.evaluation import CombinedEnergy, Energy, EnergyFn
+from pyro_jarzynski.core.trees import Position
+from pyro_jarzynski.errors import ArgumentError
+
+Path: TypeAlias = Sequence[Energy]
+
+
+@dataclass(frozen=True)
+class Tempering:
+    """The path `U_β = (1 - β) U_base + β U_target` at given inverse temperatures.
+
+    Both energies are evaluated once per walker; a change of `β` costs no evaluation.
+
+    Args:
+        base: Energy of the law that the first walkers are drawn from.
+        target: Energy of the law to reach.
+        betas: Increasing numbers from 0 to 1, at least two.
+    """
+
+    base: EnergyFn
+    target: EnergyFn
+    betas: Sequence[float]
+
+    def __post_init__(self) -> None:
+        """Check the inverse temperatures."""
+        betas = [float(b) for b in self.betas]
+        if len(betas) < 2 or betas[0] != 0 or betas[-1] != 1:
+            raise ArgumentError(
+                "`betas` must be at least two numbers, the first 0 and the last 1; got "
+                f"{len(betas)}: {betas[:1]} … {betas[-1:]}."
+            )
+        for index, (low, high) in enumerate(pairwise(betas), 1):
+            if not high > low:
+                raise ArgumentError(
+                    f"`betas` must increase; number {index} is {high} after {low}."
+                )
+
+    def __len__(self) -> int:
+        """Number of energies, `K + 1`."""
+        return len(self.betas)
+
+    def __getitem__(self, index: int) -> CombinedEnergy:
+        """Energy at one inverse temperature."""
+        beta = float(self.betas[index])
+        return CombinedEnergy(self.terms, (1 - beta, beta))
+
+    def terms(self, position: Position) -> tuple[Tensor, Tensor]:
+        """Return the energies of base and target, each `(N,)`."""
+        return self.base(position), self.target(position)
+
+
+@dataclass(frozen=True)
+class ParameterPath:
+    """The energies of one module at a recorded sequence of parameters.
+
+    Args:
+        module: Energy as a module, `(N, *event) -> (N,)`.
+        states: State dictionaries, one per energy.
+    """
+
+    module: nn.Module
+    states: Sequence[Mapping[str, Tensor]]
+
+    def __len__(self) -> int:
+        """Number of energies, `K + 1`."""
+        return len(self.states)
+
+    def __getitem__(self, index: int) -> EnergyFn:
+        """Energy at one state of the parameters."""
+        state = dict(self.states[index])
+        return lambda position: torch.func.functional_call(self.module, state, (position,))

@@ -1,0 +1,180 @@
+"""Walkers: positions with log-weights, and the energy that they are weighted for.
+
+A cloud of `N` walkers stands for the law `ρ = e^{-U} / Z`. With `Ẑ` its estimate of `Z`,
+
+    E[Ẑ] = Z     and     E[Ẑ Σ W_i f(X_i)] = Z E_ρ[f]     for every N.
+"""
+
+import math
+import warnings
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+
+from pyro_jarzynski.core import weights
+from pyro_jarzynski.core.evaluation import Energy, Evaluation, evaluate, is_outside
+from pyro_jarzynski.core.trees import Position, leaves, map_tree, num_walkers, select
+from pyro_jarzynski.errors import NonFiniteEnergyError, NonFiniteEnergyWarning
+
+# Share of walkers that may meet a NaN in one step before it is an error.
+MAX_BROKEN = 0.01
+
+
+class Walkers(NamedTuple):
+    """Weighted walkers at one energy of a path. Never changed in place.
+
+    Attributes:
+        position: Positions, `(N, *event)`, or a dictionary of such tensors.
+        evaluation: Energy and gradient there, carried so that a step costs one call.
+        log_weight: Log-weights since the last resampling, `(N,)`, float64.
+        log_banked: `log Z_0` plus what earlier resamplings banked, `()`, float64.
+        ancestor: Walker of the first cloud from which each descends, `(N,)`, int64.
+        steps: Number of energies visited since the start, `()`, int64.
+        momentum: Momenta of kernels that keep them, in the shape of the position.
+    """
+
+    position: Position
+    evaluation: Evaluation
+    log_weight: Tensor
+    log_banked: Tensor
+    ancestor: Tensor
+    steps: Tensor
+    momentum: Position | None = None
+
+    @property
+    def num_walkers(self) -> int:
+        """Number of walkers `N`."""
+        return len(self.log_weight)
+
+    @property
+    def log_normalizer(self) -> Tensor:
+        """Estimate of `log Z`, `()`, float64; `Ẑ` itself is unbiased."""
+        return self.log_banked + weights.log_mean_exp(self.log_weight)
+
+    @property
+    def log_normalizer_error(self) -> Tensor:
+        """Standard error of `log_normalizer` from the genealogy, `()`, float64."""
+        return weights.relative_variance(self.log_weight, self.ancestor).sqrt()
+
+    @property
+    def weight(self) -> Tensor:
+        """Normalised weights, `(N,)`, float64."""
+        return weights.normalise(self.log_weight)
+
+    @property
+    def ess(self) -> Tensor:
+        """Effective sample size, between 1 and `N`, `()`."""
+        return weights.ess(self.log_weight)
+
+
+def init(
+    position: Position,
+    energy: Energy,
+    *,
+    log_normalizer: float = 0.0,
+    log_weight: Tensor | None = None,
+    chunk_size: int | None = None,
+) -> Walkers:
+    """Start walkers that are draws of the law of `energy`.
+
+    Args:
+        position: Independent draws of `e^{-U_0} / Z_0`, `(N, *event)`.
+        energy: `U_0`, in nats.
+        log_normalizer: `log Z_0`; 0 for an energy that is a normalised `-log density`.
+        log_weight: Log-weights of draws from another law, `(N,)`; `None` is zero.
+        chunk_size: Walkers per call of the energy; `None` takes all at once.
+
+    Returns:
+        Walkers weighted for `energy`.
+
+    Raises:
+        NonFiniteEnergyError: More than 1 % of the energies or gradients are NaN.
+    """
+    size = num_walkers(position)
+    device = next(leaves(position)).device
+    evaluation = evaluate(energy, position, chunk_size=chunk_size)
+    if log_weight is None:
+        log_weight = torch.zeros(size, dtype=torch.float64, device=device)
+    walkers = Walkers(
+        position=map_tree(Tensor.detach, position),
+        evaluation=evaluation,
+        log_weight=log_weight.to(torch.float64),
+        log_banked=torch.tensor(log_normalizer, dtype=torch.float64, device=device),
+        ancestor=torch.arange(size, device=device),
+        steps=torch.zeros((), dtype=torch.int64, device=device),
+    )
+    return drop(walkers, find_outside(walkers, evaluation))
+
+
+def find_outside(walkers: Walkers, evaluation: Evaluation) -> Tensor:
+    """Return the mask of walkers that have no density where they were evaluated.
+
+    An energy of plus infinity is legal there. A NaN energy, or a gradient that is not
+    finite, is a fault of the energy: it counts as plus infinity, with a warning, for up
+    to 1 % of the walkers.
+
+    Raises:
+        NonFiniteEnergyError: More than 1 % are NaN, or an energy is minus infinity.
+    """
+    outside, broken = is_outside(evaluation)
+    broken = broken & (walkers.log_weight > -math.inf)
+    if broken.any():
+        _report_broken(broken, int(walkers.steps))
+    return outside | broken
+
+
+def drop(walkers: Walkers, mask: Tensor, stay: Walkers | None = None) -> Walkers:
+    """Give weight zero to the walkers of a mask, with a flat energy to stay finite.
+
+    Args:
+        walkers: Walkers after a step.
+        mask: Those to drop, `(N,)`.
+        stay: Walkers before the step, whose positions the dropped ones keep.
+    """
+    if not mask.any():
+        return walkers
+    if stay is not None:
+        position = select(mask, stay.position, walkers.position)
+        walkers = walkers._replace(position=position)
+    flat = map_tree(lambda x: _zero_rows(x, mask), walkers.evaluation)
+    dead = torch.where(mask, -math.inf, walkers.log_weight)
+    return walkers._replace(evaluation=flat, log_weight=dead)
+
+
+def resample(walkers: Walkers, ancestors: Tensor) -> Walkers:
+    """Replace walkers by their ancestors' copies and bank the evidence so far."""
+    position, evaluation, ancestor, momentum = map_tree(
+        lambda x: x[ancestors],
+        (walkers.position, walkers.evaluation, walkers.ancestor, walkers.momentum),
+    )
+    return walkers._replace(
+        position=position,
+        evaluation=evaluation,
+        ancestor=ancestor,
+        momentum=momentum,
+        log_weight=torch.zeros_like(walkers.log_weight),
+        log_banked=walkers.log_normalizer,
+    )
+
+
+def _zero_rows(x: Tensor, mask: Tensor) -> Tensor:
+    return torch.where(mask.reshape(mask.shape + (1,) * (x.ndim - 1)), 0, x)
+
+
+def _report_broken(broken: Tensor, step: int) -> None:
+    number, size = int(broken.sum()), len(broken)
+    found = (
+        f"The energy or its gradient is not finite at {number} of {size} walkers in "
+        f"step {step}, first at walker {int(broken.nonzero()[0])}"
+    )
+    if number > MAX_BROKEN * size:
+        raise NonFiniteEnergyError(
+            f"{found}; more than {MAX_BROKEN:.0%}. Check the energy there, use a smaller "
+            "step size, or bound the parameters."
+        )
+    warnings.warn(
+        f"{found}; they stay where they were and the points are given density zero.",
+        NonFiniteEnergyWarning,
+        stacklevel=2,
+    )

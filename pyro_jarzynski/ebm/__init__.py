@@ -1,0 +1,1 @@
+"""Energy-based models: training with weighted walkers, audited likelihoods."""

@@ -1,0 +1,110 @@
+"""A cloud of walkers that follows the parameters of a model under training."""
+
+import torch
+from torch import Tensor
+
+from pyro_jarzynski.core import smc
+from pyro_jarzynski.core.kernels import Kernel, Tools, Visit, with_step_size
+from pyro_jarzynski.core.resampling import Resampler, get_resampler
+from pyro_jarzynski.core.walkers import init
+from pyro_jarzynski.ebm.energy import StartableEnergy
+from pyro_jarzynski.errors import count, fraction
+
+
+class Cloud:
+    """Walkers weighted for a model, carried along whenever its parameters change.
+
+    Args:
+        model: The energy under training.
+        num_walkers: Number of walkers `N`.
+        kernel: How the walkers move.
+        num_moves: Moves per change of the parameters.
+        ess_threshold: Resample when `ESS < ess_threshold N`; 0 never does.
+        resampler: A name or function of `core.resampling`.
+        seed: Seed of this cloud's own randomness.
+        chunk_size: Walkers per call of the model; `None` takes all at once.
+    """
+
+    def __init__(
+        self,
+        model: StartableEnergy,
+        *,
+        num_walkers: int,
+        kernel: Kernel,
+        num_moves: int,
+        ess_threshold: float,
+        resampler: str | Resampler,
+        seed: int,
+        chunk_size: int | None,
+    ) -> None:
+        """Draw the first walkers."""
+        count("num_walkers", num_walkers)
+        self.model, self.kernel = model, kernel
+        self.num_moves = count("moves_per_update", num_moves)
+        self.ess_threshold = fraction("ess_threshold", ess_threshold)
+        self.resampler = get_resampler(resampler)
+        generator = torch.Generator(_device_of(model)).manual_seed(seed)
+        self.tools = Tools(generator, chunk_size)
+        self.num_resamplings = 0
+        first = model.draw(num_walkers, generator)
+        self.restart(first, log_normalizer=model.start_log_normalizer())
+
+    def restart(self, position: Tensor, *, log_normalizer: float = 0.0) -> None:
+        """Put the walkers elsewhere, with equal weights."""
+        self.walkers = init(
+            position,
+            self.model,
+            log_normalizer=log_normalizer,
+            chunk_size=self.tools.chunk_size,
+        )
+
+    @property
+    def position(self) -> Tensor:
+        """Positions of the walkers, `(N, *event)`."""
+        position = self.walkers.position
+        assert isinstance(position, Tensor)
+        return position
+
+    def follow(self, visit: Visit | None = None) -> smc.StepInfo:
+        """Carry the walkers to the present parameters of the model."""
+        self.walkers, info = smc.step(
+            self.walkers,
+            self.model,
+            self.kernel,
+            num_moves=self.num_moves,
+            ess_threshold=self.ess_threshold,
+            resampler=self.resampler,
+            tools=self.tools,
+            visit=visit,
+        )
+        self.num_resamplings += info.resampled
+        return info
+
+    def relax(self) -> Tensor:
+        """Move the walkers under the model they are at; return the acceptance rate."""
+        rates = []
+        for _ in range(self.num_moves):
+            self.walkers, rate = self.kernel.move(self.walkers, self.model, self.tools)
+            rates.append(rate)
+        return torch.stack(rates).mean()
+
+    def forget_weights(self) -> None:
+        """Make all weights equal again, as contrastive divergence does."""
+        zero = torch.zeros_like(self.walkers.log_weight)
+        self.walkers = self.walkers._replace(log_weight=zero)
+
+    def set_step_size(self, step_size: float) -> None:
+        """Use another step size from now on."""
+        self.kernel = with_step_size(self.kernel, step_size)
+
+    def sample(self, num: int, seed: int) -> Tensor:
+        """Draw `num` walkers by their weights, `(num, *event)`."""
+        generator = torch.Generator(self.walkers.log_weight.device).manual_seed(seed)
+        chosen = self.resampler(self.walkers.log_weight, num, generator)
+        # Ancestors come sorted: shuffled, a part of the draws is a sample as well.
+        order = torch.randperm(num, generator=generator, device=chosen.device)
+        return self.position[chosen[order]]
+
+
+def _device_of(model: StartableEnergy) -> torch.device:
+    return next((p.device for p in model.parameters()), torch.device("cpu"))

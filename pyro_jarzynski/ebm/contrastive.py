@@ -1,0 +1,85 @@
+"""Contrastive divergence, plain and persistent: the baselines, with the same interface.
+
+Their walkers carry no weights, so the gradient is that of another objective and the
+masses of separated modes are never learned. The likelihood that they report is right
+nevertheless: it comes from the audit cloud.
+"""
+
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.optim import Optimizer
+
+from pyro_jarzynski.ebm.data import Batches
+from pyro_jarzynski.ebm.energy import StartableEnergy
+from pyro_jarzynski.ebm.gradient import WalkerGradient
+from pyro_jarzynski.ebm.learner import Learner
+from pyro_jarzynski.errors import count
+
+
+class PersistentContrastiveDivergence(Learner):
+    """Trains a model with unweighted walkers that start at the data and persist.
+
+    Arguments are those of `JarzynskiLearner`, of which `ess_threshold` and `resampler`
+    serve only the audit.
+
+    Source:
+        Tieleman (2008), ICML.
+    """
+
+    def begin(self, batches: Batches) -> None:
+        """Put the walkers at data."""
+        self.cloud.ess_threshold = 0.0
+        self.cloud.restart(batches.draw(self.cloud.walkers.num_walkers))
+
+    def advance(self, batches: Batches) -> tuple[list[Tensor], float, float]:
+        """Move the walkers under the new parameters, without weights."""
+        gather = WalkerGradient(self.parameters, weighted=False)
+        info = self.cloud.follow(gather)
+        self.cloud.forget_weights()
+        return gather.sum, float(info.acceptance_rate), 1.0
+
+
+class ContrastiveDivergence(Learner):
+    """Trains a model with unweighted walkers that start at the data again and again.
+
+    Args:
+        model: As of `JarzynskiLearner`.
+        optimizer: As of `JarzynskiLearner`.
+        restart_every: Updates between two starts at the data.
+        **settings: The other arguments of `JarzynskiLearner`.
+
+    Source:
+        Hinton (2002), Neural Computation 14(8).
+    """
+
+    def __init__(
+        self,
+        model: StartableEnergy,
+        optimizer: Optimizer,
+        *,
+        restart_every: int = 1,
+        **settings: Any,
+    ) -> None:
+        """Draw the walkers as the other learners do."""
+        self.restart_every = count("restart_every", restart_every)
+        super().__init__(model, optimizer, **settings)
+
+    def begin(self, batches: Batches) -> None:
+        """Put the walkers at data and move them."""
+        self.cloud.ess_threshold = 0.0
+        self.cloud.restart(batches.draw(self.cloud.walkers.num_walkers))
+        self.cloud.relax()
+        self.cloud.forget_weights()
+
+    def advance(self, batches: Batches) -> tuple[list[Tensor], float, float]:
+        """Start at the data again if it is time, and move under the new parameters."""
+        if (self.num_steps + 1) % self.restart_every == 0:
+            self.cloud.restart(batches.draw(self.cloud.walkers.num_walkers))
+            rate = self.cloud.relax()
+        else:
+            rate = self.cloud.follow().acceptance_rate
+        self.cloud.forget_weights()
+        # The gradient is that of the walkers after their moves: at the data it is zero.
+        return self.gradient_now(weighted=False), float(torch.as_tensor(rate)), 1.0

@@ -1,0 +1,143 @@
+"""Energy-based models: a network on top of a base density.
+
+`U_θ(x) = net_θ(x) - log base(x)`. The network starts at zero, so that the model starts at
+the base: `Z_0 = 1` exactly, and draws of the base are exact first walkers.
+"""
+
+from abc import ABC, abstractmethod
+
+import torch
+from torch import Tensor, nn
+from torch.distributions import Distribution
+
+from pyro_jarzynski.core.evaluation import EnergyFn
+from pyro_jarzynski.errors import ArgumentError, ArgumentTypeError, EnergyError
+
+
+class StartableEnergy(nn.Module, ABC):
+    """An energy module whose law at its present parameters can be drawn exactly.
+
+    What can be trained from exact first walkers: `EnergyModel`, `GaussianMixtureEnergy`,
+    or a subclass of your own. `forward` takes `(N, *event)` walkers to `(N,)` energies in
+    nats.
+    """
+
+    @abstractmethod
+    def draw(self, num: int, generator: torch.Generator) -> Tensor:
+        """Draw `num` walkers of the law at the start, `(num, *event)`."""
+
+    @abstractmethod
+    def start_log_normalizer(self) -> float:
+        """Return `log Z` at the start."""
+
+
+class EnergyModel(StartableEnergy):
+    """The density `e^{-U_θ(x)} / Z_θ` with `U_θ(x) = net_θ(x) - log base(x)`.
+
+    Args:
+        net: Module from `(N, *event)` to `(N,)` or `(N, 1)`. Its last layer with a weight
+            is set to zero, unless `zero_last_layer` is false.
+        base: Distribution with batch shape `()` and the event shape of a walker.
+        zero_last_layer: Set the last layer to zero; if false the network must already
+            return zero.
+
+    Raises:
+        ArgumentError: The base has a batch shape, or the network does not start at zero.
+    """
+
+    def __init__(
+        self, net: nn.Module, base: Distribution, *, zero_last_layer: bool = True
+    ) -> None:
+        """Set the network to zero and check that it is."""
+        super().__init__()
+        if not isinstance(net, nn.Module) or not isinstance(base, Distribution):
+            raise ArgumentTypeError(
+                "`EnergyModel` takes a torch module and a distribution, got "
+                f"{type(net).__name__} and {type(base).__name__}."
+            )
+        if base.batch_shape:
+            raise ArgumentError(
+                f"`base` must have batch shape (), got {tuple(base.batch_shape)}; call "
+                f"its `to_event({len(base.batch_shape)})`."
+            )
+        self.net, self.base = net, base
+        if zero_last_layer:
+            _zero_last_layer(net)
+        self._check_start()
+
+    @property
+    def event_shape(self) -> torch.Size:
+        """Shape of one walker."""
+        return self.base.event_shape
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Return the energies of `(N, *event)` walkers, `(N,)`, in nats."""
+        values = self.net(x)
+        if values.shape == (len(x), 1):
+            values = values.squeeze(1)
+        return values - self.base.log_prob(x)
+
+    def draw(self, num: int, generator: torch.Generator) -> Tensor:
+        """Draw `num` walkers of the base, `(num, *event)`."""
+        seed = int(torch.randint(2**62, (), generator=generator, device=generator.device))
+        # Distributions draw from the global generator: it is put back afterwards.
+        with torch.random.fork_rng(), torch.no_grad():
+            torch.manual_seed(seed)
+            return self.base.sample(torch.Size([num]))
+
+    def start_log_normalizer(self) -> float:
+        """Return `log Z` of the base: 0."""
+        return 0.0
+
+    def _check_start(self) -> None:
+        probe = self.draw(4, torch.Generator().manual_seed(0))
+        training = self.net.training
+        with torch.no_grad():
+            values = self.net.eval()(probe)
+        self.net.train(training)
+        if values.shape not in ((4,), (4, 1)):
+            raise EnergyError(
+                "`net` must return one energy per walker: expected shape (4,) or (4, 1) "
+                f"for 4 walkers, got {tuple(values.shape)}."
+            )
+        if values.abs().max() != 0:
+            raise ArgumentError(
+                "`net` must start at zero, so that the first walkers are exact draws of "
+                f"the base; it returns up to {float(values.abs().max()):.3g}. End it with "
+                "a linear layer, or set its last layer to zero."
+            )
+
+
+def check_walkers_are_independent(energy: EnergyFn, walkers: Tensor) -> None:
+    """Raise if the energy of one walker depends on another, or on hidden randomness."""
+    sample = walkers[: min(len(walkers), 8)]
+    with torch.no_grad():
+        first, again = energy(sample), energy(sample)
+        if not torch.equal(first, again):
+            raise EnergyError(
+                "The energy gives two values at the same walkers: it is random. Call "
+                "`eval()` on the network (Dropout?) before training."
+            )
+        if len(sample) == 1:
+            return
+        moved = sample.clone()
+        moved[0] = moved[0] + 1 + moved[0].abs()
+        changed = (energy(moved)[1:] - first[1:]).abs().max()
+    tolerance = 100 * torch.finfo(first.dtype).eps * (1 + float(first.abs().max()))
+    if not changed <= tolerance:
+        raise EnergyError(
+            "The energy couples walkers: moving one changed the energy of another by "
+            f"{float(changed):.3g}. BatchNorm in train mode? Call `eval()`, or use a "
+            "normalisation within one walker (LayerNorm, GroupNorm)."
+        )
+
+
+def _zero_last_layer(net: nn.Module) -> None:
+    layers = [m for m in net.modules() if isinstance(getattr(m, "weight", None), Tensor)]
+    if not layers:
+        raise ArgumentError(
+            "`net` has no layer with a weight to set to zero; set its output to zero "
+            "yourself and pass `zero_last_layer=False`."
+        )
+    for parameter in layers[-1].parameters(recurse=False):
+        nn.init.zeros_(parameter)

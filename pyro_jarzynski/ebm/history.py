@@ -1,0 +1,85 @@
+"""The history of a training run: one rectangular table."""
+
+import csv
+import math
+from collections.abc import Iterator
+from pathlib import Path
+
+from pyro_jarzynski.errors import ArgumentError
+
+COLUMNS = {
+    "step": "updates of the parameters so far",
+    "seconds": "wall time since training began, s",
+    "train_nll": "mean NLL of the batches since the last row, by the audit, nats",
+    "validation_nll": "NLL of the validation data, by the audit, nats",
+    "log_z": "log Z by the audit walkers, nats",
+    "log_z_error": "standard error of log_z, nats",
+    "training_log_z": "log Z by the walkers that train the model: biased, nats",
+    "ess": "effective sample size of the training walkers, fraction of N",
+    "audit_ess": "effective sample size of the audit walkers, fraction of N",
+    "resamplings": "resamplings of the training walkers so far",
+    "audit_resamplings": "resamplings of the audit walkers so far",
+    "acceptance_rate": "mean acceptance of the training walkers' moves",
+    "step_size": "step size of the moves",
+    "learning_rate": "learning rate of the first parameter group",
+    "grad_norm": "norm of the gradient of the cross-entropy",
+}
+
+
+class History:
+    """Rows of one run, each with a number for every column of `COLUMNS`.
+
+    A number that a run does not have (the validation NLL without validation data) is NaN
+    in its whole column.
+    """
+
+    def __init__(self) -> None:
+        """Start without rows."""
+        self.rows: list[dict[str, float]] = []
+
+    def append(self, **row: float) -> dict[str, float]:
+        """Add one row; every column must be given."""
+        if set(row) != set(COLUMNS):
+            raise ArgumentError(
+                f"a row must have exactly the columns {', '.join(COLUMNS)}; got "
+                f"{', '.join(row)}."
+            )
+        self.rows.append({name: row[name] for name in COLUMNS})
+        return self.rows[-1]
+
+    def __len__(self) -> int:
+        """Number of rows."""
+        return len(self.rows)
+
+    def __iter__(self) -> Iterator[dict[str, float]]:
+        """Iterate over the rows."""
+        return iter(self.rows)
+
+    def __getitem__(self, column: str) -> list[float]:
+        """Return one column."""
+        if column not in COLUMNS:
+            raise ArgumentError(
+                f"`column` must be one of {', '.join(COLUMNS)}, got {column!r}."
+            )
+        return [row[column] for row in self.rows]
+
+    def to_csv(self, path: Path | str) -> None:
+        """Write the table as comma-separated values with one header line."""
+        with open(path, "w", newline="", encoding="utf-8") as file:
+            writer = csv.DictWriter(file, fieldnames=list(COLUMNS))
+            writer.writeheader()
+            writer.writerows(self.rows)
+
+    @classmethod
+    def from_csv(cls, path: Path | str) -> "History":
+        """Read a table that `to_csv` wrote."""
+        history = cls()
+        with open(path, newline="", encoding="utf-8") as file:
+            for row in csv.DictReader(file):
+                history.append(**{name: float(value) for name, value in row.items()})
+        return history
+
+    def best(self) -> dict[str, float] | None:
+        """Return the row of the lowest validation NLL; `None` without validation."""
+        scored = [r for r in self.rows if not math.isnan(r["validation_nll"])]
+        return min(scored, key=lambda r: r["validation_nll"], default=None)

@@ -1,0 +1,348 @@
+"""Training an energy-based model with weighted walkers.
+
+The gradient of the cross-entropy of a model `e^{-U_θ}/Z_θ` is
+
+    ∂_θ H = E_data[∂_θ U_θ] - E_ρθ[∂_θ U_θ],
+
+and the second term is the hard one. `JarzynskiLearner` takes it from walkers whose
+weights follow every change of `θ`, so it is consistent; the contrastive-divergence
+learners of `contrastive.py` differ from it in this one respect. All of them report the
+likelihood from an audit cloud that feeds nothing.
+"""
+
+import math
+import time
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Iterable, Sequence
+from copy import deepcopy
+from typing import Any, NamedTuple
+
+import torch
+from torch import Tensor, nn
+from torch.optim import Optimizer
+from torch.optim.lr_scheduler import LRScheduler
+
+from pyro_jarzynski.core.adaptation import adapted
+from pyro_jarzynski.core.curvature import warn_if_unstable
+from pyro_jarzynski.core.interrupt import deferred_interrupt
+from pyro_jarzynski.core.kernels import ULA, Kernel
+from pyro_jarzynski.core.resampling import Resampler
+from pyro_jarzynski.core.walkers import Walkers
+from pyro_jarzynski.ebm.cloud import Cloud
+from pyro_jarzynski.ebm.data import Batches, check_data
+from pyro_jarzynski.ebm.energy import StartableEnergy
+from pyro_jarzynski.ebm.gradient import WalkerGradient, walker_gradient
+from pyro_jarzynski.ebm.history import History
+from pyro_jarzynski.ebm.tracker import Likelihood, LikelihoodTracker
+from pyro_jarzynski.errors import ArgumentError, NonFiniteEnergyError, count
+
+Callback = Callable[["Learner", dict[str, float]], None]
+
+
+class Snapshot(NamedTuple):
+    """What the best model so far consists of: parameters, and walkers that fit them."""
+
+    step: int
+    validation_nll: float
+    parameters: dict[str, Any]
+    walkers: Walkers
+    audit_walkers: Walkers
+
+
+class Learner(ABC):
+    """The training loop that all learners share; see `JarzynskiLearner`."""
+
+    def __init__(
+        self,
+        model: StartableEnergy,
+        optimizer: Optimizer,
+        *,
+        num_walkers: int = 1024,
+        audit_walkers: int = 512,
+        kernel: Kernel = ULA(),  # noqa: B008
+        moves_per_update: int = 1,
+        ess_threshold: float = 0.5,
+        resampler: str | Resampler = "systematic",
+        lr_scheduler: LRScheduler | None = None,
+        seed: int = 0,
+        chunk_size: int | None = None,
+    ) -> None:
+        """Draw the walkers at the model's present parameters."""
+        self.model, self.optimizer, self.lr_scheduler = model, optimizer, lr_scheduler
+        self.parameters = _trainable(model, optimizer)
+        settings: dict[str, Any] = {
+            "kernel": kernel,
+            "moves_per_update": moves_per_update,
+            "ess_threshold": ess_threshold,
+            "resampler": resampler,
+            "chunk_size": chunk_size,
+        }
+        count("audit_walkers", audit_walkers)
+        self.audit = LikelihoodTracker(
+            model, num_walkers=audit_walkers, seed=seed + 1, **settings
+        )
+        settings["num_moves"] = settings.pop("moves_per_update")
+        self.cloud = Cloud(model, num_walkers=num_walkers, seed=seed, **settings)
+        self.data_generator = torch.Generator().manual_seed(seed)
+        self.history = History()
+        self.num_steps = 0
+        self.best: Snapshot | None = None
+        self._negative: list[Tensor] = []
+
+    @abstractmethod
+    def begin(self, batches: Batches) -> None:
+        """Place the walkers before the first update."""
+
+    @abstractmethod
+    def advance(self, batches: Batches) -> tuple[list[Tensor], float, float]:
+        """Carry the walkers to the new parameters.
+
+        Returns:
+            `E_ρ[∂_θ U]` for each parameter, the acceptance rate, and the effective sample
+            size as a fraction of the walkers.
+        """
+
+    @property
+    def step_size(self) -> float:
+        """Step size of the moves now."""
+        return self.cloud.kernel.step_size
+
+    @property
+    def log_normalizer(self) -> float:
+        """Estimate of `log Z` by the audit walkers, in nats."""
+        return self.audit.log_normalizer
+
+    @property
+    def log_normalizer_error(self) -> float:
+        """Standard error of `log_normalizer`, in nats."""
+        return self.audit.log_normalizer_error
+
+    @property
+    def training_log_normalizer(self) -> float:
+        """Estimate of `log Z` by the walkers that train the model: biased by that."""
+        return float(self.cloud.walkers.log_normalizer)
+
+    def nll(self, x: Tensor) -> Likelihood:
+        """Return the mean negative log-likelihood of data `(n, *event)`, in nats."""
+        return self.audit.nll(x)
+
+    def sample(self, num: int, *, seed: int = 0) -> Tensor:
+        """Draw `num` walkers of the model by their weights, `(num, *event)`."""
+        return self.cloud.sample(num, seed)
+
+    def fit(
+        self,
+        data: Tensor | Iterable,
+        num_steps: int,
+        *,
+        validation: Tensor | None = None,
+        batch_size: int | None = 256,
+        eval_every: int = 20,
+        patience: int | None = None,
+        callbacks: Sequence[Callback] = (),
+    ) -> History:
+        """Train for a number of updates, or until the validation NLL stops falling.
+
+        With validation data the best parameters are kept, together with walkers that fit
+        them, and are put back at the end. After Ctrl-C, at a step boundary, everything is
+        as after the last whole update, and `restore_best` brings back the best.
+
+        Args:
+            data: Tensor `(n, *event)`, or an iterable of batches (a DataLoader).
+            num_steps: Updates of the parameters.
+            validation: Data of the validation NLL, `(m, *event)`.
+            batch_size: Rows per update of a tensor; `None` takes all.
+            eval_every: Updates per row of the history.
+            patience: Stop when the validation NLL has not fallen for so many updates.
+            callbacks: Called as `callback(learner, row)` with every row of the history.
+
+        Returns:
+            The history, one row every `eval_every` updates.
+
+        Raises:
+            DataError: Data are empty, not finite or of the wrong shape.
+            NonFiniteEnergyError: Training diverged; the parameters are those before.
+            KeyboardInterrupt: Ctrl-C was pressed.
+        """
+        count("num_steps", num_steps, 0)
+        count("eval_every", eval_every)
+        if batch_size is not None:
+            count("batch_size", batch_size)
+        if patience is not None:
+            count("patience", patience)
+        shape = self.cloud.position.shape[1:]
+        if validation is not None:
+            check_data("validation", validation, shape)
+        batches = Batches(data, batch_size, shape, self.data_generator)
+        if not self._negative:
+            self.begin(batches)
+            self._negative = self.gradient_now()
+        last = self.num_steps + num_steps
+        clock = time.perf_counter() - (self.history["seconds"] or [0.0])[-1]
+        nll_since_row: list[float] = []
+        with deferred_interrupt() as raise_if_interrupted:
+            for batch in batches:
+                if self.num_steps == last:
+                    break
+                nll, rate, ess, norm = self._update(batch, batches)
+                nll_since_row.append(nll)
+                if self.num_steps % eval_every == 0 or self.num_steps == last:
+                    row = self.history.append(
+                        step=self.num_steps,
+                        seconds=time.perf_counter() - clock,
+                        train_nll=sum(nll_since_row) / len(nll_since_row),
+                        validation_nll=self._validate(validation),
+                        acceptance_rate=rate,
+                        ess=ess,
+                        grad_norm=norm,
+                        **self._readings(),
+                    )
+                    nll_since_row = []
+                    for callback in callbacks:
+                        callback(self, row)
+                    if self._is_stale(patience):
+                        break
+                raise_if_interrupted()
+        self.restore_best()
+        return self.history
+
+    def restore_best(self) -> None:
+        """Put back the parameters of the lowest validation NLL, if any were scored."""
+        if self.best is None:
+            return
+        self.model.load_state_dict(self.best.parameters)
+        self.cloud.walkers = self.best.walkers
+        self.audit.cloud.walkers = self.best.audit_walkers
+        self._negative = self.gradient_now()
+
+    def gradient_now(self, *, weighted: bool = True) -> list[Tensor]:
+        """Return `E_ρ[∂_θ U]` at the walkers as they are, by a pass of its own."""
+        return walker_gradient(
+            self.model,
+            self.cloud.walkers,
+            self.parameters,
+            weighted=weighted,
+            chunk_size=self.cloud.tools.chunk_size,
+        )
+
+    def _update(self, batch: Tensor, batches: Batches) -> tuple[float, float, float, float]:
+        self.optimizer.zero_grad()
+        energy = self.model(batch).mean()
+        energy.backward()
+        for parameter, negative in zip(self.parameters, self._negative, strict=True):
+            # A parameter that the data do not reach has no gradient yet.
+            seen = torch.zeros_like(parameter) if parameter.grad is None else parameter.grad
+            parameter.grad = seen - negative
+        norm = float(
+            nn.utils.get_total_norm([p.grad for p in self.parameters if p.grad is not None])
+        )
+        if not math.isfinite(norm):
+            raise NonFiniteEnergyError(
+                f"The gradient of update {self.num_steps + 1} is not finite: training "
+                "diverged. Use a smaller learning rate or more moves per update; the "
+                "best parameters so far are kept, see `restore_best`."
+            )
+        nll = float(energy.detach()) + self.log_normalizer
+        self.optimizer.step()
+        if self.lr_scheduler is not None:
+            self.lr_scheduler.step()
+        self._negative, rate, ess = self.advance(batches)
+        self.audit.update()
+        self.num_steps += 1
+        self.cloud.kernel = adapted(self.cloud.kernel, rate)
+        # The audit takes its step size from here, never from its own walkers.
+        self.audit.cloud.set_step_size(self.step_size)
+        return nll, rate, ess, norm
+
+    def _validate(self, validation: Tensor | None) -> float:
+        if len(self.history) % 50 == 0:
+            warn_if_unstable(self.cloud.kernel, self.model, self.cloud.walkers.position)
+        if validation is None:
+            return math.nan
+        nll = self.nll(validation).nll
+        if self.best is None or nll < self.best.validation_nll:
+            self.best = Snapshot(
+                self.num_steps,
+                nll,
+                deepcopy(self.model.state_dict()),
+                self.cloud.walkers,
+                self.audit.cloud.walkers,
+            )
+        return nll
+
+    def _readings(self) -> dict[str, float]:
+        return {
+            "log_z": self.log_normalizer,
+            "log_z_error": self.log_normalizer_error,
+            "training_log_z": self.training_log_normalizer,
+            "audit_ess": self.audit.ess / self.audit.cloud.walkers.num_walkers,
+            "resamplings": self.cloud.num_resamplings,
+            "audit_resamplings": self.audit.cloud.num_resamplings,
+            "step_size": self.step_size,
+            "learning_rate": self.optimizer.param_groups[0]["lr"],
+        }
+
+    def _is_stale(self, patience: int | None) -> bool:
+        if patience is None or self.best is None:
+            return False
+        return self.num_steps - self.best.step >= patience
+
+
+class JarzynskiLearner(Learner):
+    """Trains a model with walkers whose weights follow its parameters.
+
+    Each update: gradient of the data and of the weighted walkers, optimiser, then every
+    walker is carried to the new parameters with its exact weight, and the cloud is
+    resampled if its effective sample size is low. Energies of the walkers are evaluated
+    once per move; the gradient of the parameters shares that pass.
+
+    Args:
+        model: `EnergyModel`, or any `StartableEnergy` module.
+        optimizer: Any torch optimiser over the parameters of the model.
+        num_walkers: Walkers `N` that train the model.
+        audit_walkers: Walkers that only follow, and give every likelihood reported.
+        kernel: How walkers move. The step size of MALA and HMC is adapted.
+        moves_per_update: Moves of every walker per update.
+        ess_threshold: Resample when `ESS < ess_threshold N`, in [0, 1].
+        resampler: A name or function of `core.resampling`.
+        lr_scheduler: Any torch scheduler, stepped once per update.
+        seed: Seed of walkers, audit walkers and data order.
+        chunk_size: Walkers per call of the model; `None` takes all at once.
+
+    Raises:
+        ArgumentError: A number is out of its range, or the optimiser misses parameters.
+        EnergyError: The energy couples walkers, is random, or has a wrong shape.
+
+    Source:
+        Carbone, Hua, Coste, Vanden-Eijnden (2023), arXiv:2305.19414, Algorithm 1.
+    """
+
+    def begin(self, batches: Batches) -> None:
+        """Leave the walkers where they are: exact draws of the model at its start."""
+
+    def advance(self, batches: Batches) -> tuple[list[Tensor], float, float]:
+        """Carry the weighted walkers to the new parameters."""
+        gather = WalkerGradient(self.parameters)
+        info = self.cloud.follow(gather)
+        gradient = gather.sum
+        if not all(torch.isfinite(g).all() for g in gradient):
+            # A walker of weight zero with a NaN energy spoils the shared pass.
+            gradient = self.gradient_now()
+        size = self.cloud.walkers.num_walkers
+        return gradient, float(info.acceptance_rate), float(info.ess) / size
+
+
+def _trainable(model: nn.Module, optimizer: Optimizer) -> list[nn.Parameter]:
+    named = {n: p for n, p in model.named_parameters() if p.requires_grad}
+    if not named:
+        raise ArgumentError(
+            "`model` has no parameter with `requires_grad`: there is nothing to train."
+        )
+    held = {id(p) for group in optimizer.param_groups for p in group["params"]}
+    missing = [name for name, p in named.items() if id(p) not in held]
+    if missing:
+        raise ArgumentError(
+            f"`optimizer` does not hold the parameters {', '.join(missing)} of `model`; "
+            "build it from `model.parameters()`, or set their `requires_grad` to False."
+        )
+    return list(named.values())

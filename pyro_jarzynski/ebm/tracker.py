@@ -1,0 +1,128 @@
+"""The audit: walkers that follow the parameters, feed nothing, and know the likelihood.
+
+Walkers whose weighted gradient trains a model are exploited by it: the optimiser finds
+parameters that look good to these very walkers, and their `log Z` drifts. Walkers that
+only follow are not, so all likelihoods are reported from them. They work beside any
+torch training loop:
+
+    tracker = LikelihoodTracker(model, num_walkers=1024)
+    for batch in loader:
+        ...                     # any loss, any optimiser
+        optimizer.step()
+        tracker.update()
+    tracker.nll(test_data)
+"""
+
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+
+from pyro_jarzynski.core.kernels import MALA, Kernel
+from pyro_jarzynski.core.resampling import Resampler
+from pyro_jarzynski.core.smc import StepInfo
+from pyro_jarzynski.ebm.cloud import Cloud
+from pyro_jarzynski.ebm.data import check_data
+from pyro_jarzynski.ebm.energy import StartableEnergy, check_walkers_are_independent
+
+
+class Likelihood(NamedTuple):
+    """A mean negative log-likelihood in nats per datum, and its two standard errors.
+
+    Attributes:
+        nll: `mean U(x) + log Z`.
+        log_normalizer_error: Standard error from `log Z`.
+        data_error: Standard error of the mean over the data, as a sample.
+    """
+
+    nll: float
+    log_normalizer_error: float
+    data_error: float
+
+
+class LikelihoodTracker:
+    """Audits the likelihood of a model while any training loop changes it.
+
+    Args:
+        model: Energy that can be drawn exactly at its present parameters.
+        num_walkers: Audit walkers.
+        kernel: How they move.
+        moves_per_update: Moves per call of `update`.
+        ess_threshold: Resample when `ESS < ess_threshold N`, in [0, 1].
+        resampler: A name or function of `core.resampling`.
+        seed: Seed of the audit walkers.
+        chunk_size: Walkers per call of the model; `None` takes all at once.
+
+    Raises:
+        EnergyError: The energy couples walkers, is random, or has a wrong shape.
+    """
+
+    def __init__(
+        self,
+        model: StartableEnergy,
+        *,
+        num_walkers: int = 1024,
+        kernel: Kernel = MALA(),  # noqa: B008
+        moves_per_update: int = 1,
+        ess_threshold: float = 0.5,
+        resampler: str | Resampler = "systematic",
+        seed: int = 0,
+        chunk_size: int | None = None,
+    ) -> None:
+        """Draw the audit walkers at the model's present parameters."""
+        self.model = model
+        self.cloud = Cloud(
+            model,
+            num_walkers=num_walkers,
+            kernel=kernel,
+            num_moves=moves_per_update,
+            ess_threshold=ess_threshold,
+            resampler=resampler,
+            seed=seed,
+            chunk_size=chunk_size,
+        )
+        check_walkers_are_independent(model, self.cloud.position)
+
+    def update(self) -> StepInfo:
+        """Carry the audit walkers to the present parameters; call after each update."""
+        return self.cloud.follow()
+
+    @property
+    def log_normalizer(self) -> float:
+        """Estimate of `log Z` at the parameters of the last update."""
+        return float(self.cloud.walkers.log_normalizer)
+
+    @property
+    def log_normalizer_error(self) -> float:
+        """Standard error of `log_normalizer`, from the genealogy of the walkers."""
+        return float(self.cloud.walkers.log_normalizer_error)
+
+    @property
+    def ess(self) -> float:
+        """Effective sample size of the audit walkers, between 1 and their number."""
+        return float(self.cloud.walkers.ess)
+
+    def log_prob(self, x: Tensor) -> Tensor:
+        """Return `-U(x) - log Z` for data `(n, *event)`, `(n,)`, in nats."""
+        energies = self._energies(x)
+        return -energies - self.log_normalizer
+
+    def nll(self, x: Tensor) -> Likelihood:
+        """Return the mean negative log-likelihood of data `(n, *event)`, in nats."""
+        energies = self._energies(x).to(torch.float64)
+        spread = energies.std() / len(energies) ** 0.5 if len(energies) > 1 else torch.inf
+        return Likelihood(
+            float(energies.mean()) + self.log_normalizer,
+            self.log_normalizer_error,
+            float(spread),
+        )
+
+    def sample(self, num: int, *, seed: int = 0) -> Tensor:
+        """Draw `num` of the audit walkers by their weights, `(num, *event)`."""
+        return self.cloud.sample(num, seed)
+
+    def _energies(self, x: Tensor) -> Tensor:
+        check_data("x", x, self.cloud.position.shape[1:])
+        step = self.cloud.tools.chunk_size or len(x)
+        with torch.no_grad():
+            return torch.cat([self.model(part) for part in x.split(step)])

@@ -1,0 +1,100 @@
+"""Errors and warnings, and the checks of plain arguments that raise them.
+
+Every error of this package derives from `JarzynskiError`. A wrong argument is a
+`ValueError` or a `TypeError` as well, so that `except ValueError` works as usual. Each
+message names the argument, what was expected, what came, and what to do.
+"""
+
+import math
+from collections.abc import Iterable
+
+
+class JarzynskiError(RuntimeError):
+    """Base of all errors of this package."""
+
+
+class ArgumentError(JarzynskiError, ValueError):
+    """An argument has a value that cannot be used."""
+
+
+class ArgumentTypeError(JarzynskiError, TypeError):
+    """An argument has a type that cannot be used."""
+
+
+class EnergyError(JarzynskiError, ValueError):
+    """An energy function does not return one differentiable energy per walker."""
+
+
+class NonFiniteEnergyError(JarzynskiError, ArithmeticError):
+    """Too many energies or gradients are NaN, or an energy is minus infinity."""
+
+
+class WeightCollapseError(JarzynskiError, ArithmeticError):
+    """A log-weight is NaN, or all weights are zero."""
+
+
+class DataError(JarzynskiError, ValueError):
+    """The data are empty, not finite or of the wrong shape."""
+
+
+class OutputError(JarzynskiError, OSError):
+    """An output directory cannot be used."""
+
+
+class ModelFileError(JarzynskiError, ValueError):
+    """A saved model cannot be read."""
+
+
+class MissingDependencyError(JarzynskiError, ImportError):
+    """A library cannot be imported."""
+
+
+class NonFiniteEnergyWarning(UserWarning):
+    """Some walkers met a NaN energy or gradient and were dropped."""
+
+
+class StepSizeWarning(UserWarning):
+    """The step size is too large for the curvature of the energy."""
+
+
+def positive(name: str, value: object) -> float:
+    """Return `value` as a float, or raise if it is not a positive finite number."""
+    number = _number(name, value, "a positive finite float")
+    if not (math.isfinite(number) and number > 0):
+        raise ArgumentError(f"`{name}` must be a positive finite float, got {value!r}.")
+    return number
+
+
+def fraction(name: str, value: object) -> float:
+    """Return `value` as a float, or raise if it does not lie in [0, 1]."""
+    number = _number(name, value, "a number in [0, 1]")
+    if not 0 <= number <= 1:
+        raise ArgumentError(f"`{name}` must lie in [0, 1], got {value!r}.")
+    return number
+
+
+def count(name: str, value: object, minimum: int = 1) -> int:
+    """Return `value` if it is an integer of at least `minimum`, or raise."""
+    if isinstance(value, bool) or not isinstance(value, int):
+        raise ArgumentTypeError(
+            f"`{name}` must be an integer of at least {minimum}, got {value!r}."
+        )
+    if value < minimum:
+        raise ArgumentError(f"`{name}` must be at least {minimum}, got {value}.")
+    return value
+
+
+def one_of(name: str, value: object, known: Iterable[str]) -> str:
+    """Return `value` if it is one of the `known` names, or raise and list them."""
+    names = sorted(known)
+    if not isinstance(value, str) or value not in names:
+        raise ArgumentError(f"`{name}` must be one of {', '.join(names)}, got {value!r}.")
+    return value
+
+
+def _number(name: str, value: object, expected: str) -> float:
+    if isinstance(value, bool) or not isinstance(value, int | float):
+        raise ArgumentTypeError(
+            f"`{name}` must be {expected}, got {value!r} of type {type(value).__name__}."
+        )
+    return float(value)

@@ -1,0 +1,1 @@
+"""What runs need around them: progress and models on disk."""
