@@ -1,1 +1,43 @@
-"""Jarzynski-weighted sequential Monte Carlo for Pyro."""
+"""Jarzynski-weighted sequential Monte Carlo for Pyro.
+
+Walkers carry weights along a sequence of energies. A sequence indexed by temperature
+gives evidence and posterior draws; by the parameters of a network under training, an
+energy-based model whose likelihood is known while it trains.
+"""
+
+from pyro_jarzynski.core.hamiltonian import HMC as HMC
+from pyro_jarzynski.core.hamiltonian import UnderdampedLangevin as UnderdampedLangevin
+from pyro_jarzynski.core.kernels import MALA as MALA
+from pyro_jarzynski.core.kernels import ULA as ULA
+from pyro_jarzynski.core.paths import ParameterPath as ParameterPath
+from pyro_jarzynski.core.paths import Tempering as Tempering
+from pyro_jarzynski.core.resampling import RESAMPLERS as RESAMPLERS
+from pyro_jarzynski.core.smc import StepInfo as StepInfo
+from pyro_jarzynski.core.smc import run as run
+from pyro_jarzynski.core.smc import step as step
+from pyro_jarzynski.core.walkers import Walkers as Walkers
+from pyro_jarzynski.core.walkers import init as init
+from pyro_jarzynski.ebm.check import annealed_walkers as annealed_walkers
+from pyro_jarzynski.ebm.contrastive import ContrastiveDivergence as ContrastiveDivergence
+from pyro_jarzynski.ebm.contrastive import (
+    PersistentContrastiveDivergence as PersistentContrastiveDivergence,
+)
+from pyro_jarzynski.ebm.energy import EnergyModel as EnergyModel
+from pyro_jarzynski.ebm.energy import StartableEnergy as StartableEnergy
+from pyro_jarzynski.ebm.history import History as History
+from pyro_jarzynski.ebm.learner import JarzynskiLearner as JarzynskiLearner
+from pyro_jarzynski.ebm.networks import MLP as MLP
+from pyro_jarzynski.ebm.networks import GaussianMixtureEnergy as GaussianMixtureEnergy
+from pyro_jarzynski.ebm.tracker import Likelihood as Likelihood
+from pyro_jarzynski.ebm.tracker import LikelihoodTracker as LikelihoodTracker
+from pyro_jarzynski.errors import JarzynskiError as JarzynskiError
+from pyro_jarzynski.report.html import write_report as write_report
+from pyro_jarzynski.report.plots import plot_mixture as plot_mixture
+from pyro_jarzynski.report.plots import plot_samples as plot_samples
+from pyro_jarzynski.report.plots import plot_training as plot_training
+from pyro_jarzynski.runtime.model_files import SavedModel as SavedModel
+from pyro_jarzynski.runtime.model_files import load_model as load_model
+from pyro_jarzynski.runtime.model_files import save_model as save_model
+from pyro_jarzynski.runtime.progress import ProgressBar as ProgressBar
+
+__version__ = "0.1.0"

@@ -1,5 +1,6 @@
 """Data sets: read, brought to unconstrained space, and back to pixels."""
 
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -65,6 +66,34 @@ class Whitening:
         variance, axes = torch.linalg.eigh(torch.cov(logits.T))
         whiten, color = axes * variance.rsqrt(), (axes * variance.sqrt()).T
         return cls(mean.to(dtype), whiten.to(dtype), color.to(dtype), levels, shape)
+
+
+@dataclass(frozen=True)
+class DequantisedBatches:
+    """Shuffled batches of images, with fresh dequantisation noise in every epoch.
+
+    A model of the dequantised density then never sees a point twice, which keeps it from
+    learning the noise.
+
+    Args:
+        grey: Grey levels, `(n, d)`.
+        whitening: Map to coordinates.
+        batch_size: Rows per batch; the rest of an epoch waits for the next.
+        generator: Shuffles and dequantises.
+    """
+
+    grey: Tensor
+    whitening: Whitening
+    batch_size: int
+    generator: torch.Generator
+
+    def __iter__(self) -> Iterator[Tensor]:
+        """Yield the batches of one epoch, `(batch_size, d)` each."""
+        order = torch.randperm(len(self.grey), generator=self.generator)
+        size = min(self.batch_size, len(order))
+        for start in range(0, len(order) - size + 1, size):
+            rows = self.grey[order[start : start + size]]
+            yield self.whitening.to_coordinates(rows, self.generator)
 
 
 @dataclass(frozen=True)

@@ -28,7 +28,6 @@ from pyro_jarzynski.errors import EnergyError, NonFiniteEnergyError
 
 # The argument is a `Position`: an energy takes the kind that its walkers have.
 EnergyFn: TypeAlias = Callable[[Any], Tensor]
-Visitor: TypeAlias = Callable[[slice, Tensor, Position], None]
 
 
 class CombinedEnergy(NamedTuple):
@@ -47,18 +46,31 @@ class CombinedEnergy(NamedTuple):
 Energy: TypeAlias = EnergyFn | CombinedEnergy
 
 
+class Term(NamedTuple):
+    """Energy `(N,)` of each walker, and its gradient in the shape of the position."""
+
+    energy: Tensor
+    grad: Position
+
+
 class Evaluation(NamedTuple):
     """Energy and gradient of each walker at one position.
 
     Attributes:
         energy: `U(x)` in nats, `(N,)`.
         grad: `∇U(x)`, in the shape of the position.
-        terms: Evaluations of the terms of a `CombinedEnergy`; empty otherwise.
+        grad_sq: `|∇U(x)|²`, `(N,)`; moves need it, and it shows NaN and infinity.
+        terms: Energies and gradients of the terms of a `CombinedEnergy`, or nothing.
     """
 
     energy: Tensor
     grad: Position
-    terms: tuple["Evaluation", ...] = ()
+    grad_sq: Tensor
+    terms: tuple["Term", ...] = ()
+
+
+# Called on each chunk of walkers, with its energies while their graph is alive.
+Visitor: TypeAlias = Callable[[slice, Tensor, Evaluation], None]
 
 
 def evaluate(
@@ -74,9 +86,9 @@ def evaluate(
         energy: The energy, in nats.
         position: Walkers, `(N, *event)`, or a dictionary of such tensors.
         chunk_size: Walkers per call of `energy`; `None` takes all at once.
-        visit: Called as `visit(rows, energy, grad)` with the walkers of each chunk while
-            the graph of their energies is alive, so that gradients with respect to
-            parameters share the forward pass.
+        visit: Called as `visit(rows, energy, evaluation)` on each chunk while the graph of
+            its energies is alive, so that gradients with respect to parameters share the
+            forward pass.
 
     Returns:
         Detached energies and gradients.
@@ -113,18 +125,18 @@ def reevaluate(
     return evaluate(energy, position, chunk_size=chunk_size, visit=visit)
 
 
-def combine(terms: Sequence[Evaluation], coefficients: Sequence[float]) -> Evaluation:
+def combine(terms: Sequence[Term], coefficients: Sequence[float]) -> Evaluation:
     """Return the linear combination of evaluated terms."""
     used = [(t, c) for t, c in zip(terms, coefficients, strict=True) if c != 0]
     if not used:
         zero = map_tree(torch.zeros_like, terms[0])
-        return Evaluation(zero.energy, zero.grad, tuple(terms))
+        return Evaluation(zero.energy, zero.grad, zero.energy, tuple(terms))
     first, scale = used[0]
     energy, grad = first.energy * scale, map_tree(lambda g: g * scale, first.grad)
     for term, scale in used[1:]:
         energy = energy + scale * term.energy
         grad = map_tree(lambda a, b, c=scale: a + c * b, grad, term.grad)
-    return Evaluation(energy, grad, tuple(terms))
+    return Evaluation(energy, grad, inner(grad, grad), tuple(terms))
 
 
 def is_outside(evaluation: Evaluation) -> tuple[Tensor, Tensor]:
@@ -139,8 +151,8 @@ def is_outside(evaluation: Evaluation) -> tuple[Tensor, Tensor]:
     """
     energy = evaluation.energy
     # One number per walker is enough: NaN and infinity survive the sum of squares.
-    slope = inner(evaluation.grad, evaluation.grad)
-    if torch.isfinite(energy + slope).all():
+    size = energy + evaluation.grad_sq
+    if torch.isfinite(size).all():
         none = torch.zeros_like(energy, dtype=torch.bool)
         return none, none
     if (energy == -math.inf).any():
@@ -150,7 +162,7 @@ def is_outside(evaluation: Evaluation) -> tuple[Tensor, Tensor]:
             "there, so it cannot be normalised."
         )
     zero_density = energy == math.inf
-    return zero_density, ~zero_density & ~torch.isfinite(energy + slope)
+    return zero_density, ~zero_density & ~torch.isfinite(size)
 
 
 def _evaluate_chunk(
@@ -169,25 +181,24 @@ def _evaluate_chunk(
         values = energy(point)
         _check_shape(values, rows)
         _check_graph(values.requires_grad)
-        result = _differentiate(values, point, keep_graph=visit is not None)
+        found = _differentiate(values, point, keep_graph=visit is not None)
+        result = Evaluation(*found, inner(found.grad, found.grad))
         if visit is not None:
-            visit(rows, values, result.grad)
+            visit(rows, values, result)
         return result
 
 
-def _differentiate(
-    values: Tensor, point: Position, *, keep_graph: bool = True
-) -> Evaluation:
+def _differentiate(values: Tensor, point: Position, *, keep_graph: bool = True) -> Term:
     inputs = list(leaves(point))
     if not values.requires_grad:
-        return Evaluation(values, rebuild(point, (torch.zeros_like(x) for x in inputs)))
+        return Term(values, rebuild(point, (torch.zeros_like(x) for x in inputs)))
     found = torch.autograd.grad(
         values.sum(), inputs, retain_graph=keep_graph, allow_unused=True
     )
     slopes = (
         torch.zeros_like(x) if g is None else g for x, g in zip(inputs, found, strict=True)
     )
-    return Evaluation(values.detach(), rebuild(point, slopes))
+    return Term(values.detach(), rebuild(point, slopes))
 
 
 def _as_leaf(x: Tensor) -> Tensor:

@@ -256,8 +256,8 @@ def weighed(
         return there, weigh(slice(None), there)
     parts: list[Tensor] = []
 
-    def on_chunk(rows: slice, values: Tensor, grad: Position) -> None:
-        parts.append(weigh(rows, Evaluation(values.detach(), grad)))
+    def on_chunk(rows: slice, values: Tensor, there: Evaluation) -> None:
+        parts.append(weigh(rows, there))
         visit(rows, values, parts[-1])
 
     there = evaluate(energy, position, chunk_size=tools.chunk_size, visit=on_chunk)

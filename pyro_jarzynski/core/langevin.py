@@ -16,7 +16,7 @@ import torch
 from torch import Tensor
 
 from pyro_jarzynski.core.evaluation import Evaluation
-from pyro_jarzynski.core.preconditioner import Covariance, covary, scale
+from pyro_jarzynski.core.preconditioner import Covariance, covary, scale, scale_transposed
 from pyro_jarzynski.core.trees import Position, inner, map_tree
 
 
@@ -27,11 +27,11 @@ def propose(
     step_size: float,
     factor: Covariance = None,
 ) -> Position:
-    """Return `y = x - h C ∇U(x) + √(2h) L ξ`."""
+    """Return `y = x - h C ∇U(x) + √(2h) L ξ`; the noise `ξ` is used up by it."""
     drift, kick = covary(factor, grad), scale(factor, noise)
     spread = math.sqrt(2 * step_size)
     return map_tree(
-        lambda x, g, xi: x.sub(g, alpha=step_size).add_(xi, alpha=spread),
+        lambda x, g, xi: xi.mul_(spread).add_(x).sub_(g, alpha=step_size),
         position,
         drift,
         kick,
@@ -62,12 +62,16 @@ def log_ratio(
     Source:
         Carbone, Hua, Coste, Vanden-Eijnden (2023), arXiv:2305.19414, Proposition 1.
     """
-    # The two halves of α - α' are gathered into one inner product:
-    # ½ (y-x)·(g+g') + ¼h (g·Cg - g'·Cg') = ½ (g+g')·(y - x - ½h C(g'-g)).
-    total = map_tree(torch.add, here.grad, there.grad)
-    change = covary(factor, map_tree(torch.sub, there.grad, here.grad))
-    half = map_tree(
-        lambda x, y, c: (y - x).sub_(c, alpha=step_size / 2), start, end, change
-    )
+    shift = map_tree(torch.sub, end, start)
+    slopes = inner(shift, here.grad) + inner(shift, there.grad)
+    squares = _squared(here, factor) - _squared(there, factor)
     gain = here.energy.to(torch.float64) - there.energy.to(torch.float64)
-    return gain + inner(total, half).to(torch.float64) / 2
+    return gain + slopes.to(torch.float64) / 2 + squares.to(torch.float64) * step_size / 4
+
+
+def _squared(at: Evaluation, factor: Covariance) -> Tensor:
+    """Return `∇U·C ∇U`, `(N,)`."""
+    if factor is None:
+        return at.grad_sq
+    whitened = scale_transposed(factor, at.grad)
+    return inner(whitened, whitened)

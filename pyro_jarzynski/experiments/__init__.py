@@ -1,0 +1,1 @@
+"""The training runs of the command line, as functions."""

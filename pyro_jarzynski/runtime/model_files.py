@@ -1,0 +1,213 @@
+"""Models on disk: tensors in safetensors, everything else in JSON, never a pickle.
+
+A directory holds `model.json`, which says what the model is and what its tensors must
+hash to, and `model.safetensors`: parameters, weighted walkers that fit them, and what
+maps data to the model's coordinates.
+"""
+
+import hashlib
+import json
+import os
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors import SafetensorError
+from safetensors.torch import load, save
+from torch import Tensor
+from torch.distributions import Distribution, Independent, Normal
+
+from pyro_jarzynski.core.walkers import Walkers
+from pyro_jarzynski.ebm.energy import EnergyModel, StartableEnergy
+from pyro_jarzynski.ebm.networks import MLP, GaussianMixtureEnergy
+from pyro_jarzynski.errors import ModelFileError
+
+FORMAT, VERSION = "pyro-jarzynski model", 1
+
+
+@dataclass(frozen=True)
+class SavedModel:
+    """A model read from disk, with what belongs to it.
+
+    Attributes:
+        model: The energy, with its parameters.
+        position: Weighted walkers of the model, `(N, *event)`.
+        log_weight: Their log-weights, `(N,)`, float64.
+        log_normalizer: `log Z`, in nats.
+        log_normalizer_error: Its standard error, in nats.
+        extras: Further tensors that were saved with it.
+        notes: Further settings and figures that were saved with it.
+    """
+
+    model: StartableEnergy
+    position: Tensor
+    log_weight: Tensor
+    log_normalizer: float
+    log_normalizer_error: float
+    extras: dict[str, Tensor]
+    notes: dict[str, Any]
+
+
+def save_model(
+    directory: Path | str,
+    model: StartableEnergy,
+    walkers: Walkers,
+    *,
+    extras: Mapping[str, Tensor] | None = None,
+    notes: Mapping[str, Any] | None = None,
+) -> None:
+    """Write a model and the walkers that fit its parameters into a directory.
+
+    Args:
+        directory: Made if it is not there.
+        model: The model. Those of this package can be read back without further ado; for
+            a network of your own `load_model` has to be given an instance.
+        walkers: Weighted walkers of the model, from the audit.
+        extras: Further tensors.
+        notes: Further settings and figures that JSON can hold.
+    """
+    folder = Path(directory)
+    folder.mkdir(parents=True, exist_ok=True)
+    description, described = _describe(model)
+    tensors = {f"model.{name}": value for name, value in model.state_dict().items()}
+    tensors |= {f"base.{name}": value for name, value in described.items()}
+    tensors |= {f"extra.{name}": value for name, value in (extras or {}).items()}
+    tensors["walkers.position"] = walkers.position
+    tensors["walkers.log_weight"] = walkers.log_weight
+    content = save({name: t.detach().cpu().contiguous() for name, t in tensors.items()})
+    record = {
+        "format": FORMAT,
+        "version": VERSION,
+        "model": description,
+        "log_normalizer": float(walkers.log_normalizer),
+        "log_normalizer_error": float(walkers.log_normalizer_error),
+        "sha256": hashlib.sha256(content).hexdigest(),
+        "notes": dict(notes or {}),
+    }
+    _write(folder / "model.safetensors", content)
+    _write(folder / "model.json", json.dumps(record, indent=2).encode())
+
+
+def load_model(directory: Path | str, model: StartableEnergy | None = None) -> SavedModel:
+    """Read what `save_model` wrote.
+
+    Args:
+        directory: The directory.
+        model: An instance to fill, for a network that is not of this package.
+
+    Raises:
+        ModelFileError: Files are missing, damaged, or of another model.
+    """
+    folder = Path(directory)
+    record = _read_record(folder)
+    tensors = _read_tensors(folder, record["sha256"])
+    known = (
+        model if model is not None else _rebuild(record["model"], _part(tensors, "base."))
+    )
+    try:
+        known.load_state_dict(_part(tensors, "model."))
+    except RuntimeError as error:
+        raise ModelFileError(
+            f"{folder / 'model.safetensors'} does not fit the model: {error}"
+        ) from error
+    return SavedModel(
+        model=known,
+        position=tensors["walkers.position"],
+        log_weight=tensors["walkers.log_weight"],
+        log_normalizer=float(record["log_normalizer"]),
+        log_normalizer_error=float(record["log_normalizer_error"]),
+        extras=_part(tensors, "extra."),
+        notes=record["notes"],
+    )
+
+
+def _describe(model: StartableEnergy) -> tuple[dict[str, Any], dict[str, Tensor]]:
+    if isinstance(model, GaussianMixtureEnergy):
+        modes, dimension = model.means.shape
+        return {"kind": "gaussian mixture", "modes": modes, "dimension": dimension}, {}
+    if isinstance(model, EnergyModel) and isinstance(model.net, MLP):
+        base = _normal_base(model.base)
+        if base is not None:
+            network = {"sizes": model.net.sizes, "activation": model.net.activation}
+            return {"kind": "mlp"} | network, {"loc": base.loc, "scale": base.scale}
+    return {"kind": "other", "class": type(model).__qualname__}, {}
+
+
+def _normal_base(base: Distribution) -> Normal | None:
+    inside = base.base_dist if isinstance(base, Independent) else base
+    return inside if isinstance(inside, Normal) and len(base.event_shape) == 1 else None
+
+
+def _rebuild(description: Mapping[str, Any], base: dict[str, Tensor]) -> StartableEnergy:
+    match description:
+        case {"kind": "gaussian mixture", "modes": int(modes), "dimension": int(dimension)}:
+            zeros = torch.zeros(modes, dimension, dtype=torch.float64)
+            return GaussianMixtureEnergy(zeros, zeros[:, 0])
+        case {"kind": "mlp", "sizes": list(sizes), "activation": str(activation)}:
+            prior = Independent(Normal(base["loc"], base["scale"]), 1)
+            network = MLP(sizes, activation).to(base["loc"].dtype)
+            return EnergyModel(network, prior)
+        case {"kind": "other", "class": str(name)}:
+            raise ModelFileError(
+                f"The model is a {name}, which is not of this package: pass an instance of "
+                "it as `model` to `load_model`."
+            )
+    raise ModelFileError(f"`model.json` describes no model that is known: {description}.")
+
+
+def _read_record(folder: Path) -> dict[str, Any]:
+    path = folder / "model.json"
+    try:
+        record = json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError) as error:
+        raise ModelFileError(f"{path} cannot be read: {error}") from error
+    expected: dict[str, type | tuple[type, ...]] = {
+        "model": dict,
+        "notes": dict,
+        "sha256": str,
+        "log_normalizer": (int, float),
+        "log_normalizer_error": (int, float),
+    }
+    if not isinstance(record, dict) or record.get("format") != FORMAT:
+        raise ModelFileError(f"{path} is not a model of this package.")
+    if record.get("version") != VERSION:
+        raise ModelFileError(
+            f"{path} has version {record.get('version')!r}; this release reads {VERSION}."
+        )
+    for name, kind in expected.items():
+        if not isinstance(record.get(name), kind):
+            raise ModelFileError(f"{path} has no valid entry {name!r}.")
+    return record
+
+
+def _read_tensors(folder: Path, sha256: str) -> dict[str, Tensor]:
+    path = folder / "model.safetensors"
+    try:
+        content = path.read_bytes()
+    except OSError as error:
+        raise ModelFileError(f"{path} cannot be read: {error}") from error
+    found = hashlib.sha256(content).hexdigest()
+    if found != sha256:
+        raise ModelFileError(
+            f"{path} is damaged: its SHA-256 is {found[:12]}…, `model.json` says "
+            f"{sha256[:12]}…."
+        )
+    try:
+        return load(content)
+    except SafetensorError as error:
+        raise ModelFileError(f"{path} is not a safetensors file: {error}") from error
+
+
+def _part(tensors: Mapping[str, Tensor], prefix: str) -> dict[str, Tensor]:
+    return {n.removeprefix(prefix): t for n, t in tensors.items() if n.startswith(prefix)}
+
+
+def _write(path: Path, content: bytes) -> None:
+    temporary = path.with_name(path.name + ".part")
+    with open(temporary, "wb") as file:
+        file.write(content)
+        file.flush()
+        os.fsync(file.fileno())
+    temporary.replace(path)

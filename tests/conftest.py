@@ -1,0 +1,32 @@
+"""Fixtures of all tests, and the rule that no test touches torch's global state."""
+
+from collections.abc import Iterator
+
+import pytest
+import torch
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    # Sums over walkers must not depend on the number of cores.
+    torch.set_num_threads(1)
+    config.addinivalue_line(
+        "markers", "global_state: may change torch's default dtype or global generator"
+    )
+
+
+@pytest.fixture(autouse=True)
+def _global_state_is_kept(request: pytest.FixtureRequest) -> Iterator[None]:
+    dtype, state = torch.get_default_dtype(), torch.get_rng_state()
+    yield
+    new_dtype, new_state = torch.get_default_dtype(), torch.get_rng_state()
+    torch.set_default_dtype(dtype)
+    torch.set_rng_state(state)
+    if request.node.get_closest_marker("global_state"):
+        return
+    assert new_dtype == dtype, "the test changed torch's default dtype"
+    assert torch.equal(new_state, state), "the test drew from torch's global generator"
+
+
+@pytest.fixture
+def generator() -> torch.Generator:
+    return torch.Generator().manual_seed(0)

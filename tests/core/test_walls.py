@@ -1,0 +1,189 @@
+"""Energies that are infinite or NaN somewhere, and the laws that remain."""
+
+import math
+
+import pytest
+import torch
+
+from pyro_jarzynski.core import smc
+from pyro_jarzynski.core.hamiltonian import HMC, UnderdampedLangevin
+from pyro_jarzynski.core.kernels import MALA, ULA
+from pyro_jarzynski.core.walkers import init
+from pyro_jarzynski.errors import (
+    JarzynskiError,
+    NonFiniteEnergyError,
+    NonFiniteEnergyWarning,
+    WeightCollapseError,
+)
+from tests.identities import Z_ONE, z_score
+from tests.scenarios import FLOAT
+
+INVARIANT = {"MALA": MALA(0.6), "HMC": HMC(0.7, num_leapfrog=2)}
+UNADJUSTED = {"ULA": ULA(0.2), "underdamped": UnderdampedLangevin(0.6)}
+
+
+def spring(x):
+    return x.square() / 2
+
+
+def walled(wall, value=math.inf):
+    """`½x²`, and a value that stands for no density beyond a wall."""
+    return lambda x: torch.where(x < wall, spring(x), value)
+
+
+def draws(num, seed=0):
+    generator = torch.Generator().manual_seed(seed)
+    return torch.randn(num, dtype=FLOAT, generator=generator), generator
+
+
+def below(wall):
+    return (1 + math.erf(wall / math.sqrt(2))) / 2
+
+
+@pytest.mark.parametrize("kernel", INVARIANT.values(), ids=INVARIANT)
+def test_walls_of_invariant_kernels(kernel):
+    """Evidence and mean of a law cut at a closing wall; false alarms 1e-4 each."""
+    position, generator = draws(20_000)
+    path = [spring, *(walled(w) for w in (2.0, 1.5, 1.0, 0.5))]
+    walkers, _ = smc.run(
+        init(position, spring), path, kernel, ess_threshold=0.0, generator=generator
+    )
+    assert (walkers.position[walkers.log_weight > -math.inf] < 0.5).all()
+    mass = below(0.5)
+    mean = -math.exp(-(0.5**2) / 2) / math.sqrt(2 * math.pi) / mass
+    ratio = walkers.log_weight.exp() / mass
+    assert abs(z_score(ratio, 1)) < Z_ONE
+    assert abs(z_score(ratio * (walkers.position - mean), 0)) < Z_ONE
+
+
+@pytest.mark.parametrize("kernel", UNADJUSTED.values(), ids=UNADJUSTED)
+def test_walls_of_unadjusted_kernels(kernel):
+    """Either the evidence is right, or the run says that it cannot be.
+
+    An unadjusted move back can leave the walls, so that its density does not integrate
+    to one inside them. False alarms: 1e-4.
+    """
+    position, generator = draws(20_000)
+    energy = walled(0.0)
+    try:
+        walkers, _ = smc.run(
+            init(-position.abs(), energy),
+            [energy] * 6,
+            kernel,
+            ess_threshold=0.0,
+            generator=generator,
+        )
+    except (JarzynskiError, UserWarning):
+        return
+    assert abs(z_score(walkers.log_weight.exp(), 1)) < Z_ONE
+
+
+@pytest.mark.parametrize("kernel", (INVARIANT | UNADJUSTED).values())
+def test_few_nan_energies_are_dropped_with_a_warning(kernel):
+    position, generator = draws(1000)
+    position[[3, 17]] = 4.0
+    walkers = init(position, spring)
+    with pytest.warns(
+        NonFiniteEnergyWarning, match=r"not finite at \d+ of 1000 walkers in step 1, first"
+    ):
+        moved, _ = smc.run(
+            walkers,
+            [spring, walled(3.4, math.nan)],
+            kernel,
+            ess_threshold=0.0,
+            generator=generator,
+        )
+    alive = moved.log_weight > -math.inf
+    assert alive.sum() >= 990
+    assert (moved.position[alive] < 3.4).all()
+    assert torch.isfinite(moved.position).all()
+    assert torch.isfinite(moved.evaluation.energy).all()
+
+
+def test_nan_warning_names_count_step_and_first_walker():
+    position, _ = draws(1000)
+    position = position.clamp(max=3.0)
+    position[[3, 17]] = 4.0
+    with pytest.warns(
+        NonFiniteEnergyWarning, match="at 2 of 1000 walkers in step 0, first at walker 3;"
+    ):
+        walkers = init(position, walled(3.4, math.nan))
+    assert walkers.log_weight[[3, 17]].tolist() == [-math.inf] * 2
+    assert walkers.log_normalizer.exp().item() == pytest.approx(0.998)
+
+
+@pytest.mark.filterwarnings("ignore::pyro_jarzynski.errors.NonFiniteEnergyWarning")
+@pytest.mark.parametrize("kernel", INVARIANT.values(), ids=INVARIANT)
+def test_law_that_remains_after_nan(kernel):
+    """Evidence of the law where the energy is a number; false alarms 1e-4."""
+    position, generator = draws(20_000, seed=4)
+    path = [spring, *[walled(2.6, math.nan)] * 3]
+    walkers, _ = smc.run(
+        init(position, spring), path, kernel, ess_threshold=0.0, generator=generator
+    )
+    assert abs(z_score(walkers.log_weight.exp(), below(2.6))) < Z_ONE
+
+
+@pytest.mark.parametrize("kernel", (INVARIANT | UNADJUSTED).values())
+def test_many_nan_energies_are_an_error(kernel):
+    position, generator = draws(1000)
+    with pytest.raises(NonFiniteEnergyError, match=r"more than 1%.*smaller step size"):
+        smc.run(
+            init(position, spring),
+            [spring, walled(1.0, math.nan)],
+            kernel,
+            generator=generator,
+        )
+
+
+def test_infinite_gradient_counts_as_broken():
+    position, _ = draws(100)
+    position = position.abs()
+    position[5] = 0.0
+    with pytest.warns(NonFiniteEnergyWarning, match=r"at 1 of 100 .* first at walker 5"):
+        init(position, torch.sqrt)
+
+
+def test_energy_of_minus_infinity_is_refused():
+    position, _ = draws(100)
+    position[7] = 9.0
+    with pytest.raises(NonFiniteEnergyError, match="walker 7 is minus infinity"):
+        init(position, walled(8.0, -math.inf))
+
+
+@pytest.mark.parametrize("kernel", (INVARIANT | UNADJUSTED).values())
+def test_no_walker_with_density(kernel):
+    position, generator = draws(50)
+    with pytest.raises(WeightCollapseError, match="All 50 weights are zero"):
+        smc.run(
+            init(position, spring),
+            [spring, walled(-50.0)],
+            kernel,
+            generator=generator,
+        )
+
+
+@pytest.mark.parametrize("kernel", INVARIANT.values(), ids=INVARIANT)
+def test_resampling_replaces_the_dead(kernel):
+    position, generator = draws(500)
+    walkers, infos = smc.run(
+        init(position, spring),
+        [spring, walled(0.0)],
+        kernel,
+        ess_threshold=1.0,
+        generator=generator,
+    )
+    assert infos[0].resampled
+    assert (walkers.position < 0).all()
+    assert (walkers.log_weight == 0).all()
+
+
+def test_term_with_coefficient_zero_may_be_infinite():
+    from pyro_jarzynski.core.paths import Tempering
+
+    position, generator = draws(20_000)
+    path = Tempering(spring, walled(1.0), [0.0, 0.5, 1.0])
+    walkers = init(position, path[0])
+    assert torch.isfinite(walkers.log_weight).all()
+    walkers, _ = smc.run(walkers, path, MALA(0.5), ess_threshold=0.0, generator=generator)
+    assert abs(z_score(walkers.log_weight.exp(), below(1.0))) < Z_ONE

@@ -1,0 +1,326 @@
+import math
+import sys
+
+import numpy as np
+import pytest
+import torch
+from matplotlib.figure import Figure
+
+from pyro_jarzynski.errors import ArgumentError, ArgumentTypeError, OutputError
+from pyro_jarzynski.report.plots import (
+    plot_mixture,
+    plot_samples,
+    plot_training,
+    save_figure,
+)
+from tests.report.histories import made_up
+
+PNG_SIGNATURE = b"\x89PNG\r\n\x1a\n"
+
+
+def labels(ax):
+    return [text.get_text() for text in ax.get_legend().get_texts()]
+
+
+def line(ax, label):
+    return next(each for each in ax.get_lines() if each.get_label() == label)
+
+
+def drawn_ticks(axis):
+    low, high = sorted(axis.get_view_interval())
+    places = zip(axis.get_majorticklocs(), axis.get_ticklabels(), strict=True)
+    return [text for place, text in places if low <= place <= high]
+
+
+def mixture_run(num_rows=20, **columns):
+    step = np.arange(1, num_rows + 1) * 100.0
+    run = {
+        "step": step,
+        "mass": 0.25 + 0.2 * np.exp(-step / 500),
+        "exact_kl": 10 * np.exp(-step / 300),
+        "estimated_kl": 10 * np.exp(-step / 300) - 0.02,
+        "log_z_error": np.full(num_rows, 0.01),
+    }
+    return {name: list(values) for name, values in (run | columns).items()}
+
+
+def images(num, rows=8, cols=8):
+    return torch.arange(num * rows * cols).reshape(num, rows, cols) % 17
+
+
+DRAWERS = {
+    "training": lambda axes: plot_training(made_up(), axes=axes),
+    "samples": lambda axes: plot_samples(images(4), images(4), axes=axes),
+    "mixture": lambda axes: plot_mixture({"j": mixture_run()}, true_mass=0.2, axes=axes),
+}
+SHAPES = {"training": (2, 3), "samples": (2,), "mixture": (3,)}
+
+
+@pytest.mark.parametrize("name", DRAWERS)
+class TestAllPlots:
+    def test_makes_a_figure_and_writes_a_png(self, name, tmp_path):
+        axes = DRAWERS[name](None)
+        assert axes.shape == SHAPES[name]
+        path = save_figure(axes, tmp_path / "figure.png", dpi=50)
+        content = path.read_bytes()
+        assert content.startswith(PNG_SIGNATURE)
+        assert 1_000 < len(content) < 300_000
+
+    def test_draws_on_given_axes(self, name):
+        given = Figure().subplots(*np.atleast_2d(np.empty(SHAPES[name])).shape)
+        drawn = DRAWERS[name](given)
+        assert drawn is given
+        assert all(ax.has_data() for ax in given.flat)
+
+    def test_wrong_number_of_axes_is_an_error(self, name):
+        num = math.prod(SHAPES[name])
+        with pytest.raises(ArgumentError, match=f"`axes` must be {num} axes, got 1"):
+            DRAWERS[name]([Figure().subplots()])
+
+    def test_pyplot_knows_nothing_of_it(self, name):
+        DRAWERS[name](None)
+        pyplot = sys.modules.get("matplotlib.pyplot")
+        assert pyplot is None or not pyplot.get_fignums()
+
+
+@pytest.mark.parametrize(
+    "draw",
+    [
+        lambda: plot_training(made_up(), ess_threshold=0.5),
+        lambda: plot_training(made_up(step_size=[1e-5] * 30, log_z=[-12345.6] * 30)),
+        lambda: plot_mixture(
+            dict.fromkeys(["jarzynski", "pcd", "cd"], mixture_run()), true_mass=0
+        ),
+    ],
+    ids=["training", "long numbers", "mixture"],
+)
+def test_no_text_overlaps_or_leaves_the_page(draw):
+    figure = draw().flat[0].figure
+    figure.draw_without_rendering()
+    owners = [each for ax in figure.axes for each in (ax.xaxis, ax.yaxis)]
+    owners = [owner for owner in owners if owner.get_visible()]
+    texts = [text for owner in owners for text in (owner.label, *drawn_ticks(owner))]
+    texts += [ax.get_legend() for ax in figure.axes if ax.get_legend()]
+    boxes = [each.get_window_extent() for each in texts]
+    boxes = [box for box in boxes if box.width > 0]
+    page = figure.bbox.padded(1)
+    for index, box in enumerate(boxes):
+        assert page.x0 <= box.x0 < box.x1 <= page.x1
+        assert page.y0 <= box.y0 < box.y1 <= page.y1
+        assert not box.padded(-1).count_overlaps(boxes[:index])
+
+
+class TestTraining:
+    def test_axes_are_labelled_with_units(self):
+        axes = plot_training(made_up())
+        assert {ax.get_xlabel() for ax in axes.flat} == {"step (updates)"}
+        assert [ax.get_ylabel() for ax in axes.flat] == [
+            "NLL (nats)",
+            "log Z (nats)",
+            "ESS (fraction of N)",
+            "resamplings so far",
+            "step size",
+            "learning rate",
+        ]
+        twins = {ax.get_ylabel() for ax in axes.flat[0].figure.axes} - {
+            ax.get_ylabel() for ax in axes.flat
+        }
+        assert twins == {"acceptance rate", "gradient norm"}
+
+    def test_curves_are_the_columns(self):
+        history = made_up()
+        axes = plot_training(history)
+        drawn = line(axes[0, 1], "training walkers (biased)")
+        assert list(drawn.get_ydata()) == history["training_log_z"]
+        assert list(drawn.get_xdata()) == history["step"]
+        assert list(line(axes[0, 2], "audit walkers").get_ydata()) == history["audit_ess"]
+
+    def test_band_is_two_standard_errors(self):
+        history = made_up(num_rows=1, log_z=[3.0], log_z_error=[0.25])
+        (band,) = plot_training(history)[0, 1].collections
+        heights = band.get_paths()[0].vertices[:, 1]
+        assert (heights.min(), heights.max()) == (2.5, 3.5)
+
+    def test_best_row_is_marked(self):
+        nll = [91.0, 80.0, 85.0]
+        ax = plot_training(made_up(num_rows=3, validation_nll=nll))[0, 0]
+        marker = line(ax, "best: 80.00")
+        assert (marker.get_xdata()[0], marker.get_ydata()[0]) == (20, 80.0)
+
+    def test_columns_without_numbers_are_left_out(self):
+        without = ("validation_nll", "training_log_z")
+        axes = plot_training(made_up(without=without))
+        assert labels(axes[0, 0]) == ["training"]
+        assert labels(axes[0, 1]) == ["audit walkers ± 2 s.e."]
+        assert not axes[0, 0].collections
+
+    def test_panel_without_any_number_has_no_legend(self, tmp_path):
+        axes = plot_training(made_up(without=("ess", "audit_ess", "learning_rate")))
+        assert axes[0, 2].get_legend() is None
+        assert labels(axes[1, 2]) == ["gradient norm"]
+        save_figure(axes, tmp_path / "figure.png", dpi=30)
+
+    def test_single_nan_leaves_the_curve(self):
+        nll = [math.nan, *range(29)]
+        ax = plot_training(made_up(validation_nll=nll))[0, 0]
+        assert "validation ± 2 s.e." in labels(ax)
+
+    @pytest.mark.parametrize("start", [1e7, math.inf], ids=["large", "infinite"])
+    def test_outlying_start_does_not_squash_the_nll(self, start, tmp_path):
+        history = made_up()
+        history.rows[0]["train_nll"] = start
+        axes = plot_training(history)
+        low, high = axes[0, 0].get_ylim()
+        assert low < 75.5
+        assert 91 < high < 130
+        save_figure(axes, tmp_path / "figure.png", dpi=30)
+
+    def test_ordinary_start_is_shown_whole(self):
+        low, high = plot_training(made_up())[0, 0].get_ylim()
+        assert low < 75.5
+        assert high > 91
+
+    def test_best_row_is_shown_even_if_it_is_outlying(self):
+        nll = [91.0] * 29 + [-1000.0]
+        assert plot_training(made_up(validation_nll=nll))[0, 0].get_ylim()[0] < -1000
+
+    def test_ess_threshold_is_drawn_on_request(self):
+        with_line = plot_training(made_up(), ess_threshold=0.4)[0, 2]
+        assert set(line(with_line, "threshold").get_ydata()) == {0.4}
+        assert "threshold" not in labels(plot_training(made_up())[0, 2])
+        assert with_line.get_ylim() == (0, 1.03)
+
+    @pytest.mark.parametrize("value", [0.0, 1e-3, 5.0], ids=str)
+    def test_constant_step_size_can_be_drawn(self, value, tmp_path):
+        axes = plot_training(made_up(step_size=[value] * 30))
+        assert axes[1, 1].get_yscale() == ("log" if value else "linear")
+        save_figure(axes, tmp_path / "figure.png", dpi=30)
+
+    def test_log_axes_span_a_decade(self):
+        low, high = plot_training(made_up())[1, 1].get_ylim()
+        assert high / low >= 9.99
+
+    def test_empty_history_is_an_error(self):
+        with pytest.raises(ArgumentError, match="at least one row"):
+            plot_training(made_up(num_rows=0))
+
+    def test_one_row_shows_a_point(self, tmp_path):
+        axes = plot_training(made_up(num_rows=1))
+        assert line(axes[0, 0], "training").get_marker() == "o"
+        save_figure(axes, tmp_path / "figure.png", dpi=30)
+
+
+class TestSamples:
+    def test_images_stand_in_reading_order(self):
+        sheet = plot_samples(images(5), images(5), columns=3)[0].images[0].get_array()
+        assert sheet.shape == (2 * 9 + 1, 3 * 9 + 1)
+        assert (sheet[10:18, 1:9] == images(5)[3].numpy()).all()
+        assert np.ma.getmaskarray(sheet)[10:18, 19:27].all()
+
+    def test_equally_many_are_shown_of_both(self):
+        one, other = plot_samples(images(30), images(7), columns=4)
+        assert one.images[0].get_array().shape == other.images[0].get_array().shape
+
+    def test_at_most_a_square_is_shown(self):
+        sheet = plot_samples(images(30), images(30), columns=3)[0].images[0].get_array()
+        assert sheet.shape == (28, 28)
+
+    def test_levels_round_down_and_bound(self):
+        grey = torch.tensor([[[0.2, 3.99], [17.0, -1.0]]])
+        image = plot_samples(grey, torch.zeros(1, 2, 2), levels=17)[0].images[0]
+        assert image.get_array()[1:3, 1:3].tolist() == [[0, 3], [16, 0]]
+        assert image.get_clim() == (0, 16)
+
+    def test_scale_of_both_is_that_of_the_data(self):
+        axes = plot_samples(10.0 * images(4), images(4))
+        assert {ax.images[0].get_clim() for ax in axes} == {(0.0, 16.0)}
+
+    def test_titles_and_no_ticks(self):
+        axes = plot_samples(images(4), images(4), titles=("model", "MNIST"))
+        assert [ax.get_title() for ax in axes] == ["model", "MNIST"]
+        assert not any(len(ax.get_xticks()) + len(ax.get_yticks()) for ax in axes)
+
+    def test_default_titles(self):
+        titles = [ax.get_title() for ax in plot_samples(images(4), images(4))]
+        assert titles == ["weighted draws of the model", "real digits"]
+
+    @pytest.mark.parametrize(
+        "samples",
+        [images(0), images(4, cols=7), images(4).reshape(4, 64)],
+        ids=["none", "size", "flat"],
+    )
+    def test_wrong_shape_is_an_error(self, samples):
+        with pytest.raises(ArgumentError, match=r"`samples` must hold images .* got \("):
+            plot_samples(samples, images(4))
+
+    def test_columns_are_checked(self):
+        with pytest.raises(ArgumentTypeError, match="`columns` must be an integer"):
+            plot_samples(images(4), images(4), columns=2.5)
+
+
+class TestMixture:
+    def test_each_algorithm_has_one_colour(self):
+        runs = {"jarzynski": mixture_run(), "pcd": mixture_run(), "cd": mixture_run()}
+        mass, exact, estimated = plot_mixture(runs, true_mass=0.25)
+        colours = [
+            [line(ax, name).get_color() for name in runs] for ax in (mass, exact, estimated)
+        ]
+        assert colours[0] == colours[1] == colours[2]
+        assert len(set(colours[0])) == 3
+
+    def test_axes_are_labelled_with_units(self):
+        axes = plot_mixture({"jarzynski": mixture_run()}, true_mass=0.25)
+        assert {ax.get_xlabel() for ax in axes} == {"step (updates)"}
+        assert [ax.get_ylabel() for ax in axes] == [
+            "mass of the first mode",
+            "exact KL (nats)",
+            "|estimated KL| (nats)",
+        ]
+        assert [ax.get_yscale() for ax in axes] == ["linear", "log", "log"]
+
+    def test_true_mass_is_a_dashed_line(self):
+        mass = plot_mixture({"jarzynski": mixture_run()}, true_mass=0.31)[0]
+        truth = line(mass, "truth")
+        assert set(truth.get_ydata()) == {0.31}
+        assert truth.get_linestyle() == "--"
+
+    def test_estimate_is_beside_the_exact_divergence(self):
+        run = mixture_run()
+        estimated = plot_mixture({"jarzynski": run}, true_mass=0.25)[2]
+        assert labels(estimated) == ["exact", "jarzynski ± 2 s.e."]
+        drawn = line(estimated, "jarzynski ± 2 s.e.").get_ydata()
+        assert list(drawn) == [abs(value) for value in run["estimated_kl"]]
+        assert any(list(each.get_ydata()) == run["exact_kl"] for each in estimated.lines)
+
+    def test_missing_column_is_named(self):
+        run = mixture_run()
+        del run["mass"]
+        with pytest.raises(ArgumentError, match=r"`runs\['cd'\]` lacks the columns mass\."):
+            plot_mixture({"cd": run}, true_mass=0.25)
+
+    def test_no_run_is_an_error(self):
+        with pytest.raises(ArgumentError, match="at least one run"):
+            plot_mixture({}, true_mass=0.25)
+
+    def test_divergence_of_zero_can_be_drawn(self, tmp_path):
+        zero = mixture_run(exact_kl=np.zeros(20), estimated_kl=np.zeros(20))
+        save_figure(plot_mixture({"cd": zero}, true_mass=0.2), tmp_path / "f.png", dpi=30)
+
+
+class TestSaveFigure:
+    @pytest.mark.parametrize("kind", ["figure", "axes", "array"])
+    def test_takes_a_figure_or_its_axes(self, kind, tmp_path):
+        figure = Figure(figsize=(1, 1))
+        axes = figure.subplots(1, 2)
+        given = {"figure": figure, "axes": axes[0], "array": axes}[kind]
+        assert save_figure(given, tmp_path / "f.png").read_bytes().startswith(PNG_SIGNATURE)
+
+    def test_subfigure_writes_the_whole_figure(self, tmp_path):
+        figure = Figure(figsize=(2, 1))
+        left, _ = figure.subfigures(1, 2)
+        content = save_figure(left.subplots(), tmp_path / "f.png", dpi=50).read_bytes()
+        assert int.from_bytes(content[16:20], "big") == 100
+
+    def test_directory_that_is_not_there_is_an_error(self, tmp_path):
+        with pytest.raises(OutputError, match="`path` must be a file that can be written"):
+            save_figure(Figure(), tmp_path / "nowhere" / "f.png")
