@@ -1,13 +1,13 @@
 """Contrastive divergence, plain and persistent: the baselines, with the same interface.
 
 Their walkers carry no weights, so the gradient is that of another objective and the
-masses of separated modes are never learned. The likelihood that they report is right
-nevertheless: it comes from the audit cloud.
+masses of separated modes are never learned. Nor do they know a `log Z` of their own: that
+is NaN, and the likelihood that they report comes from the audit cloud.
 """
 
+import math
 from typing import Any
 
-import torch
 from torch import Tensor
 from torch.optim import Optimizer
 
@@ -28,6 +28,8 @@ class PersistentContrastiveDivergence(Learner):
         Tieleman (2008), ICML.
     """
 
+    weighted = False
+
     def begin(self, batches: Batches) -> None:
         """Put the walkers at data."""
         self.cloud.ess_threshold = 0.0
@@ -38,7 +40,7 @@ class PersistentContrastiveDivergence(Learner):
         gather = WalkerGradient(self.parameters, weighted=False)
         info = self.cloud.follow(gather)
         self.cloud.forget_weights()
-        return gather.sum, float(info.acceptance_rate), 1.0
+        return gather.sum, float(info.acceptance_rate), math.nan
 
 
 class ContrastiveDivergence(Learner):
@@ -53,6 +55,8 @@ class ContrastiveDivergence(Learner):
     Source:
         Hinton (2002), Neural Computation 14(8).
     """
+
+    weighted = False
 
     def __init__(
         self,
@@ -82,4 +86,4 @@ class ContrastiveDivergence(Learner):
             rate = self.cloud.follow().acceptance_rate
         self.cloud.forget_weights()
         # The gradient is that of the walkers after their moves: at the data it is zero.
-        return self.gradient_now(weighted=False), float(torch.as_tensor(rate)), 1.0
+        return self.gradient_now(), float(rate), math.nan

@@ -15,7 +15,7 @@ import time
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterable, Sequence
 from copy import deepcopy
-from typing import Any, NamedTuple
+from typing import Any, ClassVar, NamedTuple
 
 import torch
 from torch import Tensor, nn
@@ -49,8 +49,23 @@ class Snapshot(NamedTuple):
     audit_walkers: Walkers
 
 
+class Update(NamedTuple):
+    """What one update did; `ess` is a fraction of the walkers."""
+
+    nll: float
+    acceptance_rate: float
+    ess: float
+    grad_norm: float
+
+
 class Learner(ABC):
-    """The training loop that all learners share; see `JarzynskiLearner`."""
+    """The training loop that all learners share; see `JarzynskiLearner`.
+
+    Attributes:
+        weighted: Whether the walkers that train the model carry weights.
+    """
+
+    weighted: ClassVar[bool] = True
 
     def __init__(
         self,
@@ -119,8 +134,11 @@ class Learner(ABC):
 
     @property
     def training_log_normalizer(self) -> float:
-        """Estimate of `log Z` by the walkers that train the model: biased by that."""
-        return float(self.cloud.walkers.log_normalizer)
+        """Estimate of `log Z` by the walkers that train the model: biased by that.
+
+        NaN for walkers without weights, which have none.
+        """
+        return float(self.cloud.walkers.log_normalizer) if self.weighted else math.nan
 
     def nll(self, x: Tensor) -> Likelihood:
         """Return the mean negative log-likelihood of data `(n, *event)`, in nats."""
@@ -179,29 +197,17 @@ class Learner(ABC):
             self._negative = self.gradient_now()
         last = self.num_steps + num_steps
         clock = time.perf_counter() - (self.history["seconds"] or [0.0])[-1]
-        nll_since_row: list[float] = []
+        stream, nlls = iter(batches), list[float]()
         with deferred_interrupt() as raise_if_interrupted:
-            for batch in batches:
-                if self.num_steps == last:
-                    break
-                nll, rate, ess, norm = self._update(batch, batches)
-                nll_since_row.append(nll)
+            while self.num_steps < last and not self._is_stale(patience):
+                update = self._update(next(stream), batches)
+                nlls.append(update.nll)
                 if self.num_steps % eval_every == 0 or self.num_steps == last:
-                    row = self.history.append(
-                        step=self.num_steps,
-                        seconds=time.perf_counter() - clock,
-                        train_nll=sum(nll_since_row) / len(nll_since_row),
-                        validation_nll=self._validate(validation),
-                        acceptance_rate=rate,
-                        ess=ess,
-                        grad_norm=norm,
-                        **self._readings(),
-                    )
-                    nll_since_row = []
+                    seconds = time.perf_counter() - clock
+                    row = self._record(update, sum(nlls) / len(nlls), seconds, validation)
+                    nlls.clear()
                     for callback in callbacks:
                         callback(self, row)
-                    if self._is_stale(patience):
-                        break
                 raise_if_interrupted()
         self.restore_best()
         return self.history
@@ -215,17 +221,17 @@ class Learner(ABC):
         self.audit.cloud.walkers = self.best.audit_walkers
         self._negative = self.gradient_now()
 
-    def gradient_now(self, *, weighted: bool = True) -> list[Tensor]:
+    def gradient_now(self) -> list[Tensor]:
         """Return `E_ρ[∂_θ U]` at the walkers as they are, by a pass of its own."""
         return walker_gradient(
             self.model,
             self.cloud.walkers,
             self.parameters,
-            weighted=weighted,
+            weighted=self.weighted,
             chunk_size=self.cloud.tools.chunk_size,
         )
 
-    def _update(self, batch: Tensor, batches: Batches) -> tuple[float, float, float, float]:
+    def _update(self, batch: Tensor, batches: Batches) -> Update:
         self.optimizer.zero_grad()
         energy = self.model(batch).mean()
         energy.backward()
@@ -252,13 +258,32 @@ class Learner(ABC):
         self.cloud.kernel = adapted(self.cloud.kernel, rate)
         # The audit takes its step size from here, never from its own walkers.
         self.audit.cloud.set_step_size(self.step_size)
-        return nll, rate, ess, norm
+        return Update(nll, rate, ess, norm)
 
-    def _validate(self, validation: Tensor | None) -> float:
+    def _record(
+        self, update: Update, train_nll: float, seconds: float, validation: Tensor | None
+    ) -> dict[str, float]:
         if len(self.history) % 50 == 0:
-            warn_if_unstable(self.cloud.kernel, self.model, self.cloud.walkers.position)
-        if validation is None:
-            return math.nan
+            warn_if_unstable(self.cloud.kernel, self.model, self.cloud.position)
+        return self.history.append(
+            step=self.num_steps,
+            seconds=seconds,
+            train_nll=train_nll,
+            validation_nll=math.nan if validation is None else self._score(validation),
+            log_z=self.log_normalizer,
+            log_z_error=self.log_normalizer_error,
+            training_log_z=self.training_log_normalizer,
+            ess=update.ess,
+            audit_ess=self.audit.ess / self.audit.cloud.walkers.num_walkers,
+            resamplings=self.cloud.num_resamplings,
+            audit_resamplings=self.audit.cloud.num_resamplings,
+            acceptance_rate=update.acceptance_rate,
+            step_size=self.step_size,
+            learning_rate=self.optimizer.param_groups[0]["lr"],
+            grad_norm=update.grad_norm,
+        )
+
+    def _score(self, validation: Tensor) -> float:
         nll = self.nll(validation).nll
         if self.best is None or nll < self.best.validation_nll:
             self.best = Snapshot(
@@ -269,18 +294,6 @@ class Learner(ABC):
                 self.audit.cloud.walkers,
             )
         return nll
-
-    def _readings(self) -> dict[str, float]:
-        return {
-            "log_z": self.log_normalizer,
-            "log_z_error": self.log_normalizer_error,
-            "training_log_z": self.training_log_normalizer,
-            "audit_ess": self.audit.ess / self.audit.cloud.walkers.num_walkers,
-            "resamplings": self.cloud.num_resamplings,
-            "audit_resamplings": self.audit.cloud.num_resamplings,
-            "step_size": self.step_size,
-            "learning_rate": self.optimizer.param_groups[0]["lr"],
-        }
 
     def _is_stale(self, patience: int | None) -> bool:
         if patience is None or self.best is None:

@@ -16,7 +16,7 @@ from pyro_jarzynski.experiments.mixture import LEARNERS
 
 # Updates for which the learning rate stays at its first value, and the power with which
 # it falls after them.
-HOLD, POWER = 250, 1.25
+HOLD, POWER = 250, 1.1
 
 
 @dataclass(frozen=True)
@@ -43,7 +43,7 @@ def digits_run(
     algorithm: str = "jarzynski",
     *,
     num_walkers: int = 1024,
-    audit_walkers: int = 512,
+    audit_walkers: int = 1024,
     moves_per_update: int = 5,
     learning_rate: float = 1e-3,
     batch_size: int = 256,

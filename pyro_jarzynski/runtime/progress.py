@@ -75,9 +75,9 @@ class ProgressBar:
 
 def describe(row: dict[str, float]) -> str:
     """Return one row of the history as a line of text."""
+    ess = "" if math.isnan(row["ess"]) else f"ESS {row['ess']:.0%} · "
     parts = [
-        f"ESS {row['ess']:.0%}",
-        f"log Z {row['log_z']:.2f} ± {row['log_z_error']:.2f}",
+        f"{ess}log Z {row['log_z']:.2f} ± {row['log_z_error']:.2f}",
         f"NLL train {row['train_nll']:.2f}",
     ]
     if not math.isnan(row["validation_nll"]):

@@ -159,6 +159,23 @@ def test_visitor_sees_graph_and_log_weights(kernel, chunk_size):
     torch.testing.assert_close(slope, (mean - at).sum().detach(), rtol=0, atol=1e-12)
 
 
+@every_kernel
+def test_visitor_of_a_tempering_path(kernel):
+    path, _ = tempering(4)
+    seen = []
+    walkers = init(PATH.draw(20, seeded()), path[0])
+    moved, _ = smc.step(
+        walkers,
+        path[1],
+        kernel,
+        ess_threshold=0.0,
+        tools=Tools(seeded()),
+        visit=lambda rows, values, log_weight: seen.append((values, log_weight)),
+    )
+    assert torch.equal(torch.cat([w for _, w in seen]), moved.log_weight)
+    assert all(values.requires_grad for values, _ in seen)
+
+
 def test_info_tells_what_the_step_did():
     walkers = init(PATH.draw(50, seeded()), PATH[0])
     walkers, infos = smc.run(

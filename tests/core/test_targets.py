@@ -27,8 +27,10 @@ def temper(target, kernel, *, num, dims, num_steps, scale=1.0, seed=0, threshold
     return smc.run(walkers, path, kernel, ess_threshold=threshold, generator=generator)[0]
 
 
-@pytest.mark.parametrize("kernel", [ULA(0.05), MALA(0.15)], ids=["ULA", "MALA"])
-@pytest.mark.parametrize("name", PLANE_TARGETS)
+@pytest.mark.parametrize(
+    ("name", "kernel"),
+    [*((name, MALA(0.15)) for name in PLANE_TARGETS), ("ring", ULA(0.2))],
+)
 def test_plane_targets(name, kernel):
     """False alarms: 1e-4 for the largest of three z, of independent weights."""
     target = PLANE_TARGETS[name]

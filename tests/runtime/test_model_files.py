@@ -5,6 +5,7 @@ import json
 import os
 import pickle
 
+import pyro
 import pytest
 import torch
 from safetensors.torch import load_file, save_file
@@ -36,10 +37,16 @@ def wide_network():
     return EnergyModel(MLP([3, 4]).double(), Independent(Normal(zero, zero + 1), 1))
 
 
+def pyro_model():
+    base = pyro.distributions.Normal(0.5, 1.5).expand([3]).to_event(1)
+    return EnergyModel(MLP([3, 4]), base)
+
+
 MODELS = {
     "network": network_model,
     "float64 network": wide_network,
     "tanh": lambda: EnergyModel(MLP([3, 4, 5], "tanh", seed=2), standard_normal()),
+    "Pyro's base": pyro_model,
     "mixture": start_mixture,
     "float32 mixture": narrow_mixture,
     "user's class": Shifted,
