@@ -25,7 +25,7 @@ from pyro_jarzynski.ebm.contrastive import (
 from pyro_jarzynski.ebm.energy import EnergyModel as EnergyModel
 from pyro_jarzynski.ebm.energy import StartableEnergy as StartableEnergy
 from pyro_jarzynski.ebm.history import History as History
-from pyro_jarzynski.ebm.learner import JarzynskiLearner as JarzynskiLearner
+from pyro_jarzynski.ebm.jarzynski import JarzynskiLearner as JarzynskiLearner
 from pyro_jarzynski.ebm.networks import MLP as MLP
 from pyro_jarzynski.ebm.networks import GaussianMixtureEnergy as GaussianMixtureEnergy
 from pyro_jarzynski.ebm.tracker import Likelihood as Likelihood

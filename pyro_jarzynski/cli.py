@@ -123,6 +123,9 @@ def digits(
     """
     settings = _settings(locals())
     count("steps", steps)
+    count("eval_every", eval_every)
+    if patience is not None:
+        count("patience", patience)
     data = load_digits()
     run = digits_run(
         data,
@@ -192,6 +195,7 @@ def gmm(
     """
     settings = _settings(locals())
     count("steps", steps)
+    count("eval_every", eval_every)
     count("data_size", data_size, 2)
     count("dimension", dimension)
     mixture = Mixture.draw(data_size, dimension=dimension, seed=seed)
@@ -208,6 +212,8 @@ def gmm(
     prepare_directory(out, overwrite=overwrite)
 
     def save() -> None:
+        if not curves.rows:
+            curves(learner, {"step": learner.num_steps})
         results = _progress_of(learner) | {"data_mass": mixture.mass} | curves.now(learner)
         save_run(
             out,
@@ -252,7 +258,11 @@ def _train(
     except KeyboardInterrupt:
         learner.restore_best()
         save()
-        console.print(f"Interrupted: the best model and the history so far are in {out}.")
+        console.print(
+            f"Interrupted: the best model and the history so far are in {out}.",
+            markup=False,
+            soft_wrap=True,
+        )
         raise typer.Exit(INTERRUPTED) from None
     except JarzynskiError:
         learner.restore_best()
@@ -286,5 +296,5 @@ def main() -> None:
     try:
         app()
     except JarzynskiError as error:
-        console.print(f"Error: {error}", style="red", markup=False)
+        console.print(f"Error: {error}", style="red", markup=False, soft_wrap=True)
         sys.exit(1)

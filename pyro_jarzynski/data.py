@@ -98,7 +98,7 @@ class DequantisedBatches:
 
 @dataclass(frozen=True)
 class ImageData:
-    """Images split for training, in grey levels, with the whitening of the training part.
+    """Images split for training, with a whitening that never saw the test part.
 
     Attributes:
         train: Grey levels `(n, d)`.

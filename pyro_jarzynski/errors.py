@@ -53,6 +53,10 @@ class NonFiniteEnergyWarning(UserWarning):
     """Some walkers met a NaN energy or gradient and were dropped."""
 
 
+class SupportWarning(UserWarning):
+    """Walkers of an unadjusted kernel left the support of the density."""
+
+
 class StepSizeWarning(UserWarning):
     """The step size is too large for the curvature of the energy."""
 

@@ -48,6 +48,10 @@ def _replace(owner: object, name: str, value: object) -> Callable[[], Any]:
     return lambda: patch.object(owner, name, value)
 
 
+def _with_gradient(at: Evaluation, grad: Tensor) -> Evaluation:
+    return at._replace(grad=grad, grad_sq=inner(grad, grad))
+
+
 def _weighted(
     half: float = 0.5, quarter: float = 0.25, back: float = 1.0, *, stale: bool = False
 ) -> Callable[[], Any]:
@@ -62,7 +66,7 @@ def _weighted(
         factor: Covariance = None,
     ) -> Tensor:
         if stale:
-            there = there._replace(grad=here.grad)
+            there = _with_gradient(there, here.grad)
 
         def alpha(at: Evaluation, move: Tensor) -> Tensor:
             drift = half * inner(move, at.grad)
@@ -89,7 +93,7 @@ def _with_old_energy(rule: Callable[..., Tensor]) -> Iterator[None]:
 
     def log_ratio(start, here, end, there, step, factor=None) -> Tensor:
         old, new = seen[-2:]
-        ahead = there._replace(grad=evaluate(old, end).grad)
+        ahead = _with_gradient(there, evaluate(old, end).grad)
         return rule(
             true_ratio=lambda: true_ratio(start, here, end, ahead, step, factor),
             at_start=here.energy - evaluate(new, start).energy,

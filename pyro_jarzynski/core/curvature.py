@@ -11,8 +11,8 @@ from torch import Tensor
 
 from pyro_jarzynski.core.evaluation import Energy, evaluate
 from pyro_jarzynski.core.kernels import Kernel
-from pyro_jarzynski.core.noise import normal_like
-from pyro_jarzynski.core.preconditioner import Covariance, scale, scale_transposed
+from pyro_jarzynski.core.noise import normal_like, stream
+from pyro_jarzynski.core.preconditioner import Factor, scale, scale_transposed
 from pyro_jarzynski.core.trees import Position, inner, leaves, map_tree
 from pyro_jarzynski.errors import StepSizeWarning
 
@@ -21,7 +21,7 @@ def largest_curvature(
     energy: Energy,
     position: Position,
     *,
-    factor: Covariance = None,
+    factor: Factor = None,
     num_iterations: int = 10,
     num_walkers: int = 32,
 ) -> Tensor:
@@ -41,19 +41,24 @@ def largest_curvature(
         The largest eigenvalue found of `Lᵀ H L`, `()`, in inverse squared units.
     """
     point = map_tree(lambda x: x[:num_walkers].detach(), position)
-    generator = torch.Generator(next(leaves(point)).device).manual_seed(0)
-    direction = _unit(normal_like(point, generator))
-    delta = _difference_step(point)
-    for _ in range(num_iterations):
-        shift = scale(factor, map_tree(lambda v: delta * v, direction))
-        ahead = evaluate(energy, map_tree(torch.add, point, shift)).grad
-        behind = evaluate(energy, map_tree(torch.sub, point, shift)).grad
-        product = map_tree(lambda a, b: (a - b) / (2 * delta), ahead, behind)
-        product = scale_transposed(factor, product)
-        curvature = inner(direction, product)
-        direction = _unit(product)
-    finite = curvature[torch.isfinite(curvature)]
-    return finite.max() if len(finite) else curvature.new_tensor(torch.inf)
+    device = next(leaves(point)).device
+
+    def largest_modulus(shift: float) -> Tensor:
+        """Return the eigenvalue of `LᵀHL + shift` of largest modulus, per walker."""
+        direction = _unit(normal_like(point, stream(0, "power iteration", device)))
+        for _ in range(num_iterations):
+            product = _hessian_product(energy, point, direction, factor)
+            product = map_tree(lambda p, v: p + shift * v, product, direction)
+            value = inner(direction, product)
+            direction = _unit(product)
+        return value
+
+    first = largest_modulus(0.0)
+    shift = -float(first.min())
+    # A negative eigenvalue of large modulus hides a positive one: shift it to zero.
+    found = largest_modulus(shift) - shift if shift > 0 else first
+    finite = found[torch.isfinite(found)]
+    return finite.max() if len(finite) else found.new_tensor(torch.inf)
 
 
 def warn_if_unstable(kernel: Kernel, energy: Energy, position: Position) -> None:
@@ -78,6 +83,18 @@ def warn_if_unstable(kernel: Kernel, energy: Energy, position: Position) -> None
         StepSizeWarning,
         stacklevel=3,
     )
+
+
+def _hessian_product(
+    energy: Energy, point: Position, direction: Position, factor: Factor
+) -> Position:
+    """Return `Lᵀ H L v` by central differences of the gradient."""
+    delta = _difference_step(point)
+    shift = scale(factor, map_tree(lambda v: delta * v, direction))
+    ahead = evaluate(energy, map_tree(torch.add, point, shift)).grad
+    behind = evaluate(energy, map_tree(torch.sub, point, shift)).grad
+    product = map_tree(lambda a, b: (a - b) / (2 * delta), ahead, behind)
+    return scale_transposed(factor, product)
 
 
 def _unit(vector: Position) -> Position:

@@ -24,7 +24,7 @@ from pyro_jarzynski.core.trees import (
     num_walkers,
     rebuild,
 )
-from pyro_jarzynski.errors import EnergyError, NonFiniteEnergyError
+from pyro_jarzynski.errors import EnergyError, NonFiniteEnergyError, count
 
 # The argument is a `Position`: an energy takes the kind that its walkers have.
 EnergyFn: TypeAlias = Callable[[Any], Tensor]
@@ -97,6 +97,8 @@ def evaluate(
         EnergyError: The energies are not of shape `(N,)` or not differentiable.
     """
     size = num_walkers(position)
+    if chunk_size is not None:
+        count("chunk_size", chunk_size)
     step = size if chunk_size is None else min(chunk_size, size)
     parts = []
     for start in range(0, size, step):
@@ -177,7 +179,11 @@ def _evaluate_chunk(
             for term in terms:
                 _check_shape(term, rows)
             _check_graph(any(t.requires_grad for t in terms))
-            return combine([_differentiate(t, point) for t in terms], energy.coefficients)
+            result = combine([_differentiate(t, point) for t in terms], energy.coefficients)
+            if visit is not None:
+                used = zip(terms, energy.coefficients, strict=True)
+                visit(rows, torch.stack([c * t for t, c in used if c != 0]).sum(0), result)
+            return result
         values = energy(point)
         _check_shape(values, rows)
         _check_graph(values.requires_grad)

@@ -27,11 +27,12 @@ from pyro_jarzynski.core.kernels import (
 from pyro_jarzynski.core.noise import normal_like
 from pyro_jarzynski.core.preconditioner import (
     Covariance,
+    Factor,
     factorise,
     scale,
     scale_transposed,
 )
-from pyro_jarzynski.core.trees import Position, inner, map_tree
+from pyro_jarzynski.core.trees import Position, inner, map_tree, select
 from pyro_jarzynski.core.walkers import Walkers, drop, find_outside
 from pyro_jarzynski.errors import count, fraction, positive
 
@@ -64,7 +65,7 @@ class HMC:
             fraction("target_acceptance", self.target_acceptance)
 
     @cached_property
-    def factor(self) -> Covariance:
+    def factor(self) -> Factor:
         """Factor `L` of the preconditioner."""
         return factorise(self.preconditioner)
 
@@ -119,7 +120,7 @@ class UnderdampedLangevin:
             positive("friction", self.friction)
 
     @cached_property
-    def factor(self) -> Covariance:
+    def factor(self) -> Factor:
         """Factor `L` of the preconditioner."""
         return factorise(self.preconditioner)
 
@@ -143,13 +144,11 @@ class UnderdampedLangevin:
             position=end,
             evaluation=there,
             log_weight=log_weight,
-            momentum=kick(middle, there, step, self.factor),
         )
-        outside = find_outside(walkers, there)
-        if outside.any():
-            # A momentum that met a NaN would carry it on; these walkers start afresh.
-            moved = moved._replace(momentum=first)
-        return drop(moved, outside, stay=walkers)
+        outside = find_outside(walkers, there, unadjusted=True)
+        # The kick of a walker that has no density there may be NaN: it keeps the old one.
+        after = select(outside, first, kick(middle, there, step, self.factor))
+        return drop(moved._replace(momentum=after), outside, stay=walkers)
 
     def move(
         self, walkers: Walkers, energy: Energy, tools: Tools
@@ -166,16 +165,14 @@ class UnderdampedLangevin:
         return map_tree(lambda p, xi: keep * p + renew * xi, walkers.momentum, fresh)
 
 
-def kick(
-    momentum: Position, at: Evaluation, step_size: float, factor: Covariance
-) -> Position:
+def kick(momentum: Position, at: Evaluation, step_size: float, factor: Factor) -> Position:
     """Return `p - ½ε Lᵀ∇U`."""
     force = scale_transposed(factor, at.grad)
     return map_tree(lambda p, g: p.sub(g, alpha=step_size / 2), momentum, force)
 
 
 def drift(
-    position: Position, momentum: Position, step_size: float, factor: Covariance
+    position: Position, momentum: Position, step_size: float, factor: Factor
 ) -> Position:
     """Return `x + ε L p`."""
     velocity = scale(factor, momentum)

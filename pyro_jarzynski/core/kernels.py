@@ -19,9 +19,15 @@ import torch
 from torch import Tensor
 
 from pyro_jarzynski.core import langevin, weights
-from pyro_jarzynski.core.evaluation import Energy, Evaluation, evaluate, reevaluate
+from pyro_jarzynski.core.evaluation import (
+    Energy,
+    Evaluation,
+    evaluate,
+    is_outside,
+    reevaluate,
+)
 from pyro_jarzynski.core.noise import normal_like
-from pyro_jarzynski.core.preconditioner import Covariance, factorise
+from pyro_jarzynski.core.preconditioner import Covariance, Factor, factorise
 from pyro_jarzynski.core.trees import Position, map_tree, select
 from pyro_jarzynski.core.walkers import Walkers, drop, find_outside
 from pyro_jarzynski.errors import fraction, positive
@@ -98,7 +104,7 @@ class ULA:
         positive("temperature", self.temperature)
 
     @cached_property
-    def factor(self) -> Covariance:
+    def factor(self) -> Factor:
         """Factor `L` of the preconditioner."""
         return factorise(self.preconditioner)
 
@@ -117,7 +123,7 @@ class ULA:
 
         there, log_weight = weighed(energy, end, weigh, tools, visit)
         moved = walkers._replace(position=end, evaluation=there, log_weight=log_weight)
-        return drop(moved, find_outside(walkers, there), stay=walkers)
+        return drop(moved, find_outside(walkers, there, unadjusted=True), stay=walkers)
 
     def move(
         self, walkers: Walkers, energy: Energy, tools: Tools
@@ -161,7 +167,7 @@ class MALA:
             fraction("target_acceptance", self.target_acceptance)
 
     @cached_property
-    def factor(self) -> Covariance:
+    def factor(self) -> Factor:
         """Factor `L` of the preconditioner."""
         return factorise(self.preconditioner)
 
@@ -258,7 +264,8 @@ def weighed(
 
     def on_chunk(rows: slice, values: Tensor, there: Evaluation) -> None:
         parts.append(weigh(rows, there))
-        visit(rows, values, parts[-1])
+        outside, broken = is_outside(there)
+        visit(rows, values, parts[-1].masked_fill(outside | broken, -torch.inf))
 
     there = evaluate(energy, position, chunk_size=tools.chunk_size, visit=on_chunk)
     return there, torch.cat(parts)

@@ -16,7 +16,7 @@ import torch
 from torch import Tensor
 
 from pyro_jarzynski.core.evaluation import Evaluation
-from pyro_jarzynski.core.preconditioner import Covariance, covary, scale, scale_transposed
+from pyro_jarzynski.core.preconditioner import Factor, covary, scale, scale_transposed
 from pyro_jarzynski.core.trees import Position, inner, map_tree
 
 
@@ -25,7 +25,7 @@ def propose(
     grad: Position,
     noise: Position,
     step_size: float,
-    factor: Covariance = None,
+    factor: Factor = None,
 ) -> Position:
     """Return `y = x - h C ∇U(x) + √(2h) L ξ`; the noise `ξ` is used up by it."""
     drift, kick = covary(factor, grad), scale(factor, noise)
@@ -44,7 +44,7 @@ def log_ratio(
     end: Position,
     there: Evaluation,
     step_size: float,
-    factor: Covariance = None,
+    factor: Factor = None,
 ) -> Tensor:
     """Return `α_U(x, y) - α_V(y, x)` in float64.
 
@@ -69,7 +69,7 @@ def log_ratio(
     return gain + slopes.to(torch.float64) / 2 + squares.to(torch.float64) * step_size / 4
 
 
-def _squared(at: Evaluation, factor: Covariance) -> Tensor:
+def _squared(at: Evaluation, factor: Factor) -> Tensor:
     """Return `∇U·C ∇U`, `(N,)`."""
     if factor is None:
         return at.grad_sq

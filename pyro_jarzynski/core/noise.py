@@ -1,11 +1,25 @@
-"""Gaussian noise in the shape, dtype and device of a position."""
+"""Randomness: seeded streams, and Gaussian noise in the shape of a position."""
 
+import hashlib
 import math
 
 import torch
 from torch import Tensor
 
 from pyro_jarzynski.core.trees import Position, map_tree
+from pyro_jarzynski.errors import ArgumentTypeError
+
+
+def stream(seed: int, purpose: str, device: torch.device | str = "cpu") -> torch.Generator:
+    """Return a generator of its own for one purpose of a seeded run.
+
+    torch seeds its CPU generator by the lowest 32 bits alone, so that sums of seeds
+    collide; here seed and purpose are hashed together.
+    """
+    if isinstance(seed, bool) or not isinstance(seed, int):
+        raise ArgumentTypeError(f"`seed` must be an integer, got {seed!r}.")
+    digest = hashlib.sha256(f"{seed}/{purpose}".encode()).digest()
+    return torch.Generator(device).manual_seed(int.from_bytes(digest[:4], "little"))
 
 
 def normal_like(position: Position, generator: torch.Generator | None) -> Position:

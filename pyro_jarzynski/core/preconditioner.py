@@ -1,13 +1,12 @@
 """Preconditioners: a constant covariance `C = L Lᵀ` that scales moves.
 
-For a position that is one tensor, `C` is a tensor of the event's shape (a diagonal) or a
-matrix `(d, d)` for an event of `d` numbers; for a dictionary, a dictionary of those.
-`None` is the identity. Functions here take the factor that `factorise` returns: the
-square root of a diagonal, or the lower Cholesky factor of a matrix.
+For a position that is one tensor, `C` is a tensor of the event's shape (a diagonal), or a
+symmetric matrix `(d, d)` for an event of `d` numbers; for a dictionary, a dictionary of
+those. `None` is the identity. The functions here take what `factorise` returns.
 """
 
 from collections.abc import Callable
-from typing import TypeAlias
+from typing import Any, NamedTuple, TypeAlias
 
 import torch
 from torch import Tensor
@@ -16,62 +15,76 @@ from pyro_jarzynski.core.trees import Position, map_tree
 from pyro_jarzynski.errors import ArgumentError
 
 Covariance: TypeAlias = Tensor | dict[str, Tensor] | None
+# A `Root` for each tensor of a position.
+Factor: TypeAlias = Any
 
 
-def factorise(covariance: Covariance) -> Covariance:
-    """Return `L` with `C = L Lᵀ`, or raise if `C` is not positive definite."""
+class Root(NamedTuple):
+    """Square roots of a covariance, read as a diagonal and as a matrix.
+
+    Only the shape of an event tells which reading is meant; one that does not exist is
+    `None`.
+    """
+
+    shape: torch.Size
+    diagonal: Tensor | None
+    lower: Tensor | None
+
+
+def factorise(covariance: Covariance) -> Factor:
+    """Return `L` with `C = L Lᵀ`, or raise if `C` is not positive."""
     return map_tree(_factorise, covariance)
 
 
-def scale(factor: Covariance, position: Position) -> Position:
+def scale(factor: Factor, position: Position) -> Position:
     """Return `L v`."""
-    return _apply(factor, position, _scale)
+    return _apply(factor, position, lambda lower, x: x @ lower.mT)
 
 
-def scale_transposed(factor: Covariance, position: Position) -> Position:
+def scale_transposed(factor: Factor, position: Position) -> Position:
     """Return `Lᵀ v`."""
-    return _apply(factor, position, lambda f, x: _scale(f.mT if _dense(f, x) else f, x))
+    return _apply(factor, position, lambda lower, x: x @ lower)
 
 
-def covary(factor: Covariance, position: Position) -> Position:
+def covary(factor: Factor, position: Position) -> Position:
     """Return `C v = L Lᵀ v`."""
     return scale(factor, scale_transposed(factor, position))
 
 
 def _apply(
-    factor: Covariance, position: Position, fn: Callable[[Tensor, Tensor], Tensor]
+    factor: Factor, position: Position, multiply: Callable[[Tensor, Tensor], Tensor]
 ) -> Position:
     if factor is None:
         return position
-    return map_tree(lambda x, f: fn(f, x), position, factor)
+
+    def apply(x: Tensor, root: Root) -> Tensor:
+        event = x.shape[1:]
+        if root.diagonal is not None and root.shape == event:
+            return x * root.diagonal
+        if root.lower is not None and len(event) == 1 and root.shape[:1] == event:
+            return multiply(root.lower, x)
+        raise ArgumentError(
+            "`preconditioner` must be positive numbers in the shape of the event, "
+            f"{tuple(event)}, or a positive definite matrix over an event of one "
+            f"dimension; got shape {tuple(root.shape)}."
+        )
+
+    return map_tree(apply, position, factor)
 
 
-def _factorise(covariance: Tensor) -> Tensor:
-    is_matrix = covariance.ndim == 2 and covariance.shape[0] == covariance.shape[1]
-    if is_matrix and covariance.shape[0] > 1:
-        lower, failed = torch.linalg.cholesky_ex(covariance)
-        if not failed and torch.isfinite(lower).all():
-            return lower
-    elif torch.isfinite(covariance).all() and (covariance > 0).all():
-        return covariance.sqrt()
-    raise ArgumentError(
-        "`preconditioner` must be positive: a tensor of positive numbers in the shape "
-        "of the event, or a symmetric positive definite matrix; got one of shape "
-        f"{tuple(covariance.shape)} that is not."
-    )
-
-
-def _scale(factor: Tensor, x: Tensor) -> Tensor:
-    return x @ factor.mT if _dense(factor, x) else x * factor
-
-
-def _dense(factor: Tensor, x: Tensor) -> bool:
-    event = x.shape[1:]
-    if factor.shape == event:
-        return False
-    if len(event) == 1 and factor.shape == (event[0], event[0]):
-        return True
-    raise ArgumentError(
-        f"`preconditioner` must have the shape of the event, {tuple(event)}, or be a "
-        f"matrix over an event of one dimension; got shape {tuple(factor.shape)}."
-    )
+def _factorise(covariance: Tensor) -> Root:
+    finite = bool(torch.isfinite(covariance).all())
+    positive = finite and bool((covariance > 0).all())
+    diagonal = covariance.sqrt() if positive else None
+    lower = None
+    square = covariance.ndim == 2 and covariance.shape[0] == covariance.shape[1]
+    if finite and square and torch.allclose(covariance, covariance.mT):
+        found, failed = torch.linalg.cholesky_ex(covariance)
+        lower = None if failed else found
+    if diagonal is None and lower is None:
+        raise ArgumentError(
+            "`preconditioner` must be positive: a tensor of positive numbers in the shape "
+            "of the event, or a symmetric positive definite matrix; got one of shape "
+            f"{tuple(covariance.shape)} that is neither."
+        )
+    return Root(covariance.shape, diagonal, lower)

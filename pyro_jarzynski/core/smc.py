@@ -20,7 +20,7 @@ from pyro_jarzynski.core.kernels import Kernel, Tools, Visit
 from pyro_jarzynski.core.paths import Path
 from pyro_jarzynski.core.resampling import Resampler, get_resampler, systematic
 from pyro_jarzynski.core.walkers import Walkers, resample
-from pyro_jarzynski.errors import count, fraction
+from pyro_jarzynski.errors import ArgumentError, count, fraction
 
 
 class StepInfo(NamedTuple):
@@ -131,6 +131,8 @@ def run(
     fraction("ess_threshold", ess_threshold)
     draw = get_resampler(resampler)
     tools = Tools(generator, chunk_size)
+    if len(path) == 0:
+        raise ArgumentError("`path` must have at least one energy, got none.")
     warn_if_unstable(kernel, path[len(path) - 1], walkers.position)
     infos = []
     for index in range(1, len(path)):

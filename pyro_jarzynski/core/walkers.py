@@ -15,7 +15,12 @@ from torch import Tensor
 from pyro_jarzynski.core import weights
 from pyro_jarzynski.core.evaluation import Energy, Evaluation, evaluate, is_outside
 from pyro_jarzynski.core.trees import Position, leaves, map_tree, num_walkers, select
-from pyro_jarzynski.errors import NonFiniteEnergyError, NonFiniteEnergyWarning
+from pyro_jarzynski.errors import (
+    ArgumentError,
+    NonFiniteEnergyError,
+    NonFiniteEnergyWarning,
+    SupportWarning,
+)
 
 # Share of walkers that may meet a NaN in one step before it is an error.
 MAX_BROKEN = 0.01
@@ -96,6 +101,11 @@ def init(
     evaluation = evaluate(energy, position, chunk_size=chunk_size)
     if log_weight is None:
         log_weight = torch.zeros(size, dtype=torch.float64, device=device)
+    if log_weight.shape != (size,):
+        raise ArgumentError(
+            f"`log_weight` must have shape ({size},), one per walker; got "
+            f"{tuple(log_weight.shape)}."
+        )
     walkers = Walkers(
         position=map_tree(Tensor.detach, position),
         evaluation=evaluation,
@@ -107,20 +117,37 @@ def init(
     return drop(walkers, find_outside(walkers, evaluation))
 
 
-def find_outside(walkers: Walkers, evaluation: Evaluation) -> Tensor:
+def find_outside(
+    walkers: Walkers, evaluation: Evaluation, *, unadjusted: bool = False
+) -> Tensor:
     """Return the mask of walkers that have no density where they were evaluated.
 
     An energy of plus infinity is legal there. A NaN energy, or a gradient that is not
     finite, is a fault of the energy: it counts as plus infinity, with a warning, for up
     to 1 % of the walkers.
 
+    Args:
+        walkers: Walkers before the evaluation.
+        evaluation: Energy and gradient at the points in question.
+        unadjusted: Whether the points are moves of a kernel without acceptance step. Its
+            weights miss the paths that cross the edge of the support and come back, which
+            is told by a warning.
+
     Raises:
         NonFiniteEnergyError: More than 1 % are NaN, or an energy is minus infinity.
     """
     outside, broken = is_outside(evaluation)
-    broken = broken & (walkers.log_weight > -math.inf)
-    if broken.any():
-        _report_broken(broken, int(walkers.steps))
+    alive = walkers.log_weight > -math.inf
+    if (broken & alive).any():
+        _report_broken(broken & alive, int(walkers.steps))
+    if unadjusted and (outside & alive).any():
+        warnings.warn(
+            f"{int((outside & alive).sum())} of {len(alive)} walkers left the support in "
+            f"step {int(walkers.steps)}: the weights of a kernel without acceptance step "
+            "are too small there. Use MALA or HMC, or transform to unconstrained space.",
+            SupportWarning,
+            stacklevel=2,
+        )
     return outside | broken
 
 

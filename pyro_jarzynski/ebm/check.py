@@ -11,6 +11,7 @@ import torch
 from pyro_jarzynski.core import smc
 from pyro_jarzynski.core.adaptation import adapted
 from pyro_jarzynski.core.kernels import MALA, Kernel, Tools
+from pyro_jarzynski.core.noise import stream
 from pyro_jarzynski.core.paths import Tempering
 from pyro_jarzynski.core.walkers import Walkers, init
 from pyro_jarzynski.ebm.energy import EnergyModel
@@ -54,7 +55,7 @@ def annealed_walkers(
     betas = torch.linspace(0, 1, num_temperatures + 1, dtype=torch.float64).tolist()
     path = Tempering(lambda x: -model.base.log_prob(x), model, betas)
     device = next(model.parameters()).device
-    generator = torch.Generator(device).manual_seed(seed)
+    generator = stream(seed, "annealing", device)
     tools = Tools(generator, chunk_size)
 
     kernels = []

@@ -5,6 +5,7 @@ from torch import Tensor
 
 from pyro_jarzynski.core import smc
 from pyro_jarzynski.core.kernels import Kernel, Tools, Visit, with_step_size
+from pyro_jarzynski.core.noise import stream
 from pyro_jarzynski.core.resampling import Resampler, get_resampler
 from pyro_jarzynski.core.walkers import init
 from pyro_jarzynski.ebm.energy import StartableEnergy
@@ -21,7 +22,8 @@ class Cloud:
         num_moves: Moves per change of the parameters.
         ess_threshold: Resample when `ESS < ess_threshold N`; 0 never does.
         resampler: A name or function of `core.resampling`.
-        seed: Seed of this cloud's own randomness.
+        seed: Seed of the run.
+        purpose: What the cloud is for; clouds of one run differ in it.
         chunk_size: Walkers per call of the model; `None` takes all at once.
     """
 
@@ -35,6 +37,7 @@ class Cloud:
         ess_threshold: float,
         resampler: str | Resampler,
         seed: int,
+        purpose: str,
         chunk_size: int | None,
     ) -> None:
         """Draw the first walkers."""
@@ -43,7 +46,9 @@ class Cloud:
         self.num_moves = count("moves_per_update", num_moves)
         self.ess_threshold = fraction("ess_threshold", ess_threshold)
         self.resampler = get_resampler(resampler)
-        generator = torch.Generator(_device_of(model)).manual_seed(seed)
+        if chunk_size is not None:
+            count("chunk_size", chunk_size)
+        generator = stream(seed, purpose, _device_of(model))
         self.tools = Tools(generator, chunk_size)
         self.num_resamplings = 0
         first = model.draw(num_walkers, generator)
@@ -99,7 +104,7 @@ class Cloud:
 
     def sample(self, num: int, seed: int) -> Tensor:
         """Draw `num` walkers by their weights, `(num, *event)`."""
-        generator = torch.Generator(self.walkers.log_weight.device).manual_seed(seed)
+        generator = stream(seed, "sample", self.walkers.log_weight.device)
         chosen = self.resampler(self.walkers.log_weight, num, generator)
         # Ancestors come sorted: shuffled, a part of the draws is a sample as well.
         order = torch.randperm(num, generator=generator, device=chosen.device)

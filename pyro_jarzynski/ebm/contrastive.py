@@ -39,8 +39,9 @@ class PersistentContrastiveDivergence(Learner):
         """Move the walkers under the new parameters, without weights."""
         gather = WalkerGradient(self.parameters, weighted=False)
         info = self.cloud.follow(gather)
+        gradient = self.gradient_from(gather)
         self.cloud.forget_weights()
-        return gather.sum, float(info.acceptance_rate), math.nan
+        return gradient, float(info.acceptance_rate), math.nan
 
 
 class ContrastiveDivergence(Learner):

@@ -1,6 +1,6 @@
 """Training data: checked once, and served in seeded, shuffled batches."""
 
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator
 
 import torch
 from torch import Tensor
@@ -8,24 +8,26 @@ from torch import Tensor
 from pyro_jarzynski.errors import ArgumentTypeError, DataError
 
 
-def check_data(name: str, data: object, event_shape: Sequence[int]) -> Tensor:
-    """Return data of shape `(n, *event)`, or raise and name the rows that are wrong."""
+def check_data(name: str, data: object, walkers: Tensor) -> Tensor:
+    """Return data `(n, *event)` that fit the walkers, or raise and name what does not."""
+    event = ", ".join(map(str, walkers.shape[1:])) or "…"
     if not isinstance(data, Tensor):
         raise ArgumentTypeError(
-            f"`{name}` must be a tensor of shape (n, {_inside(event_shape)}), got "
-            f"{type(data).__name__}; use `torch.as_tensor`."
+            f"`{name}` must be a tensor of shape (n, {event}), got {type(data).__name__}; "
+            "use `torch.as_tensor`."
         )
     if data.ndim == 0 or len(data) == 0:
         raise DataError(f"`{name}` is empty: got shape {tuple(data.shape)}.")
-    if data.shape[1:] != torch.Size(event_shape):
+    if data.shape[1:] != walkers.shape[1:]:
         raise DataError(
-            f"`{name}` must have shape (n, {_inside(event_shape)}), as the walkers do; "
-            f"got {tuple(data.shape)}."
+            f"`{name}` must have shape (n, {event}), as the walkers do; got "
+            f"{tuple(data.shape)}."
         )
-    if not data.is_floating_point():
+    if data.dtype != walkers.dtype:
         raise ArgumentTypeError(
-            f"`{name}` must hold floating-point numbers, got {data.dtype}; scale the data "
-            "and call `.to(torch.get_default_dtype())`."
+            f"`{name}` must have the dtype of the walkers, {walkers.dtype}, got "
+            f"{data.dtype}; scale whole numbers to the range of the model and call "
+            f"`.to({walkers.dtype})`."
         )
     bad = ~torch.isfinite(data.reshape(len(data), -1)).all(1)
     if bad.any():
@@ -44,7 +46,7 @@ class Batches:
         data: Tensor `(n, *event)`, or an iterable of batches (a DataLoader); of a batch
             that is a tuple the first entry is taken.
         batch_size: Rows per batch of a tensor; `None` takes all rows every time.
-        event_shape: Shape of one datum.
+        walkers: Walkers, whose shape and dtype the data must have.
         generator: Shuffles a tensor anew in every epoch.
     """
 
@@ -52,13 +54,13 @@ class Batches:
         self,
         data: Tensor | Iterable,
         batch_size: int | None,
-        event_shape: Sequence[int],
+        walkers: Tensor,
         generator: torch.Generator,
     ) -> None:
         """Check a tensor at once; batches of a loader are checked as they come."""
-        self.data, self.event_shape, self.generator = data, event_shape, generator
+        self.data, self.walkers, self.generator = data, walkers[:1], generator
         if isinstance(data, Tensor):
-            check_data("data", data, event_shape)
+            check_data("data", data, walkers)
         elif not isinstance(data, Iterable):
             raise ArgumentTypeError(
                 "`data` must be a tensor or an iterable of batches (a DataLoader), got "
@@ -107,10 +109,6 @@ class Batches:
         for batch in loader:
             rows = batch[0] if isinstance(batch, tuple | list) else batch
             empty = False
-            yield check_data("data", rows, self.event_shape)
+            yield check_data("data", rows, self.walkers)
         if empty:
             raise DataError("`data` is empty: the loader yields no batch.")
-
-
-def _inside(shape: Sequence[int]) -> str:
-    return ", ".join(map(str, shape)) or "…"

@@ -5,6 +5,7 @@ the base: `Z_0 = 1` exactly, and draws of the base are exact first walkers.
 """
 
 from abc import ABC, abstractmethod
+from copy import deepcopy
 
 import torch
 from torch import Tensor, nn
@@ -91,10 +92,8 @@ class EnergyModel(StartableEnergy):
 
     def _check_start(self) -> None:
         probe = self.draw(4, torch.Generator().manual_seed(0))
-        training = self.net.training
         with torch.no_grad():
-            values = self.net.eval()(probe)
-        self.net.train(training)
+            values = deepcopy(self.net).eval()(probe)
         if values.shape not in ((4,), (4, 1)):
             raise EnergyError(
                 "`net` must return one energy per walker: expected shape (4,) or (4, 1) "
@@ -108,10 +107,15 @@ class EnergyModel(StartableEnergy):
             )
 
 
-def check_walkers_are_independent(energy: EnergyFn, walkers: Tensor) -> None:
-    """Raise if the energy of one walker depends on another, or on hidden randomness."""
+def check_walkers_are_independent(model: nn.Module, walkers: Tensor) -> None:
+    """Raise if the energy of one walker depends on another, or on hidden randomness.
+
+    The parameters are shaken for the test: layers that are zero would hide both.
+    """
     sample = walkers[: min(len(walkers), 8)]
-    with torch.no_grad():
+    with torch.random.fork_rng(), torch.no_grad():
+        torch.manual_seed(0)
+        energy = _shaken(model, sample)
         first, again = energy(sample), energy(sample)
         if not torch.equal(first, again):
             raise EnergyError(
@@ -130,6 +134,23 @@ def check_walkers_are_independent(energy: EnergyFn, walkers: Tensor) -> None:
             f"{float(changed):.3g}. BatchNorm in train mode? Call `eval()`, or use a "
             "normalisation within one walker (LayerNorm, GroupNorm)."
         )
+
+
+def _shaken(model: nn.Module, sample: Tensor) -> EnergyFn:
+    """Return the energy at other parameters, or as it is where those have no meaning."""
+
+    def at(parameters: dict[str, Tensor]) -> EnergyFn:
+        # Buffers are copied: BatchNorm writes into its own.
+        state = parameters | {n: b.clone() for n, b in model.named_buffers()}
+        return lambda x: torch.func.functional_call(model, state, (x,))
+
+    shaken = {
+        name: p + torch.randn_like(p) * (0.1 + p.abs() / 10)
+        for name, p in model.named_parameters()
+    }
+    if torch.isfinite(at(shaken)(sample)).all():
+        return at(shaken)
+    return at(dict(model.named_parameters()))
 
 
 def _zero_last_layer(net: nn.Module) -> None:

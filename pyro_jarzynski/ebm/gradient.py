@@ -36,9 +36,11 @@ class WalkerGradient:
     def __call__(self, rows: slice, energy: Tensor, log_weight: Tensor) -> None:
         """Take the energies of `rows`, with their graph, and their log-weights."""
         del rows
-        log_weight = log_weight if self.weighted else torch.zeros_like(log_weight)
-        if not (log_weight > -torch.inf).any():
+        alive = log_weight > -torch.inf
+        if not alive.any():
             return
+        if not self.weighted:
+            log_weight = torch.zeros_like(log_weight).masked_fill(~alive, -torch.inf)
         log_part = weights.log_sum_exp(log_weight)
         share = weights.normalise(log_weight).to(energy.dtype)
         slopes = torch.autograd.grad(

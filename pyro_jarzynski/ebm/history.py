@@ -5,7 +5,7 @@ import math
 from collections.abc import Iterator
 from pathlib import Path
 
-from pyro_jarzynski.errors import ArgumentError
+from pyro_jarzynski.errors import ArgumentError, DataError
 
 COLUMNS = {
     "step": "updates of the parameters so far",
@@ -72,11 +72,16 @@ class History:
 
     @classmethod
     def from_csv(cls, path: Path | str) -> "History":
-        """Read a table that `to_csv` wrote."""
+        """Read a table that `to_csv` wrote; raise `DataError` if it is damaged."""
         history = cls()
         with open(path, newline="", encoding="utf-8") as file:
-            for row in csv.DictReader(file):
-                history.append(**{name: float(value) for name, value in row.items()})
+            for number, row in enumerate(csv.DictReader(file), 2):
+                try:
+                    history.append(**{name: float(value) for name, value in row.items()})
+                except (TypeError, ValueError) as error:
+                    raise DataError(
+                        f"Line {number} of {path} is damaged: {error}"
+                    ) from error
         return history
 
     def best(self) -> dict[str, float] | None:

@@ -1,13 +1,12 @@
-"""Training an energy-based model with weighted walkers.
+"""The training loop of energy-based models, whatever their walkers do.
 
 The gradient of the cross-entropy of a model `e^{-U_θ}/Z_θ` is
 
     ∂_θ H = E_data[∂_θ U_θ] - E_ρθ[∂_θ U_θ],
 
-and the second term is the hard one. `JarzynskiLearner` takes it from walkers whose
-weights follow every change of `θ`, so it is consistent; the contrastive-divergence
-learners of `contrastive.py` differ from it in this one respect. All of them report the
-likelihood from an audit cloud that feeds nothing.
+and the second term is the hard one. The learners differ in the walkers from which they
+take it: weighted ones in `jarzynski.py`, others in `contrastive.py`. All of them report
+the likelihood from an audit cloud that feeds nothing.
 """
 
 import math
@@ -26,6 +25,7 @@ from pyro_jarzynski.core.adaptation import adapted
 from pyro_jarzynski.core.curvature import warn_if_unstable
 from pyro_jarzynski.core.interrupt import deferred_interrupt
 from pyro_jarzynski.core.kernels import ULA, Kernel
+from pyro_jarzynski.core.noise import stream
 from pyro_jarzynski.core.resampling import Resampler
 from pyro_jarzynski.core.walkers import Walkers
 from pyro_jarzynski.ebm.cloud import Cloud
@@ -34,7 +34,7 @@ from pyro_jarzynski.ebm.energy import StartableEnergy
 from pyro_jarzynski.ebm.gradient import WalkerGradient, walker_gradient
 from pyro_jarzynski.ebm.history import History
 from pyro_jarzynski.ebm.tracker import Likelihood, LikelihoodTracker
-from pyro_jarzynski.errors import ArgumentError, NonFiniteEnergyError, count
+from pyro_jarzynski.errors import ArgumentError, JarzynskiError, NonFiniteEnergyError, count
 
 Callback = Callable[["Learner", dict[str, float]], None]
 
@@ -94,11 +94,17 @@ class Learner(ABC):
         }
         count("audit_walkers", audit_walkers)
         self.audit = LikelihoodTracker(
-            model, num_walkers=audit_walkers, seed=seed + 1, **settings
+            model, num_walkers=audit_walkers, seed=seed, **settings
         )
         settings["num_moves"] = settings.pop("moves_per_update")
-        self.cloud = Cloud(model, num_walkers=num_walkers, seed=seed, **settings)
-        self.data_generator = torch.Generator().manual_seed(seed)
+        self.cloud = Cloud(
+            model,
+            num_walkers=num_walkers,
+            seed=seed,
+            purpose="training walkers",
+            **settings,
+        )
+        self.data_generator = stream(seed, "data")
         self.history = History()
         self.num_steps = 0
         self.best: Snapshot | None = None
@@ -179,7 +185,9 @@ class Learner(ABC):
 
         Raises:
             DataError: Data are empty, not finite or of the wrong shape.
-            NonFiniteEnergyError: Training diverged; the parameters are those before.
+            NonFiniteEnergyError: Training diverged. Parameters and walkers are those before
+                the update that failed.
+            WeightCollapseError: All weights are zero; as above.
             KeyboardInterrupt: Ctrl-C was pressed.
         """
         count("num_steps", num_steps, 0)
@@ -188,18 +196,19 @@ class Learner(ABC):
             count("batch_size", batch_size)
         if patience is not None:
             count("patience", patience)
-        shape = self.cloud.position.shape[1:]
+            if validation is None:
+                raise ArgumentError("`patience` needs `validation` data; got None.")
         if validation is not None:
-            check_data("validation", validation, shape)
-        batches = Batches(data, batch_size, shape, self.data_generator)
+            check_data("validation", validation, self.cloud.position)
+        batches = Batches(data, batch_size, self.cloud.position, self.data_generator)
         if not self._negative:
             self.begin(batches)
             self._negative = self.gradient_now()
-        last = self.num_steps + num_steps
+        first, last = self.num_steps, self.num_steps + num_steps
         clock = time.perf_counter() - (self.history["seconds"] or [0.0])[-1]
         stream, nlls = iter(batches), list[float]()
         with deferred_interrupt() as raise_if_interrupted:
-            while self.num_steps < last and not self._is_stale(patience):
+            while self.num_steps < last and not self._is_stale(patience, first):
                 update = self._update(next(stream), batches)
                 nlls.append(update.nll)
                 if self.num_steps % eval_every == 0 or self.num_steps == last:
@@ -231,7 +240,39 @@ class Learner(ABC):
             chunk_size=self.cloud.tools.chunk_size,
         )
 
+    def gradient_from(self, gather: WalkerGradient) -> list[Tensor]:
+        """Return what was gathered on the way; a NaN at a dropped walker spoils that."""
+        if all(torch.isfinite(slope).all() for slope in gather.sum):
+            return gather.sum
+        return self.gradient_now()
+
     def _update(self, batch: Tensor, batches: Batches) -> Update:
+        energy, norm = self._differentiate(batch)
+        nll = energy + self.log_normalizer
+        kept = [parameter.detach().clone() for parameter in self.parameters]
+        clouds = self.cloud.walkers, self.audit.cloud.walkers
+        try:
+            self.optimizer.step()
+            negative, rate, ess = self.advance(batches)
+            self.audit.update()
+        except JarzynskiError:
+            # Parameters that their walkers cannot follow are of no use to anybody.
+            self.cloud.walkers, self.audit.cloud.walkers = clouds
+            with torch.no_grad():
+                for parameter, value in zip(self.parameters, kept, strict=True):
+                    parameter.copy_(value)
+            raise
+        if self.lr_scheduler is not None:
+            self.lr_scheduler.step()
+        self._negative = negative
+        self.num_steps += 1
+        self.cloud.kernel = adapted(self.cloud.kernel, rate)
+        # The audit takes its step size from here, never from its own walkers.
+        self.audit.cloud.set_step_size(self.step_size)
+        return Update(nll, rate, ess, norm)
+
+    def _differentiate(self, batch: Tensor) -> tuple[float, float]:
+        """Set the gradients; return the mean energy of the data and their norm."""
         self.optimizer.zero_grad()
         energy = self.model(batch).mean()
         energy.backward()
@@ -239,26 +280,15 @@ class Learner(ABC):
             # A parameter that the data do not reach has no gradient yet.
             seen = torch.zeros_like(parameter) if parameter.grad is None else parameter.grad
             parameter.grad = seen - negative
-        norm = float(
-            nn.utils.get_total_norm([p.grad for p in self.parameters if p.grad is not None])
-        )
-        if not math.isfinite(norm):
+        slopes = [p.grad for p in self.parameters if p.grad is not None]
+        norm = float(nn.utils.get_total_norm(slopes))
+        if not math.isfinite(norm + float(energy.detach())):
             raise NonFiniteEnergyError(
-                f"The gradient of update {self.num_steps + 1} is not finite: training "
-                "diverged. Use a smaller learning rate or more moves per update; the "
-                "best parameters so far are kept, see `restore_best`."
+                f"The energy of the data or its gradient is not finite in update "
+                f"{self.num_steps + 1}: training diverged. Use a smaller learning rate or "
+                "more moves per update; parameters and walkers are those before."
             )
-        nll = float(energy.detach()) + self.log_normalizer
-        self.optimizer.step()
-        if self.lr_scheduler is not None:
-            self.lr_scheduler.step()
-        self._negative, rate, ess = self.advance(batches)
-        self.audit.update()
-        self.num_steps += 1
-        self.cloud.kernel = adapted(self.cloud.kernel, rate)
-        # The audit takes its step size from here, never from its own walkers.
-        self.audit.cloud.set_step_size(self.step_size)
-        return Update(nll, rate, ess, norm)
+        return float(energy.detach()), norm
 
     def _record(
         self, update: Update, train_nll: float, seconds: float, validation: Tensor | None
@@ -285,6 +315,11 @@ class Learner(ABC):
 
     def _score(self, validation: Tensor) -> float:
         nll = self.nll(validation).nll
+        if math.isnan(nll):
+            raise NonFiniteEnergyError(
+                f"The energy of the validation data is NaN after update {self.num_steps}; "
+                "check these data, or use a smaller learning rate."
+            )
         if self.best is None or nll < self.best.validation_nll:
             self.best = Snapshot(
                 self.num_steps,
@@ -295,54 +330,10 @@ class Learner(ABC):
             )
         return nll
 
-    def _is_stale(self, patience: int | None) -> bool:
+    def _is_stale(self, patience: int | None, first: int) -> bool:
         if patience is None or self.best is None:
             return False
-        return self.num_steps - self.best.step >= patience
-
-
-class JarzynskiLearner(Learner):
-    """Trains a model with walkers whose weights follow its parameters.
-
-    Each update: gradient of the data and of the weighted walkers, optimiser, then every
-    walker is carried to the new parameters with its exact weight, and the cloud is
-    resampled if its effective sample size is low. Energies of the walkers are evaluated
-    once per move; the gradient of the parameters shares that pass.
-
-    Args:
-        model: `EnergyModel`, or any `StartableEnergy` module.
-        optimizer: Any torch optimiser over the parameters of the model.
-        num_walkers: Walkers `N` that train the model.
-        audit_walkers: Walkers that only follow, and give every likelihood reported.
-        kernel: How walkers move. The step size of MALA and HMC is adapted.
-        moves_per_update: Moves of every walker per update.
-        ess_threshold: Resample when `ESS < ess_threshold N`, in [0, 1].
-        resampler: A name or function of `core.resampling`.
-        lr_scheduler: Any torch scheduler, stepped once per update.
-        seed: Seed of walkers, audit walkers and data order.
-        chunk_size: Walkers per call of the model; `None` takes all at once.
-
-    Raises:
-        ArgumentError: A number is out of its range, or the optimiser misses parameters.
-        EnergyError: The energy couples walkers, is random, or has a wrong shape.
-
-    Source:
-        Carbone, Hua, Coste, Vanden-Eijnden (2023), arXiv:2305.19414, Algorithm 1.
-    """
-
-    def begin(self, batches: Batches) -> None:
-        """Leave the walkers where they are: exact draws of the model at its start."""
-
-    def advance(self, batches: Batches) -> tuple[list[Tensor], float, float]:
-        """Carry the weighted walkers to the new parameters."""
-        gather = WalkerGradient(self.parameters)
-        info = self.cloud.follow(gather)
-        gradient = gather.sum
-        if not all(torch.isfinite(g).all() for g in gradient):
-            # A walker of weight zero with a NaN energy spoils the shared pass.
-            gradient = self.gradient_now()
-        size = self.cloud.walkers.num_walkers
-        return gradient, float(info.acceptance_rate), float(info.ess) / size
+        return self.num_steps - max(self.best.step, first) >= patience
 
 
 def _trainable(model: nn.Module, optimizer: Optimizer) -> list[nn.Parameter]:

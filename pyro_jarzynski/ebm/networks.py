@@ -30,6 +30,10 @@ class MLP(nn.Module):
     ) -> None:
         """Build the layers."""
         super().__init__()
+        if not sizes:
+            raise ArgumentError(
+                "`sizes` must have at least the width of the input; got []."
+            )
         for size in sizes:
             count("sizes", size)
         one_of("activation", activation, ACTIVATIONS)

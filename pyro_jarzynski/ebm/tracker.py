@@ -79,6 +79,7 @@ class LikelihoodTracker:
             ess_threshold=ess_threshold,
             resampler=resampler,
             seed=seed,
+            purpose="audit walkers",
             chunk_size=chunk_size,
         )
         check_walkers_are_independent(model, self.cloud.position)
@@ -122,7 +123,7 @@ class LikelihoodTracker:
         return self.cloud.sample(num, seed)
 
     def _energies(self, x: Tensor) -> Tensor:
-        check_data("x", x, self.cloud.position.shape[1:])
+        check_data("x", x, self.cloud.position)
         step = self.cloud.tools.chunk_size or len(x)
         with torch.no_grad():
             return torch.cat([self.model(part) for part in x.split(step)])

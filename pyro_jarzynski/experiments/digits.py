@@ -7,6 +7,7 @@ from torch import Tensor
 from torch.distributions import Independent, Normal
 
 from pyro_jarzynski.core.kernels import MALA
+from pyro_jarzynski.core.noise import stream
 from pyro_jarzynski.data import DequantisedBatches, ImageData
 from pyro_jarzynski.ebm.energy import EnergyModel
 from pyro_jarzynski.ebm.learner import Learner
@@ -74,9 +75,9 @@ def digits_run(
     one_of("algorithm", algorithm, LEARNERS)
     positive("learning_rate", learning_rate)
     count("batch_size", batch_size)
-    generator = torch.Generator().manual_seed(seed)
+    generator = stream(seed, "dequantisation")
     # The split and its dequantisation are the same for every seed of the training.
-    fixed = torch.Generator().manual_seed(0)
+    fixed = stream(0, "fixed dequantisation")
     validation = data.whitening.to_coordinates(data.validation, fixed)
     test = data.whitening.to_coordinates(data.test, fixed)
     train = data.whitening.to_coordinates(data.train, fixed)

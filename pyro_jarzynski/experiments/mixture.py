@@ -13,11 +13,13 @@ import torch
 from torch import Tensor
 
 from pyro_jarzynski.core.kernels import ULA
+from pyro_jarzynski.core.noise import stream
 from pyro_jarzynski.ebm.contrastive import (
     ContrastiveDivergence,
     PersistentContrastiveDivergence,
 )
-from pyro_jarzynski.ebm.learner import JarzynskiLearner, Learner
+from pyro_jarzynski.ebm.jarzynski import JarzynskiLearner
+from pyro_jarzynski.ebm.learner import Learner
 from pyro_jarzynski.ebm.networks import GaussianMixtureEnergy
 from pyro_jarzynski.errors import one_of
 
@@ -47,7 +49,7 @@ class Mixture:
         means = torch.zeros(2, dimension, dtype=torch.float64)
         means[:, 0] = torch.tensor([-10.0, 6.0])
         truth = GaussianMixtureEnergy(means, torch.tensor([0.0, -math.log(3)]).double())
-        return cls(truth, truth.draw(num, torch.Generator().manual_seed(seed)))
+        return cls(truth, truth.draw(num, stream(seed, "mixture data")))
 
     @property
     def mass(self) -> float:
@@ -116,7 +118,7 @@ def mixture_learner(
         code published with it.
     """
     learner = LEARNERS[one_of("algorithm", algorithm, LEARNERS)]
-    generator = torch.Generator().manual_seed(seed)
+    generator = stream(seed, "means")
     means = 0.01 * torch.randn(2, dimension, dtype=torch.float64, generator=generator)
     means[:, 0] = torch.tensor([-0.1, 0.1])
     model = GaussianMixtureEnergy(means, torch.zeros(2, dtype=torch.float64))

@@ -180,5 +180,5 @@ def _read_columns(path: Path) -> dict[str, list[float]]:
         with open(path, newline="", encoding="utf-8") as file:
             rows = list(csv.DictReader(file))
             return {name: [float(row[name]) for row in rows] for name in rows[0]}
-    except (OSError, ValueError, IndexError) as error:
+    except (OSError, ValueError, IndexError, TypeError) as error:
         raise ModelFileError(f"{path} cannot be read: {error}") from error

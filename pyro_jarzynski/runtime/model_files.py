@@ -76,7 +76,12 @@ def save_model(
     tensors |= {f"extra.{name}": value for name, value in (extras or {}).items()}
     tensors["walkers.position"] = walkers.position
     tensors["walkers.log_weight"] = walkers.log_weight
-    content = save({name: t.detach().cpu().contiguous() for name, t in tensors.items()})
+    content = save(
+        {
+            name: t.detach().cpu().clone(memory_format=torch.contiguous_format)
+            for name, t in tensors.items()
+        }
+    )
     record = {
         "format": FORMAT,
         "version": VERSION,
@@ -103,19 +108,21 @@ def load_model(directory: Path | str, model: StartableEnergy | None = None) -> S
     folder = Path(directory)
     record = _read_record(folder)
     tensors = _read_tensors(folder, record["sha256"])
-    known = (
-        model if model is not None else _rebuild(record["model"], _part(tensors, "base."))
-    )
     try:
+        known = _rebuild(record["model"], tensors) if model is None else model
         known.load_state_dict(_part(tensors, "model."))
-    except RuntimeError as error:
+        position, log_weight = tensors["walkers.position"], tensors["walkers.log_weight"]
+    except ModelFileError:
+        raise
+    except (LookupError, RuntimeError, TypeError, ValueError) as error:
         raise ModelFileError(
-            f"{folder / 'model.safetensors'} does not fit the model: {error}"
+            f"The tensors in {folder} do not fit the model that `model.json` describes: "
+            f"{error}"
         ) from error
     return SavedModel(
         model=known,
-        position=tensors["walkers.position"],
-        log_weight=tensors["walkers.log_weight"],
+        position=position,
+        log_weight=log_weight,
         log_normalizer=float(record["log_normalizer"]),
         log_normalizer_error=float(record["log_normalizer_error"]),
         extras=_part(tensors, "extra."),
@@ -140,15 +147,16 @@ def _normal_base(base: Distribution) -> Normal | None:
     return inside if isinstance(inside, Normal) and len(base.event_shape) == 1 else None
 
 
-def _rebuild(description: Mapping[str, Any], base: dict[str, Tensor]) -> StartableEnergy:
+def _rebuild(
+    description: Mapping[str, Any], tensors: Mapping[str, Tensor]
+) -> StartableEnergy:
     match description:
         case {"kind": "gaussian mixture", "modes": int(modes), "dimension": int(dimension)}:
-            zeros = torch.zeros(modes, dimension, dtype=torch.float64)
-            return GaussianMixtureEnergy(zeros, zeros[:, 0])
+            means = tensors["model.means"].new_zeros(modes, dimension)
+            return GaussianMixtureEnergy(means, means[:, 0])
         case {"kind": "mlp", "sizes": list(sizes), "activation": str(activation)}:
-            prior = Independent(Normal(base["loc"], base["scale"]), 1)
-            network = MLP(sizes, activation).to(base["loc"].dtype)
-            return EnergyModel(network, prior)
+            prior = Independent(Normal(tensors["base.loc"], tensors["base.scale"]), 1)
+            return EnergyModel(MLP(sizes, activation).to(prior.mean.dtype), prior)
         case {"kind": "other", "class": str(name)}:
             raise ModelFileError(
                 f"The model is a {name}, which is not of this package: pass an instance of "
@@ -161,7 +169,7 @@ def _read_record(folder: Path) -> dict[str, Any]:
     path = folder / "model.json"
     try:
         record = json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError) as error:
+    except (OSError, RecursionError, ValueError) as error:
         raise ModelFileError(f"{path} cannot be read: {error}") from error
     expected: dict[str, type | tuple[type, ...]] = {
         "model": dict,

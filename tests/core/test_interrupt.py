@@ -10,21 +10,31 @@ from pyro_jarzynski.core.interrupt import deferred_interrupt
 
 def test_interrupt_waits_for_the_check():
     finished = []
-    with pytest.raises(KeyboardInterrupt), deferred_interrupt() as check:
-        check()
-        signal.raise_signal(signal.SIGINT)
-        finished.append("step")
-        check()
-        finished.append("next step")
+
+    def run():
+        with deferred_interrupt() as check:
+            check()
+            signal.raise_signal(signal.SIGINT)
+            finished.append("step")
+            check()
+            finished.append("next step")
+
+    with pytest.raises(KeyboardInterrupt):
+        run()
     assert finished == ["step"]
 
 
 def test_second_interrupt_is_immediate():
     finished = []
-    with pytest.raises(KeyboardInterrupt), deferred_interrupt():
-        signal.raise_signal(signal.SIGINT)
-        signal.raise_signal(signal.SIGINT)
-        finished.append("step")
+
+    def run():
+        with deferred_interrupt():
+            signal.raise_signal(signal.SIGINT)
+            signal.raise_signal(signal.SIGINT)
+            finished.append("step")
+
+    with pytest.raises(KeyboardInterrupt):
+        run()
     assert not finished
 
 

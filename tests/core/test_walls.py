@@ -11,13 +11,16 @@ from pyro_jarzynski.core.kernels import MALA, ULA
 from pyro_jarzynski.core.paths import Tempering
 from pyro_jarzynski.core.walkers import init
 from pyro_jarzynski.errors import (
-    JarzynskiError,
     NonFiniteEnergyError,
     NonFiniteEnergyWarning,
+    SupportWarning,
     WeightCollapseError,
 )
 from tests.identities import Z_ONE, z_score
 from tests.scenarios import FLOAT
+
+# Unadjusted kernels say that their weights miss paths across a wall; it is tested below.
+pytestmark = pytest.mark.filterwarnings("ignore::pyro_jarzynski.errors.SupportWarning")
 
 INVARIANT = {"MALA": MALA(0.6), "HMC": HMC(0.7, num_leapfrog=2)}
 UNADJUSTED = {"ULA": ULA(0.2), "underdamped": UnderdampedLangevin(0.6)}
@@ -58,25 +61,12 @@ def test_walls_of_invariant_kernels(kernel):
 
 
 @pytest.mark.parametrize("kernel", UNADJUSTED.values(), ids=UNADJUSTED)
-def test_walls_of_unadjusted_kernels(kernel):
-    """Either the evidence is right, or the run says that it cannot be.
-
-    An unadjusted move back can leave the walls, so that its density does not integrate
-    to one inside them. False alarms: 1e-4.
-    """
-    position, generator = draws(20_000)
+def test_walls_of_unadjusted_kernels_are_warned_of(kernel):
+    """A move back can leave the walls: its density does not integrate to one inside."""
+    position, generator = draws(1000)
     energy = walled(0.0)
-    try:
-        walkers, _ = smc.run(
-            init(-position.abs(), energy),
-            [energy] * 6,
-            kernel,
-            ess_threshold=0.0,
-            generator=generator,
-        )
-    except (JarzynskiError, UserWarning):
-        return
-    assert abs(z_score(walkers.log_weight.exp(), 1)) < Z_ONE
+    with pytest.warns(SupportWarning, match=r"of 1000 walkers left the support in step 1"):
+        smc.run(init(-position.abs(), energy), [energy] * 2, kernel, generator=generator)
 
 
 @pytest.mark.parametrize("kernel", (INVARIANT | UNADJUSTED).values())

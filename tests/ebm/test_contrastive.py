@@ -1,5 +1,6 @@
 """Contrastive divergence: walkers that start at the data and carry no weights."""
 
+import math
 from itertools import pairwise
 
 import pytest
@@ -21,7 +22,7 @@ KERNELS = [ULA(0.1), MALA(0.3), UnderdampedLangevin(0.4)]
 
 
 def batches_of(served, data):
-    return Batches(served, None, data.shape[1:], torch.Generator().manual_seed(0))
+    return Batches(served, None, data, torch.Generator().manual_seed(0))
 
 
 def rows_from(position, data):
@@ -35,7 +36,9 @@ def test_walkers_carry_no_weights(kind, kernel):
     learner = mixture_learner(kind, kernel=kernel, ess_threshold=1.0)
     history = learner.fit(mixture_data(), 10, batch_size=50, eval_every=1)
     assert (learner.cloud.walkers.log_weight == 0).all()
-    assert history["ess"] == [1.0] * 10
+    # What needs weights is unknown, not perfect.
+    for name in ("ess", "training_log_z"):
+        assert all(map(math.isnan, history[name]))
     assert history["resamplings"] == [0] * 10
     # The audit is weighted, and resampled, nevertheless.
     assert history["audit_resamplings"][-1] > 0

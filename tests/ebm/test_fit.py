@@ -8,8 +8,10 @@ from torch.utils.data import DataLoader, TensorDataset
 
 from pyro_jarzynski import MALA, JarzynskiLearner
 from pyro_jarzynski.ebm.history import COLUMNS
+from pyro_jarzynski.errors import NonFiniteEnergyError
 from tests.ebm.models import (
     FLOAT,
+    Shifted,
     mixture_data,
     mixture_learner,
     network_model,
@@ -138,6 +140,22 @@ def test_training_goes_on_from_the_best(best):
     torch.testing.assert_close(cloud.walkers.evaluation.energy, energies)
 
 
+class Unscored(Shifted):
+    """Has no energy at eleven data as long as it is broken."""
+
+    broken = True
+
+    def forward(self, x):
+        values = super().forward(x)
+        return values * math.nan if self.broken and len(x) == 11 else values
+
+
+def test_a_validation_nll_of_nan_is_an_error():
+    learner = mixture_learner(model=Unscored())
+    with pytest.raises(NonFiniteEnergyError, match="validation data is NaN after update 2"):
+        learner.fit(mixture_data(), 6, validation=mixture_data(11), eval_every=2)
+
+
 def test_patience_stops():
     learner = mixture_learner(audit_walkers=400)
     history = learner.fit(
@@ -149,6 +167,12 @@ def test_patience_stops():
     )
     best = history.best()["step"]
     assert history["step"][-1] == best + 15 < 400
+
+
+def test_patience_begins_anew_with_each_call(best):
+    learner, goal = best
+    learner.fit(mixture_data() * 1.5, 50, validation=goal, eval_every=5, patience=15)
+    assert 60 < learner.num_steps < 110
 
 
 def test_two_calls_are_one_run():

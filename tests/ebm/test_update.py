@@ -4,7 +4,7 @@ import pytest
 import torch
 
 from pyro_jarzynski import MALA, ULA, GaussianMixtureEnergy
-from pyro_jarzynski.core.noise import normal_like
+from pyro_jarzynski.core.noise import normal_like, stream
 from tests.ebm.models import FLOAT, mixture_data, mixture_learner, start_mixture
 
 STEP, RATE = 0.1, 0.05
@@ -16,7 +16,7 @@ class ByHand:
     def __init__(self, model, num_walkers, seed):
         self.means = model.means.detach().clone().requires_grad_()
         self.free_z = model.free_z.detach().clone().requires_grad_()
-        self.generator = torch.Generator().manual_seed(seed)
+        self.generator = stream(seed, "training walkers")
         self.x = model.draw(num_walkers, self.generator)
         self.log_weight = torch.zeros(num_walkers, dtype=FLOAT)
 

@@ -120,7 +120,7 @@ def test_a_class_that_is_not_known_needs_an_instance(tmp_path):
 def test_an_instance_that_does_not_fit(tmp_path):
     saved(tmp_path, Shifted())
     for other in (start_mixture(), Shifted(dimension=4)):
-        with pytest.raises(ModelFileError, match="does not fit the model"):
+        with pytest.raises(ModelFileError, match="do not fit the model"):
             load_model(tmp_path, other)
 
 

@@ -1,0 +1,51 @@
+"""Training an energy-based model with walkers whose weights follow its parameters."""
+
+from torch import Tensor
+
+from pyro_jarzynski.ebm.data import Batches
+from pyro_jarzynski.ebm.gradient import WalkerGradient
+from pyro_jarzynski.ebm.learner import Learner
+
+
+class JarzynskiLearner(Learner):
+    """Trains a model with walkers whose weights follow its parameters.
+
+    Each update: gradient of the data and of the weighted walkers, optimiser, then every
+    walker is carried to the new parameters with its exact weight, and the cloud is
+    resampled if its effective sample size is low. Energies of the walkers are evaluated
+    once per move; the gradient of the parameters shares that pass.
+
+    Args:
+        model: `EnergyModel`, or any `StartableEnergy` module.
+        optimizer: Any torch optimiser over the parameters of the model.
+        num_walkers: Walkers `N` that train the model.
+        audit_walkers: Walkers that only follow, and give every likelihood reported.
+        kernel: How walkers move. The step size of MALA and HMC is adapted.
+        moves_per_update: Moves of every walker per update.
+        ess_threshold: Resample when `ESS < ess_threshold N`, in [0, 1].
+        resampler: A name or function of `core.resampling`.
+        lr_scheduler: Any torch scheduler, stepped once per update.
+        seed: Seed of walkers, audit walkers and data order.
+        chunk_size: Walkers per call of the model; `None` takes all at once.
+
+    Raises:
+        ArgumentError: A number is out of its range, or the optimiser misses parameters.
+        EnergyError: The energy couples walkers, is random, or has a wrong shape.
+
+    Source:
+        Carbone, Hua, Coste, Vanden-Eijnden (2023), arXiv:2305.19414, Algorithm 1.
+    """
+
+    def begin(self, batches: Batches) -> None:
+        """Leave the walkers where they are: exact draws of the model at its start."""
+
+    def advance(self, batches: Batches) -> tuple[list[Tensor], float, float]:
+        """Carry the weighted walkers to the new parameters."""
+        gather = WalkerGradient(self.parameters)
+        info = self.cloud.follow(gather)
+        size = self.cloud.walkers.num_walkers
+        return (
+            self.gradient_from(gather),
+            float(info.acceptance_rate),
+            float(info.ess) / size,
+        )
