@@ -9,6 +9,7 @@ from pyro_jarzynski.core.hamiltonian import HMC as HMC
 from pyro_jarzynski.core.hamiltonian import UnderdampedLangevin as UnderdampedLangevin
 from pyro_jarzynski.core.kernels import MALA as MALA
 from pyro_jarzynski.core.kernels import ULA as ULA
+from pyro_jarzynski.core.kernels import Tools as Tools
 from pyro_jarzynski.core.paths import ParameterPath as ParameterPath
 from pyro_jarzynski.core.paths import Tempering as Tempering
 from pyro_jarzynski.core.resampling import RESAMPLERS as RESAMPLERS

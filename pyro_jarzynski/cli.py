@@ -96,7 +96,7 @@ def digits(
     algorithm: TheAlgorithm = Algorithm.jarzynski,
     steps: Annotated[int, typer.Option(help="Updates of the parameters.")] = 1600,
     walkers: Walkers = 1024,
-    audit_walkers: AuditWalkers = 1024,
+    audit_walkers: AuditWalkers = 1536,
     moves: Annotated[int, typer.Option(help="MALA moves per update.")] = 5,
     learning_rate: Annotated[
         float, typer.Option(help="First learning rate of Adam; falls after 250 updates.")

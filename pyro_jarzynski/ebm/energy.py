@@ -38,7 +38,8 @@ class EnergyModel(StartableEnergy):
     Args:
         net: Module from `(N, *event)` to `(N,)` or `(N, 1)`. Its last layer with a weight
             is set to zero, unless `zero_last_layer` is false.
-        base: Distribution with batch shape `()` and the event shape of a walker.
+        base: Distribution with batch shape `()` and the event shape of a walker, on the
+            device and of the dtype of the network.
         zero_last_layer: Set the last layer to zero; if false the network must already
             return zero.
 
@@ -87,7 +88,8 @@ class EnergyModel(StartableEnergy):
             return self.base.sample(torch.Size([num]))
 
     def start_log_normalizer(self) -> float:
-        """Return `log Z` of the base: 0."""
+        """Return `log Z` of the base: 0; raise if the model has left its start."""
+        self._check_start()
         return 0.0
 
     def _check_start(self) -> None:
@@ -102,8 +104,9 @@ class EnergyModel(StartableEnergy):
         if values.abs().max() != 0:
             raise ArgumentError(
                 "`net` must start at zero, so that the first walkers are exact draws of "
-                f"the base; it returns up to {float(values.abs().max()):.3g}. End it with "
-                "a linear layer, or set its last layer to zero."
+                f"the base; it returns up to {float(values.abs().max()):.3g}. End a new "
+                "network with a linear layer; build the learner or tracker of a model "
+                "before it is trained."
             )
 
 

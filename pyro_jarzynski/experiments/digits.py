@@ -17,7 +17,7 @@ from pyro_jarzynski.experiments.mixture import LEARNERS
 
 # Updates for which the learning rate stays at its first value, and the power with which
 # it falls after them.
-HOLD, POWER = 250, 1.1
+HOLD, POWER = 250, 1.0
 
 
 @dataclass(frozen=True)
@@ -44,7 +44,7 @@ def digits_run(
     algorithm: str = "jarzynski",
     *,
     num_walkers: int = 1024,
-    audit_walkers: int = 1024,
+    audit_walkers: int = 1536,
     moves_per_update: int = 5,
     learning_rate: float = 1e-3,
     batch_size: int = 256,
