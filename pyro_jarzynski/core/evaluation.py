@@ -30,6 +30,9 @@ from pyro_jarzynski.errors import EnergyError, NonFiniteEnergyError, count
 EnergyFn: TypeAlias = Callable[[Any], Tensor]
 
 
+TermsFn: TypeAlias = Callable[[Any], tuple[Tensor, ...]]
+
+
 class CombinedEnergy(NamedTuple):
     """A linear combination `U(x) = Σ_j c_j E_j(x)` of energies from one call.
 
@@ -39,7 +42,7 @@ class CombinedEnergy(NamedTuple):
             infinite there.
     """
 
-    terms: Callable[[Position], tuple[Tensor, ...]]
+    terms: TermsFn
     coefficients: tuple[float, ...]
 
 
@@ -61,12 +64,15 @@ class Evaluation(NamedTuple):
         grad: `∇U(x)`, in the shape of the position.
         grad_sq: `|∇U(x)|²`, `(N,)`; moves need it, and it shows NaN and infinity.
         terms: Energies and gradients of the terms of a `CombinedEnergy`, or nothing.
+        source: Function that gave the terms, by which another combination of them is told
+            from one of other terms.
     """
 
     energy: Tensor
     grad: Position
     grad_sq: Tensor
     terms: tuple["Term", ...] = ()
+    source: TermsFn | None = None
 
 
 # Called on each chunk of walkers, with its energies while their graph is alive.
@@ -122,23 +128,24 @@ def reevaluate(
 
     For another combination of the same terms this costs no call at all.
     """
-    if isinstance(energy, CombinedEnergy) and known.terms and visit is None:
-        return combine(known.terms, energy.coefficients)
+    if isinstance(energy, CombinedEnergy) and known.source == energy.terms and not visit:
+        return combine(known.terms, energy)
     return evaluate(energy, position, chunk_size=chunk_size, visit=visit)
 
 
-def combine(terms: Sequence[Term], coefficients: Sequence[float]) -> Evaluation:
+def combine(terms: Sequence[Term], combination: CombinedEnergy) -> Evaluation:
     """Return the linear combination of evaluated terms."""
-    used = [(t, c) for t, c in zip(terms, coefficients, strict=True) if c != 0]
+    known, source = tuple(terms), combination.terms
+    used = [(t, c) for t, c in zip(known, combination.coefficients, strict=True) if c != 0]
     if not used:
-        zero = map_tree(torch.zeros_like, terms[0])
-        return Evaluation(zero.energy, zero.grad, zero.energy, tuple(terms))
+        zero = map_tree(torch.zeros_like, known[0])
+        return Evaluation(zero.energy, zero.grad, zero.energy, known, source)
     first, scale = used[0]
     energy, grad = first.energy * scale, map_tree(lambda g: g * scale, first.grad)
     for term, scale in used[1:]:
         energy = energy + scale * term.energy
         grad = map_tree(lambda a, b, c=scale: a + c * b, grad, term.grad)
-    return Evaluation(energy, grad, inner(grad, grad), tuple(terms))
+    return Evaluation(energy, grad, inner(grad, grad), known, source)
 
 
 def is_outside(evaluation: Evaluation) -> tuple[Tensor, Tensor]:
@@ -179,7 +186,7 @@ def _evaluate_chunk(
             for term in terms:
                 _check_shape(term, rows)
             _check_graph(any(t.requires_grad for t in terms))
-            result = combine([_differentiate(t, point) for t in terms], energy.coefficients)
+            result = combine([_differentiate(t, point) for t in terms], energy)
             if visit is not None:
                 used = zip(terms, energy.coefficients, strict=True)
                 visit(rows, torch.stack([c * t for t, c in used if c != 0]).sum(0), result)

@@ -18,14 +18,15 @@ Position: TypeAlias = Tensor | dict[str, Tensor]
 def map_tree(fn: Callable[..., Any], tree: Any, *others: Any) -> Any:
     """Apply `fn` to the tensors of trees of one structure.
 
-    A tree is a tensor, `None`, a dictionary of trees, or a (named) tuple of trees.
+    A tree is a tensor, a dictionary of trees, or a (named) tuple of trees; anything else
+    in it stays as it is.
     """
-    if tree is None:
-        return None
     if isinstance(tree, Tensor):
         return fn(tree, *others)
     if isinstance(tree, dict):
         return {key: map_tree(fn, tree[key], *(o[key] for o in others)) for key in tree}
+    if not isinstance(tree, tuple):
+        return tree
     mapped = [map_tree(fn, *items) for items in zip(tree, *others, strict=True)]
     return type(tree)(*mapped) if hasattr(tree, "_fields") else tuple(mapped)
 

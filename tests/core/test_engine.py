@@ -215,3 +215,21 @@ def test_parameter_path_equals_a_list_of_energies():
         for p in (path, plain)
     )
     assert_same(found, expected)
+
+
+def test_another_path_of_other_terms_is_evaluated_anew():
+    def unit(x):
+        return x.square().sum(1) / 2
+
+    def twice(x):
+        return x.square().sum(1)
+
+    def narrow(x):
+        return 3 * x.square().sum(1)
+
+    tools = Tools(torch.Generator().manual_seed(0))
+    position = torch.randn(50, 2, dtype=FLOAT, generator=tools.generator)
+    first, second = Tempering(unit, twice, [0, 1]), Tempering(twice, narrow, [0, 1])
+    walkers, _ = smc.step(init(position, first[0]), first[1], MALA(0.1), tools=tools)
+    walkers, _ = smc.step(walkers, second[1], MALA(0.1), tools=tools)
+    torch.testing.assert_close(walkers.evaluation.energy, narrow(walkers.position))
