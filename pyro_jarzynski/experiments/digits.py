@@ -17,7 +17,7 @@ from pyro_jarzynski.experiments.mixture import LEARNERS
 
 # Updates for which the learning rate stays at its first value, and the power with which
 # it falls after them.
-HOLD, POWER = 250, 1.0
+HOLD, POWER = 250, 1.1
 
 
 @dataclass(frozen=True)
