@@ -57,6 +57,10 @@ class SupportWarning(UserWarning):
     """Walkers of an unadjusted kernel left the support of the density."""
 
 
+class AuditWarning(UserWarning):
+    """The audit walkers have collapsed: their likelihoods are not to be trusted."""
+
+
 class StepSizeWarning(UserWarning):
     """The step size is too large for the curvature of the energy."""
 

@@ -11,6 +11,7 @@ the likelihood from an audit cloud that feeds nothing.
 
 import math
 import time
+import warnings
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterable, Sequence
 from copy import deepcopy
@@ -34,7 +35,16 @@ from pyro_jarzynski.ebm.energy import StartableEnergy
 from pyro_jarzynski.ebm.gradient import WalkerGradient, walker_gradient
 from pyro_jarzynski.ebm.history import History
 from pyro_jarzynski.ebm.tracker import Likelihood, LikelihoodTracker
-from pyro_jarzynski.errors import ArgumentError, JarzynskiError, NonFiniteEnergyError, count
+from pyro_jarzynski.errors import (
+    ArgumentError,
+    AuditWarning,
+    JarzynskiError,
+    NonFiniteEnergyError,
+    count,
+)
+
+# Standard error of log Z, at most 1 by its nature, from which it has no meaning.
+COLLAPSED = 0.95
 
 Callback = Callable[["Learner", dict[str, float]], None]
 
@@ -109,6 +119,7 @@ class Learner(ABC):
         self.num_steps = 0
         self.best: Snapshot | None = None
         self._negative: list[Tensor] = []
+        self._warned = False
 
     @abstractmethod
     def begin(self, batches: Batches) -> None:
@@ -295,6 +306,7 @@ class Learner(ABC):
     ) -> dict[str, float]:
         if len(self.history) % 50 == 0:
             warn_if_unstable(self.cloud.kernel, self.model, self.cloud.position)
+        self._warn_if_collapsed()
         return self.history.append(
             step=self.num_steps,
             seconds=seconds,
@@ -311,6 +323,18 @@ class Learner(ABC):
             step_size=self.step_size,
             learning_rate=self.optimizer.param_groups[0]["lr"],
             grad_norm=update.grad_norm,
+        )
+
+    def _warn_if_collapsed(self) -> None:
+        if self._warned or self.log_normalizer_error < COLLAPSED:
+            return
+        self._warned = True
+        warnings.warn(
+            f"At update {self.num_steps} almost all audit walkers descend from one: log Z "
+            "and the likelihoods are no longer to be trusted. Use more audit walkers, more "
+            "moves per update, or a smaller learning rate.",
+            AuditWarning,
+            stacklevel=3,
         )
 
     def _score(self, validation: Tensor) -> float:

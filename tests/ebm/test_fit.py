@@ -8,7 +8,7 @@ from torch.utils.data import DataLoader, TensorDataset
 
 from pyro_jarzynski import MALA, JarzynskiLearner
 from pyro_jarzynski.ebm.history import COLUMNS
-from pyro_jarzynski.errors import NonFiniteEnergyError
+from pyro_jarzynski.errors import AuditWarning, NonFiniteEnergyError
 from tests.ebm.models import (
     FLOAT,
     Shifted,
@@ -234,3 +234,9 @@ def test_frozen_parameters_stay():
     learner.fit(mixture_data(), 5)
     assert torch.equal(model.free_z, torch.zeros(1, dtype=FLOAT))
     assert not torch.equal(model.means, start_mixture().means)
+
+
+def test_a_collapsed_audit_is_a_warning():
+    learner = mixture_learner(model=start_mixture(), audit_walkers=2, learning_rate=0.5)
+    with pytest.warns(AuditWarning, match="audit walkers descend from one"):
+        learner.fit(mixture_data() + 5, 200, eval_every=5)
