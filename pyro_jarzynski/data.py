@@ -6,7 +6,6 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from sklearn.datasets import load_digits as _read_digits
 from torch import Tensor
 
 from pyro_jarzynski.errors import DataError, MissingDependencyError, count
@@ -123,7 +122,10 @@ def load_digits(
         num_validation: Digits held out of training for validation.
         num_test: Digits held out for the test.
     """
-    grey = torch.as_tensor(_read_digits().data)
+    # Takes a second, which nobody who asks the command line for help should wait.
+    from sklearn.datasets import load_digits as read_digits
+
+    grey = torch.as_tensor(read_digits().data)
     count("num_validation", num_validation, 0)
     count("num_test", num_test, 0)
     if num_validation + num_test > len(grey) - 100:

@@ -6,8 +6,9 @@ import shutil
 import pytest
 import typer
 
-from pyro_jarzynski import save_model
+from pyro_jarzynski import RESAMPLERS, cli, save_model
 from pyro_jarzynski.cli import app
+from pyro_jarzynski.experiments.mixture import LEARNERS
 from tests.command_line import TINY, call, flat, names_in, train
 from tests.ebm.models import mixture_learner
 
@@ -145,3 +146,8 @@ def test_without_a_command_help_is_shown():
     answer = call()
     for name in ("train", "report"):
         assert name in answer.shown + answer.error
+
+
+def test_the_command_line_knows_every_algorithm_and_resampler():
+    assert {a.value for a in cli.Algorithm} == set(LEARNERS)
+    assert {r.value for r in cli.Resampler} == set(RESAMPLERS)
