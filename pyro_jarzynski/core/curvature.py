@@ -13,7 +13,7 @@ from pyro_jarzynski.core.evaluation import Energy, evaluate
 from pyro_jarzynski.core.kernels import Kernel
 from pyro_jarzynski.core.noise import normal_like, stream
 from pyro_jarzynski.core.preconditioner import Factor, scale, scale_transposed
-from pyro_jarzynski.core.trees import Position, inner, leaves, map_tree
+from pyro_jarzynski.core.trees import Position, inner, leaves, map_tree, per_walker
 from pyro_jarzynski.errors import StepSizeWarning
 
 
@@ -99,7 +99,7 @@ def _hessian_product(
 
 def _unit(vector: Position) -> Position:
     norm = inner(vector, vector).sqrt().clamp(min=torch.finfo(torch.float32).tiny)
-    return map_tree(lambda v: v / norm.reshape((-1,) + (1,) * (v.ndim - 1)), vector)
+    return map_tree(lambda v: v / per_walker(norm, v), vector)
 
 
 def _difference_step(position: Position) -> float:

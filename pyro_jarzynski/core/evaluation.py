@@ -122,15 +122,14 @@ def reevaluate(
     known: Evaluation,
     *,
     chunk_size: int | None = None,
-    visit: Visitor | None = None,
 ) -> Evaluation:
     """Evaluate another energy at walkers that were evaluated before.
 
     For another combination of the same terms this costs no call at all.
     """
-    if isinstance(energy, CombinedEnergy) and known.source == energy.terms and not visit:
+    if isinstance(energy, CombinedEnergy) and known.source == energy.terms:
         return combine(known.terms, energy)
-    return evaluate(energy, position, chunk_size=chunk_size, visit=visit)
+    return evaluate(energy, position, chunk_size=chunk_size)
 
 
 def combine(terms: Sequence[Term], combination: CombinedEnergy) -> Evaluation:
@@ -205,13 +204,10 @@ def _differentiate(values: Tensor, point: Position, *, keep_graph: bool = True) 
     inputs = list(leaves(point))
     if not values.requires_grad:
         return Term(values, rebuild(point, (torch.zeros_like(x) for x in inputs)))
-    found = torch.autograd.grad(
-        values.sum(), inputs, retain_graph=keep_graph, allow_unused=True
+    slopes = torch.autograd.grad(
+        values.sum(), inputs, retain_graph=keep_graph, materialize_grads=True
     )
-    slopes = (
-        torch.zeros_like(x) if g is None else g for x, g in zip(inputs, found, strict=True)
-    )
-    return Term(values.detach(), rebuild(point, slopes))
+    return Term(values.detach(), rebuild(point, iter(slopes)))
 
 
 def _as_leaf(x: Tensor) -> Tensor:

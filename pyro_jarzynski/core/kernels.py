@@ -254,11 +254,12 @@ def weighed(
     Returns:
         The evaluation and the log-weights, `(N,)`.
     """
-    if visit is None and known is not None:
-        there = reevaluate(energy, position, known, chunk_size=tools.chunk_size)
-        return there, weigh(slice(None), there)
+    chunk_size = tools.chunk_size
     if visit is None:
-        there = evaluate(energy, position, chunk_size=tools.chunk_size)
+        if known is None:
+            there = evaluate(energy, position, chunk_size=chunk_size)
+        else:
+            there = reevaluate(energy, position, known, chunk_size=chunk_size)
         return there, weigh(slice(None), there)
     parts: list[Tensor] = []
 
@@ -267,7 +268,7 @@ def weighed(
         outside, broken = is_outside(there)
         visit(rows, values, parts[-1].masked_fill(outside | broken, -torch.inf))
 
-    there = evaluate(energy, position, chunk_size=tools.chunk_size, visit=on_chunk)
+    there = evaluate(energy, position, chunk_size=chunk_size, visit=on_chunk)
     return there, torch.cat(parts)
 
 

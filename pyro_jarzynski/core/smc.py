@@ -81,12 +81,20 @@ def step(
         num = walkers.num_walkers
         ancestors = resampler(walkers.log_weight, num, tools.generator)
         walkers = resample(walkers, ancestors)
-    rates = []
-    for _ in range(num_moves - kernel.moves_on_switch):
+    left = num_moves - kernel.moves_on_switch
+    walkers, rate = move(walkers, energy, kernel, num_moves=left, tools=tools)
+    return walkers, StepInfo(ess, cess, walkers.log_normalizer, rate, resampled)
+
+
+def move(
+    walkers: Walkers, energy: Energy, kernel: Kernel, *, num_moves: int, tools: Tools
+) -> tuple[Walkers, Tensor]:
+    """Move walkers under their energy; return them and the mean acceptance rate, `()`."""
+    rates = [walkers.log_weight.new_ones(())] if num_moves == 0 else []
+    for _ in range(num_moves):
         walkers, rate = kernel.move(walkers, energy, tools)
         rates.append(rate)
-    rate = torch.stack(rates).mean() if rates else ess.new_ones(())
-    return walkers, StepInfo(ess, cess, walkers.log_normalizer, rate, resampled)
+    return walkers, torch.stack(rates).mean()
 
 
 def run(

@@ -46,7 +46,7 @@ def rebuild(position: Position, tensors: Iterator[Tensor]) -> Position:
 
 def num_walkers(position: Position) -> int:
     """Return the number of walkers, or raise if the tensors of a position disagree."""
-    if not isinstance(position, Tensor | dict) or not position_is_filled(position):
+    if not isinstance(position, Tensor | dict) or not _is_filled(position):
         raise ArgumentTypeError(
             "`position` must be a tensor, or a non-empty dictionary of tensors, with "
             f"walkers along dimension 0; got {type(position).__name__}."
@@ -60,7 +60,7 @@ def num_walkers(position: Position) -> int:
     return sizes.pop()
 
 
-def position_is_filled(position: Position) -> bool:
+def _is_filled(position: Position) -> bool:
     """Tell whether a position holds at least one tensor, and nothing else."""
     if isinstance(position, Tensor):
         return True
@@ -78,8 +78,9 @@ def inner(a: Position, b: Position) -> Tensor:
 
 def select(mask: Tensor, yes: Any, no: Any) -> Any:
     """Return, walker by walker, the rows of `yes` where `mask` holds and else of `no`."""
-    return map_tree(lambda a, b: torch.where(_like(mask, a), a, b), yes, no)
+    return map_tree(lambda a, b: torch.where(per_walker(mask, a), a, b), yes, no)
 
 
-def _like(mask: Tensor, tensor: Tensor) -> Tensor:
-    return mask.reshape(mask.shape + (1,) * (tensor.ndim - 1))
+def per_walker(values: Tensor, like: Tensor) -> Tensor:
+    """Return one value per walker, `(N,)`, in a shape that broadcasts with a leaf."""
+    return values.reshape(values.shape + (1,) * (like.ndim - 1))

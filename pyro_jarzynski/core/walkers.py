@@ -164,7 +164,8 @@ def drop(walkers: Walkers, mask: Tensor, stay: Walkers | None = None) -> Walkers
     if stay is not None:
         position = select(mask, stay.position, walkers.position)
         walkers = walkers._replace(position=position)
-    flat = map_tree(lambda x: _zero_rows(x, mask), walkers.evaluation)
+    zero = map_tree(torch.zeros_like, walkers.evaluation)
+    flat = select(mask, zero, walkers.evaluation)
     dead = torch.where(mask, -math.inf, walkers.log_weight)
     return walkers._replace(evaluation=flat, log_weight=dead)
 
@@ -183,10 +184,6 @@ def resample(walkers: Walkers, ancestors: Tensor) -> Walkers:
         log_weight=torch.zeros_like(walkers.log_weight),
         log_banked=walkers.log_normalizer,
     )
-
-
-def _zero_rows(x: Tensor, mask: Tensor) -> Tensor:
-    return torch.where(mask.reshape(mask.shape + (1,) * (x.ndim - 1)), 0, x)
 
 
 def _report_broken(broken: Tensor, step: int) -> None:

@@ -87,11 +87,14 @@ class Cloud:
 
     def relax(self) -> Tensor:
         """Move the walkers under the model they are at; return the acceptance rate."""
-        rates = []
-        for _ in range(self.num_moves):
-            self.walkers, rate = self.kernel.move(self.walkers, self.model, self.tools)
-            rates.append(rate)
-        return torch.stack(rates).mean()
+        self.walkers, rate = smc.move(
+            self.walkers,
+            self.model,
+            self.kernel,
+            num_moves=self.num_moves,
+            tools=self.tools,
+        )
+        return rate
 
     def forget_weights(self) -> None:
         """Make all weights equal again, as contrastive divergence does."""

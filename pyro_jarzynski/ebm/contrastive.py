@@ -11,6 +11,7 @@ from typing import Any
 from torch import Tensor
 from torch.optim import Optimizer
 
+from pyro_jarzynski.ebm.cloud import Cloud
 from pyro_jarzynski.ebm.data import Batches
 from pyro_jarzynski.ebm.energy import StartableEnergy
 from pyro_jarzynski.ebm.gradient import WalkerGradient
@@ -32,8 +33,7 @@ class PersistentContrastiveDivergence(Learner):
 
     def begin(self, batches: Batches) -> None:
         """Put the walkers at data."""
-        self.cloud.ess_threshold = 0.0
-        self.cloud.restart(batches.draw(self.cloud.walkers.num_walkers))
+        _start_at_data(self.cloud, batches)
 
     def advance(self, batches: Batches) -> tuple[list[Tensor], float, float]:
         """Move the walkers under the new parameters, without weights."""
@@ -73,18 +73,21 @@ class ContrastiveDivergence(Learner):
 
     def begin(self, batches: Batches) -> None:
         """Put the walkers at data and move them."""
-        self.cloud.ess_threshold = 0.0
-        self.cloud.restart(batches.draw(self.cloud.walkers.num_walkers))
+        _start_at_data(self.cloud, batches)
         self.cloud.relax()
         self.cloud.forget_weights()
 
     def advance(self, batches: Batches) -> tuple[list[Tensor], float, float]:
         """Start at the data again if it is time, and move under the new parameters."""
         if (self.num_steps + 1) % self.restart_every == 0:
-            self.cloud.restart(batches.draw(self.cloud.walkers.num_walkers))
+            _start_at_data(self.cloud, batches)
             rate = self.cloud.relax()
         else:
             rate = self.cloud.follow().acceptance_rate
         self.cloud.forget_weights()
         # The gradient is that of the walkers after their moves: at the data it is zero.
         return self.gradient_now(), float(rate), math.nan
+
+
+def _start_at_data(cloud: Cloud, batches: Batches) -> None:
+    cloud.restart(batches.draw(cloud.walkers.num_walkers))

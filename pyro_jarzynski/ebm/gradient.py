@@ -44,23 +44,13 @@ class WalkerGradient:
         log_part = weights.log_sum_exp(log_weight)
         share = weights.normalise(log_weight).to(energy.dtype)
         slopes = torch.autograd.grad(
-            energy, self.parameters, grad_outputs=share, allow_unused=True
+            energy, self.parameters, grad_outputs=share, materialize_grads=True
         )
-        if self.log_total.isinf():
-            self.log_total = log_part
-            self.sum = [
-                self._filled(p, g) for p, g in zip(self.parameters, slopes, strict=True)
-            ]
-            return
-        self.log_total, keep, gain = weights.merge(self.log_total, log_part)
+        log_total = self.log_total.to(log_part.device)
+        self.log_total, keep, gain = weights.merge(log_total, log_part)
         self.sum = [
-            keep * old + gain * self._filled(p, g)
-            for p, old, g in zip(self.parameters, self.sum, slopes, strict=True)
+            keep * old + gain * new for old, new in zip(self.sum, slopes, strict=True)
         ]
-
-    @staticmethod
-    def _filled(parameter: nn.Parameter, slope: Tensor | None) -> Tensor:
-        return torch.zeros_like(parameter) if slope is None else slope
 
 
 def walker_gradient(

@@ -107,6 +107,8 @@ class Learner(ABC):
             model, num_walkers=audit_walkers, seed=seed, **settings
         )
         settings["num_moves"] = settings.pop("moves_per_update")
+        if not self.weighted:
+            settings["ess_threshold"] = 0.0
         self.cloud = Cloud(
             model,
             num_walkers=num_walkers,
@@ -217,10 +219,10 @@ class Learner(ABC):
             self._negative = self.gradient_now()
         first, last = self.num_steps, self.num_steps + num_steps
         clock = time.perf_counter() - (self.history["seconds"] or [0.0])[-1]
-        stream, nlls = iter(batches), list[float]()
+        source, nlls = iter(batches), list[float]()
         with deferred_interrupt() as raise_if_interrupted:
             while self.num_steps < last and not self._is_stale(patience, first):
-                update = self._update(next(stream), batches)
+                update = self._update(next(source), batches)
                 nlls.append(update.nll)
                 if self.num_steps % eval_every == 0 or self.num_steps == last:
                     seconds = time.perf_counter() - clock
@@ -286,12 +288,10 @@ class Learner(ABC):
         """Set the gradients; return the mean energy of the data and their norm."""
         self.optimizer.zero_grad()
         energy = self.model(batch).mean()
-        energy.backward()
-        for parameter, negative in zip(self.parameters, self._negative, strict=True):
-            # A parameter that the data do not reach has no gradient yet.
-            seen = torch.zeros_like(parameter) if parameter.grad is None else parameter.grad
-            parameter.grad = seen - negative
-        slopes = [p.grad for p in self.parameters if p.grad is not None]
+        positive = torch.autograd.grad(energy, self.parameters, materialize_grads=True)
+        slopes = [p - n for p, n in zip(positive, self._negative, strict=True)]
+        for parameter, slope in zip(self.parameters, slopes, strict=True):
+            parameter.grad = slope
         norm = float(nn.utils.get_total_norm(slopes))
         if not math.isfinite(norm + float(energy.detach())):
             raise NonFiniteEnergyError(

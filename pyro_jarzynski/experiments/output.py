@@ -84,7 +84,7 @@ def save_run(
     notes = {
         "experiment": experiment,
         "settings": dict(settings),
-        "results": {"log_z": learner.log_normalizer, **results},
+        "results": dict(results),
     }
     save_model(out, learner.model, walkers, extras=extras, notes=notes)
 
