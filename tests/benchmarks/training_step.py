@@ -122,7 +122,7 @@ def main() -> None:
         ("differences", DifferencesEnergy),
         ("product", GaussianMixtureEnergy),
     ):
-        step, floor, ratio = paired(make_learner(energy, 1), data, arguments.repeats)
+        step, floor, ratio = paired(make_learner(energy, 2), data, arguments.repeats)
         gain = f"{published / step:.1f}" if published else "–"
         print(f"| {name} | {1e3 * step:.2f} | {1e3 * floor:.2f} | {ratio:.2f} | {gain} |")
 
