@@ -168,8 +168,8 @@ _REWEIGHT = kernels.reweight
 def _resampled(**changes: Callable[[Walkers], Any]) -> Callable[[], Any]:
     """`resample` with fields that are taken from the walkers before it."""
 
-    def resample(walkers: Walkers, ancestors: Tensor) -> Walkers:
-        new = _RESAMPLE(walkers, ancestors)
+    def resample(walkers: Walkers, ancestors: Tensor, *chosen: Tensor) -> Walkers:
+        new = _RESAMPLE(walkers, ancestors, *chosen)
         return new._replace(**{name: old(walkers) for name, old in changes.items()})
 
     return _replace(smc, "resample", resample)

@@ -46,7 +46,7 @@ def replicate(
         ratio = (walkers.log_normalizer - path.log_ratio).exp()
         mean = walkers.weight @ walkers.position[:, 0]
         error = walkers.log_normalizer_error**2
-        rows.append(torch.stack([ratio, mean, error, ratio.new_tensor(resampled)]))
+        rows.append(torch.stack([ratio, mean, error, ratio.new_tensor(int(resampled))]))
     return Replicates(*torch.stack(rows).T)
 
 

@@ -154,7 +154,7 @@ class UnderdampedLangevin:
         self, walkers: Walkers, energy: Energy, tools: Tools
     ) -> tuple[Walkers, Tensor]:
         """Move every walker once under its energy, weighting the discretisation."""
-        return self.switch(walkers, energy, tools), walkers.log_weight.new_ones(())
+        return self.switch(walkers, energy, tools), torch.ones_like(walkers.log_banked)
 
     def _refresh(self, walkers: Walkers, tools: Tools) -> Position:
         fresh = normal_like(walkers.position, tools.generator)

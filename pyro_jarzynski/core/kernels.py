@@ -72,7 +72,7 @@ class Kernel(Protocol):
     def move(
         self, walkers: Walkers, energy: Energy, tools: Tools
     ) -> tuple[Walkers, Tensor]:
-        """Move walkers under their energy; return them and the acceptance rate, `()`."""
+        """Move walkers under their energy; return them and their acceptance rate."""
 
 
 @dataclass(frozen=True)
@@ -129,7 +129,7 @@ class ULA:
         self, walkers: Walkers, energy: Energy, tools: Tools
     ) -> tuple[Walkers, Tensor]:
         """Move every walker once under its energy, weighting the discretisation."""
-        return self.switch(walkers, energy, tools), walkers.log_weight.new_ones(())
+        return self.switch(walkers, energy, tools), torch.ones_like(walkers.log_banked)
 
     def _noise(self, position: Position, tools: Tools) -> Position:
         noise = normal_like(position, tools.generator)
@@ -216,7 +216,7 @@ def metropolis(
     """Accept moves to `end` with probability `min(1, e^{log_ratio})`.
 
     Points of density zero are refused. Returns the walkers and their mean acceptance
-    probability, `()`.
+    probability, `()` or one per island.
     """
     refused = find_outside(walkers, there)
     probability = torch.where(refused, 0.0, log_ratio.clamp(max=0).exp())
@@ -230,7 +230,7 @@ def metropolis(
         uniform < probability, (end, there), (walkers.position, walkers.evaluation)
     )
     moved = walkers._replace(position=position, evaluation=evaluation)
-    return moved, probability.mean()
+    return moved, walkers.by_island(probability).mean(-1)
 
 
 def weighed(

@@ -5,6 +5,7 @@ All schemes share one signature,
     ancestors = scheme(log_weight, num, generator)      # (N,), n -> (n,) int64
 
 work in float64, never choose a walker of weight zero, and keep the evidence unbiased.
+With islands, `(C, N)`, each is resampled by itself.
 Systematic resampling, the default, has the least variance in practice and gives each
 walker `n W_i` children up to less than one.
 """
@@ -41,7 +42,7 @@ def systematic(
     log_weight: Tensor, num: int, generator: torch.Generator | None = None
 ) -> Tensor:
     """Draw `num` ancestors at equal distances, from one random number."""
-    uniform = _uniform(log_weight, 1, generator).expand(num)
+    uniform = _uniform(log_weight, 1, generator)
     return _invert(normalise(log_weight), _strata(uniform, num))
 
 
@@ -49,6 +50,8 @@ def residual(
     log_weight: Tensor, num: int, generator: torch.Generator | None = None
 ) -> Tensor:
     """Take `floor(n W_i)` copies of each walker and draw the remainder independently."""
+    if log_weight.ndim > 1:
+        return torch.stack([residual(island, num, generator) for island in log_weight])
     expected = num * normalise(log_weight)
     copies = expected.floor()
     fixed = torch.arange(len(expected), device=expected.device)
@@ -78,7 +81,8 @@ def get_resampler(resampler: str | Resampler) -> Resampler:
 
 
 def _uniform(like: Tensor, num: int, generator: torch.Generator | None) -> Tensor:
-    return torch.rand(num, dtype=torch.float64, device=like.device, generator=generator)
+    shape = (*like.shape[:-1], num)
+    return torch.rand(shape, dtype=torch.float64, device=like.device, generator=generator)
 
 
 def _strata(uniform: Tensor, num: int) -> Tensor:
@@ -88,8 +92,8 @@ def _strata(uniform: Tensor, num: int) -> Tensor:
 
 def _invert(weight: Tensor, level: Tensor) -> Tensor:
     """Return the first index whose cumulative weight exceeds each level."""
-    cumulative = weight.cumsum(0)
-    cumulative = cumulative / cumulative[-1]
+    cumulative = weight.cumsum(-1)
+    cumulative = cumulative / cumulative[..., -1:]
     # Rounding can lift a level to 1, beyond every walker; the largest float below 1
     # still lies under the last walker of positive weight.
     level = level.clamp(max=math.nextafter(1.0, 0.0))

@@ -8,6 +8,7 @@
 energy, resample if the effective sample size (ESS) is low, move.
 """
 
+from collections.abc import Iterable, Iterator
 from typing import NamedTuple
 
 import torch
@@ -19,6 +20,7 @@ from pyro_jarzynski.core.evaluation import Energy
 from pyro_jarzynski.core.kernels import Kernel, Tools, Visit
 from pyro_jarzynski.core.paths import Path
 from pyro_jarzynski.core.resampling import Resampler, get_resampler, systematic
+from pyro_jarzynski.core.trees import map_tree
 from pyro_jarzynski.core.walkers import Walkers, resample
 from pyro_jarzynski.errors import ArgumentError, count, fraction
 
@@ -26,19 +28,39 @@ from pyro_jarzynski.errors import ArgumentError, count, fraction
 class StepInfo(NamedTuple):
     """What one step did; read by diagnostics, never by the next step.
 
+    Each is `()`, or `(C,)` for walkers on `C` islands.
+
     Attributes:
-        ess: Effective sample size before resampling, between 1 and `N`, `()`.
-        conditional_ess: That of this step's increment alone, `()`.
-        log_normalizer: Estimate of `log Z` after the step, `()`.
-        acceptance_rate: Mean acceptance probability of the moves, `()`; 1 if unadjusted.
+        ess: Effective sample size before resampling, between 1 and `N`.
+        conditional_ess: That of this step's increment alone.
+        log_normalizer: Estimate of `log Z` after the step.
+        acceptance_rate: Mean acceptance probability of the moves; 1 if unadjusted.
         resampled: Whether this step resampled.
+        log_weight: Log-weights before resampling, `(N,)`.
     """
 
     ess: Tensor
     conditional_ess: Tensor
     log_normalizer: Tensor
     acceptance_rate: Tensor
-    resampled: bool
+    resampled: Tensor
+    log_weight: Tensor
+
+
+class Stage(NamedTuple):
+    """One step of a plan that was made before the walkers set out.
+
+    Attributes:
+        energy: Energy to carry walkers to.
+        kernel: How to move them.
+        num_moves: Moves of every walker.
+        ess_threshold: Fraction of `N` below which to resample.
+    """
+
+    energy: Energy
+    kernel: Kernel
+    num_moves: int = 1
+    ess_threshold: float = 0.5
 
 
 def step(
@@ -49,6 +71,7 @@ def step(
     num_moves: int = 1,
     ess_threshold: float = 0.5,
     resampler: Resampler = systematic,
+    waste_free: bool = False,
     tools: Tools = Tools(),  # noqa: B008
     visit: Visit | None = None,
 ) -> tuple[Walkers, StepInfo]:
@@ -61,6 +84,9 @@ def step(
         num_moves: Moves of every walker, at least 1.
         ess_threshold: Fraction of `N` in [0, 1]; 0 never resamples.
         resampler: Draws ancestors; see `core.resampling`.
+        waste_free: Resample only `N / (num_moves + 1)` walkers, always, and keep all the
+            points that they visit (Dau, Chopin 2022, J. R. Stat. Soc. B 84(1)). For
+            kernels that leave the law invariant.
         tools: Generator and chunk size.
         visit: Sees the walkers under `energy` while their graph is alive.
 
@@ -71,30 +97,60 @@ def step(
         NonFiniteEnergyError: More than 1 % of the walkers met a NaN.
         WeightCollapseError: All weights are zero.
     """
-    before = walkers.log_weight
+    before = walkers.by_island(walkers.log_weight)
     walkers = walkers._replace(steps=walkers.steps + 1)
     walkers = kernel.switch(walkers, energy, tools, visit)
-    ess = weights.ess(walkers.log_weight)
-    cess = weights.conditional_ess(before, walkers.log_weight)
-    resampled = bool(ess < ess_threshold * walkers.num_walkers)
-    if resampled:
-        num = walkers.num_walkers
-        ancestors = resampler(walkers.log_weight, num, tools.generator)
-        walkers = resample(walkers, ancestors)
-    left = num_moves - kernel.moves_on_switch
-    walkers, rate = move(walkers, energy, kernel, num_moves=left, tools=tools)
-    return walkers, StepInfo(ess, cess, walkers.log_normalizer, rate, resampled)
+    log_weight = walkers.by_island(walkers.log_weight)
+    ess = weights.ess(log_weight)
+    cess = weights.conditional_ess(before, log_weight)
+    resampled = ess < ess_threshold * log_weight.shape[-1]
+    if waste_free:
+        resampled = torch.ones_like(resampled)
+        walkers, rate = _visit_all(walkers, energy, kernel, num_moves, resampler, tools)
+    else:
+        if resampled.any():
+            ancestors = resampler(log_weight, log_weight.shape[-1], tools.generator)
+            walkers = resample(walkers, ancestors, resampled)
+        left = num_moves - kernel.moves_on_switch
+        walkers, rate = move(walkers, energy, kernel, num_moves=left, tools=tools)
+    info = StepInfo(
+        ess, cess, walkers.log_normalizer, rate, resampled, log_weight.flatten()
+    )
+    return walkers, info
 
 
 def move(
     walkers: Walkers, energy: Energy, kernel: Kernel, *, num_moves: int, tools: Tools
 ) -> tuple[Walkers, Tensor]:
-    """Move walkers under their energy; return them and the mean acceptance rate, `()`."""
-    rates = [walkers.log_weight.new_ones(())] if num_moves == 0 else []
+    """Move walkers under their energy; return them and their mean acceptance rate."""
+    rates = [torch.ones_like(walkers.log_banked)] if num_moves == 0 else []
     for _ in range(num_moves):
         walkers, rate = kernel.move(walkers, energy, tools)
         rates.append(rate)
-    return walkers, torch.stack(rates).mean()
+    return walkers, torch.stack(rates).mean(0)
+
+
+def follow(
+    walkers: Walkers,
+    stages: Iterable[Stage],
+    *,
+    resampler: Resampler = systematic,
+    waste_free: bool = False,
+    tools: Tools = Tools(),  # noqa: B008
+) -> Iterator[tuple[Walkers, StepInfo]]:
+    """Carry walkers through the stages of a plan, yielding them after each."""
+    for stage in stages:
+        walkers, info = step(
+            walkers,
+            stage.energy,
+            stage.kernel,
+            num_moves=stage.num_moves,
+            ess_threshold=stage.ess_threshold,
+            resampler=resampler,
+            waste_free=waste_free,
+            tools=tools,
+        )
+        yield walkers, info
 
 
 def run(
@@ -142,16 +198,47 @@ def run(
     if len(path) == 0:
         raise ArgumentError("`path` must have at least one energy, got none.")
     warn_if_unstable(kernel, path[len(path) - 1], walkers.position)
+    stages = [
+        Stage(path[index], kernel, num_moves, ess_threshold)
+        for index in range(1, len(path))
+    ]
     infos = []
-    for index in range(1, len(path)):
-        walkers, info = step(
-            walkers,
-            path[index],
-            kernel,
-            num_moves=num_moves,
-            ess_threshold=ess_threshold,
-            resampler=draw,
-            tools=tools,
-        )
+    for moved, info in follow(walkers, stages, resampler=draw, tools=tools):
+        walkers = moved
         infos.append(info)
     return walkers, infos
+
+
+def _visit_all(
+    walkers: Walkers,
+    energy: Energy,
+    kernel: Kernel,
+    num_moves: int,
+    resampler: Resampler,
+    tools: Tools,
+) -> tuple[Walkers, Tensor]:
+    """Resample few walkers, move each `num_moves` times, and keep every point."""
+    if kernel.moves_on_switch:
+        raise ArgumentError(
+            f"`waste_free` needs a kernel that leaves the law invariant (MALA, HMC), got "
+            f"{type(kernel).__name__}."
+        )
+    log_weight = walkers.by_island(walkers.log_weight)
+    size = log_weight.shape[-1]
+    few = -(-size // (num_moves + 1))
+    ancestors = resampler(log_weight, few, tools.generator)
+    visited, rates = [resample(walkers, ancestors)], []
+    for _ in range(num_moves):
+        moved, rate = kernel.move(visited[-1], energy, tools)
+        visited.append(moved)
+        rates.append(rate)
+
+    def gather(*points: Tensor) -> Tensor:
+        if not points[0].ndim or len(points[0]) != len(visited[0].log_weight):
+            return points[0]
+        islands = [p.unflatten(0, (-1, few)) for p in points]
+        return torch.cat(islands, 1)[:, :size].flatten(0, 1)
+
+    banked = visited[0].log_banked
+    walkers = map_tree(gather, *visited)._replace(log_banked=banked)
+    return walkers, torch.stack(rates).mean(0)

@@ -3,6 +3,9 @@
 A cloud of `N` walkers stands for the law `ρ = e^{-U} / Z`. With `Ẑ` its estimate of `Z`,
 
     E[Ẑ] = Z     and     E[Ẑ Σ W_i f(X_i)] = Z E_ρ[f]     for every N.
+
+Several independent clouds, called islands, can move as one batch: their walkers follow
+each other along dimension 0, and what is known of a cloud gets a dimension `(C,)`.
 """
 
 import math
@@ -20,6 +23,7 @@ from pyro_jarzynski.errors import (
     NonFiniteEnergyError,
     NonFiniteEnergyWarning,
     SupportWarning,
+    count,
 )
 
 # Share of walkers that may meet a NaN in one step before it is an error.
@@ -33,7 +37,8 @@ class Walkers(NamedTuple):
         position: Positions, `(N, *event)`, or a dictionary of such tensors.
         evaluation: Energy and gradient there, carried so that a step costs one call.
         log_weight: Log-weights since the last resampling, `(N,)`, float64.
-        log_banked: `log Z_0` plus what earlier resamplings banked, `()`, float64.
+        log_banked: `log Z_0` plus what earlier resamplings banked, float64: `()` for one
+            cloud, `(C,)` for `C` islands of `N / C` walkers each.
         ancestor: Walker of the first cloud from which each descends, `(N,)`, int64.
         steps: Number of energies visited since the start, `()`, int64.
         momentum: Momenta of kernels that keep them, in the shape of the position.
@@ -54,23 +59,28 @@ class Walkers(NamedTuple):
 
     @property
     def log_normalizer(self) -> Tensor:
-        """Estimate of `log Z`, `()`, float64; `Ẑ` itself is unbiased."""
-        return self.log_banked + weights.log_mean_exp(self.log_weight)
+        """Estimate of `log Z`, `()` or `(C,)`, float64; `Ẑ` itself is unbiased."""
+        return self.log_banked + weights.log_mean_exp(self.by_island(self.log_weight))
 
     @property
     def log_normalizer_error(self) -> Tensor:
-        """Standard error of `log_normalizer` from the genealogy, `()`, float64."""
-        return weights.relative_variance(self.log_weight, self.ancestor).sqrt()
+        """Standard error of `log_normalizer` from the genealogy, `()` or `(C,)`."""
+        log_weight = self.by_island(self.log_weight)
+        return weights.relative_variance(log_weight, self.ancestor).sqrt()
 
     @property
     def weight(self) -> Tensor:
-        """Normalised weights, `(N,)`, float64."""
-        return weights.normalise(self.log_weight)
+        """Normalised weights, `(N,)` or `(C, N / C)`, float64."""
+        return weights.normalise(self.by_island(self.log_weight))
 
     @property
     def ess(self) -> Tensor:
-        """Effective sample size, between 1 and `N`, `()`."""
-        return weights.ess(self.log_weight)
+        """Effective sample size, at least 1, `()` or `(C,)`."""
+        return weights.ess(self.by_island(self.log_weight))
+
+    def by_island(self, values: Tensor) -> Tensor:
+        """Return one number per walker as `(N,)`, or `(C, N / C)` if there are islands."""
+        return values.reshape(*self.log_banked.shape, -1)
 
 
 def init(
@@ -79,6 +89,7 @@ def init(
     *,
     log_normalizer: float = 0.0,
     log_weight: Tensor | None = None,
+    num_islands: int | None = None,
     chunk_size: int | None = None,
 ) -> Walkers:
     """Start walkers that are draws of the law of `energy`.
@@ -88,6 +99,8 @@ def init(
         energy: `U_0`, in nats.
         log_normalizer: `log Z_0`; 0 for an energy that is a normalised `-log density`.
         log_weight: Log-weights of draws from another law, `(N,)`; `None` is zero.
+        num_islands: Number `C` of independent clouds, of which the first `N / C` draws
+            are one; `None` is a single cloud.
         chunk_size: Walkers per call of the energy; `None` takes all at once.
 
     Returns:
@@ -106,11 +119,16 @@ def init(
             f"`log_weight` must have shape ({size},), one per walker; got "
             f"{tuple(log_weight.shape)}."
         )
+    shape = () if num_islands is None else (count("num_islands", num_islands),)
+    if size % (num_islands or 1):
+        raise ArgumentError(
+            f"`position` holds {size} walkers, which {num_islands} islands cannot share."
+        )
     walkers = Walkers(
         position=map_tree(Tensor.detach, position),
         evaluation=evaluation,
         log_weight=log_weight.to(torch.float64),
-        log_banked=torch.tensor(log_normalizer, dtype=torch.float64, device=device),
+        log_banked=torch.full(shape, log_normalizer, dtype=torch.float64, device=device),
         ancestor=torch.arange(size, device=device),
         steps=torch.zeros((), dtype=torch.int64, device=device),
     )
@@ -170,8 +188,30 @@ def drop(walkers: Walkers, mask: Tensor, stay: Walkers | None = None) -> Walkers
     return walkers._replace(evaluation=flat, log_weight=dead)
 
 
-def resample(walkers: Walkers, ancestors: Tensor) -> Walkers:
-    """Replace walkers by their ancestors' copies and bank the evidence so far."""
+def resample(
+    walkers: Walkers, ancestors: Tensor, chosen: Tensor | None = None
+) -> Walkers:
+    """Replace walkers by their ancestors' copies and bank the evidence so far.
+
+    Args:
+        walkers: Weighted walkers.
+        ancestors: Index of each new walker's ancestor in its island, as `by_island` has
+            them.
+        chosen: Islands to resample, `(C,)`; `None` is all. The others stay as they are.
+    """
+    size = walkers.num_walkers // walkers.log_banked.numel()
+    first = size * torch.arange(walkers.log_banked.numel(), device=ancestors.device)
+    ancestors = ancestors.reshape(len(first), -1)
+    log_weight = walkers.by_island(walkers.log_weight)
+    log_banked = walkers.log_normalizer
+    if chosen is None:
+        log_weight = log_weight.new_zeros(len(first), ancestors.shape[1])
+    else:
+        itself = torch.arange(size, device=ancestors.device)
+        ancestors = torch.where(chosen[..., None], ancestors, itself)
+        log_weight = torch.where(chosen[..., None], 0.0, log_weight)
+        log_banked = torch.where(chosen, log_banked, walkers.log_banked)
+    ancestors = (ancestors + first[:, None]).flatten()
     position, evaluation, ancestor, momentum = map_tree(
         lambda x: x[ancestors],
         (walkers.position, walkers.evaluation, walkers.ancestor, walkers.momentum),
@@ -181,8 +221,8 @@ def resample(walkers: Walkers, ancestors: Tensor) -> Walkers:
         evaluation=evaluation,
         ancestor=ancestor,
         momentum=momentum,
-        log_weight=torch.zeros_like(walkers.log_weight),
-        log_banked=walkers.log_normalizer,
+        log_weight=log_weight.flatten(),
+        log_banked=log_banked,
     )
 
 

@@ -2,7 +2,7 @@
 
 With log-weights `A_i` of `N` walkers, `W_i = e^{A_i} / Σ_j e^{A_j}`. A log-weight of
 minus infinity is a weight of zero; NaN, and a cloud of which all weights are zero, are
-errors.
+errors. Walkers lie along the last dimension; leading ones are islands, independent clouds.
 """
 
 import math
@@ -16,31 +16,30 @@ from pyro_jarzynski.errors import WeightCollapseError
 def as_log_weight(values: Tensor) -> Tensor:
     """Return `values` in float64, or raise if they cannot be log-weights."""
     log_weight = values.to(torch.float64)
-    top = log_weight.max()
     # One reduction serves both tests: the maximum of anything with a NaN is NaN.
-    if not math.isfinite(top.item()):
+    if not torch.isfinite(log_weight.amax(-1)).all():
         _raise_collapse(log_weight)
     return log_weight
 
 
 def normalise(log_weight: Tensor) -> Tensor:
     """Return the normalised weights `W_i`, `(N,)`, which sum to one."""
-    return torch.softmax(as_log_weight(log_weight), 0)
+    return torch.softmax(as_log_weight(log_weight), -1)
 
 
 def log_sum_exp(log_weight: Tensor) -> Tensor:
     """Return `log Σ e^{A_i}`, `()`."""
-    return torch.logsumexp(as_log_weight(log_weight), 0)
+    return torch.logsumexp(as_log_weight(log_weight), -1)
 
 
 def log_mean_exp(log_weight: Tensor) -> Tensor:
     """Return `log (1/N) Σ e^{A_i}`, `()`: the estimate of a ratio of normalisers."""
-    return log_sum_exp(log_weight) - math.log(len(log_weight))
+    return log_sum_exp(log_weight) - math.log(log_weight.shape[-1])
 
 
 def ess(log_weight: Tensor) -> Tensor:
     """Return the effective sample size `1 / Σ W_i²`, between 1 and `N`."""
-    return 1 / normalise(log_weight).square().sum()
+    return 1 / normalise(log_weight).square().sum(-1)
 
 
 def conditional_ess(before: Tensor, after: Tensor) -> Tensor:
@@ -61,7 +60,7 @@ def conditional_ess(before: Tensor, after: Tensor) -> Tensor:
     """
     squared = torch.where(before == -math.inf, before, 2 * after - before)
     log_ratio = 2 * log_sum_exp(after) - log_sum_exp(squared) - log_sum_exp(before)
-    return len(before) * log_ratio.exp()
+    return before.shape[-1] * log_ratio.exp()
 
 
 def relative_variance(log_weight: Tensor, ancestor: Tensor) -> Tensor:
@@ -75,7 +74,8 @@ def relative_variance(log_weight: Tensor, ancestor: Tensor) -> Tensor:
 
     Args:
         log_weight: Log-weights, `(N,)`.
-        ancestor: Index in the first cloud from which each walker descends, `(N,)`.
+        ancestor: Index in the first cloud from which each walker descends, `(N,)`;
+            with islands the walkers of all of them are counted through.
 
     Returns:
         Relative variance, `()`, between 0 and 1; 1 if all descend from one walker.
@@ -84,9 +84,11 @@ def relative_variance(log_weight: Tensor, ancestor: Tensor) -> Tensor:
         Lee, Whiteley (2018), Biometrika 105(3), eq. (6).
     """
     weight = normalise(log_weight)
-    size = len(weight)
-    family = torch.zeros_like(weight).index_add_(0, ancestor, weight)
-    concentration = family.square().sum()
+    size = weight.shape[-1]
+    # Islands start from different walkers, so one index serves them all.
+    family = torch.zeros_like(weight).flatten()
+    family = family.index_add_(0, ancestor.flatten(), weight.flatten()).view_as(weight)
+    concentration = family.square().sum(-1)
     if size == 1:
         return concentration
     return ((size * concentration - 1) / (size - 1)).clamp(min=0)
@@ -105,10 +107,10 @@ def merge(log_total: Tensor, log_part: Tensor) -> tuple[Tensor, Tensor, Tensor]:
 
 
 def _raise_collapse(log_weight: Tensor) -> None:
-    bad = torch.isnan(log_weight)
+    bad = torch.isnan(log_weight.flatten())
     if bad.any():
         raise WeightCollapseError(
-            f"{int(bad.sum())} of {len(log_weight)} log-weights are NaN, first at walker "
+            f"{int(bad.sum())} of {len(bad)} log-weights are NaN, first at walker "
             f"{int(bad.nonzero()[0])}; look for NaN in the energy."
         )
     if (log_weight == math.inf).any():
@@ -117,6 +119,6 @@ def _raise_collapse(log_weight: Tensor) -> None:
             "which no density allows."
         )
     raise WeightCollapseError(
-        f"All {len(log_weight)} weights are zero: no walker has a finite energy. Use "
+        f"All {log_weight.shape[-1]} weights are zero: no walker has a finite energy. Use "
         "more walkers, smaller steps of the path, or a smaller step size."
     )

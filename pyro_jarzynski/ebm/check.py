@@ -13,6 +13,7 @@ from pyro_jarzynski.core.adaptation import adapted
 from pyro_jarzynski.core.kernels import MALA, Kernel, Tools
 from pyro_jarzynski.core.noise import stream
 from pyro_jarzynski.core.paths import Tempering
+from pyro_jarzynski.core.smc import Stage
 from pyro_jarzynski.core.walkers import Walkers, init
 from pyro_jarzynski.ebm.energy import EnergyModel
 from pyro_jarzynski.errors import count
@@ -67,9 +68,9 @@ def annealed_walkers(
         kernel = adapted(kernel, float(info.acceptance_rate), rate=0.3)
         kernels.append(kernel)
 
-    walkers = init(model.draw(num_walkers, generator), path[0], chunk_size=chunk_size)
-    for index, frozen in enumerate(kernels, 1):
-        walkers, _ = smc.step(
-            walkers, path[index], frozen, num_moves=num_moves, tools=tools
-        )
+    fresh = model.draw(num_walkers, generator)
+    walkers = init(fresh, path[0], chunk_size=chunk_size)
+    stages = [Stage(path[k], kernel, num_moves) for k, kernel in enumerate(kernels, 1)]
+    for moved, _ in smc.follow(walkers, stages, tools=tools):
+        walkers = moved
     return walkers

@@ -82,7 +82,7 @@ class Cloud:
             tools=self.tools,
             visit=visit,
         )
-        self.num_resamplings += info.resampled
+        self.num_resamplings += int(info.resampled)
         return info
 
     def relax(self) -> Tensor:
