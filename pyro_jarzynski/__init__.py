@@ -32,6 +32,16 @@ from pyro_jarzynski.ebm.networks import GaussianMixtureEnergy as GaussianMixture
 from pyro_jarzynski.ebm.tracker import Likelihood as Likelihood
 from pyro_jarzynski.ebm.tracker import LikelihoodTracker as LikelihoodTracker
 from pyro_jarzynski.errors import JarzynskiError as JarzynskiError
+from pyro_jarzynski.infer.annealed_smc import AnnealedSMC as AnnealedSMC
+from pyro_jarzynski.infer.evidence import EvidenceBounds as EvidenceBounds
+from pyro_jarzynski.infer.evidence import SelfTest as SelfTest
+from pyro_jarzynski.infer.evidence import evidence_bounds as evidence_bounds
+from pyro_jarzynski.infer.evidence import self_test as self_test
+from pyro_jarzynski.infer.mcmc_kernel import JarzynskiKernel as JarzynskiKernel
+from pyro_jarzynski.infer.posterior import Target as Target
+from pyro_jarzynski.infer.result import SMCResult as SMCResult
+from pyro_jarzynski.infer.schedules import AdaptiveTempering as AdaptiveTempering
+from pyro_jarzynski.infer.schedules import DataTempering as DataTempering
 from pyro_jarzynski.report.html import write_report as write_report
 from pyro_jarzynski.report.plots import plot_mixture as plot_mixture
 from pyro_jarzynski.report.plots import plot_samples as plot_samples

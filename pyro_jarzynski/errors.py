@@ -29,6 +29,10 @@ class NonFiniteEnergyError(JarzynskiError, ArithmeticError):
     """Too many energies or gradients are NaN, or an energy is minus infinity."""
 
 
+class ModelError(JarzynskiError, ValueError):
+    """A Pyro model cannot be used for inference as it is written."""
+
+
 class WeightCollapseError(JarzynskiError, ArithmeticError):
     """A log-weight is NaN, or all weights are zero."""
 
@@ -55,6 +59,14 @@ class NonFiniteEnergyWarning(UserWarning):
 
 class SupportWarning(UserWarning):
     """Walkers of an unadjusted kernel left the support of the density."""
+
+
+class SlowModelWarning(UserWarning):
+    """A model can only be evaluated for one walker at a time."""
+
+
+class EvidenceWarning(UserWarning):
+    """Evidence and draws of a run are not to be trusted without a second look."""
 
 
 class AuditWarning(UserWarning):

@@ -62,22 +62,17 @@ def largest_curvature(
 
 
 def warn_if_unstable(kernel: Kernel, energy: Energy, position: Position) -> None:
-    """Warn when the weights of an unadjusted kernel have infinite variance.
-
-    The Langevin step is `h`; a leapfrog step `ε` is one of `h = ε²/2`.
-    """
+    """Warn when the weights of an unadjusted kernel have infinite variance."""
     if not kernel.moves_on_switch:
         return
-    factor = getattr(kernel, "factor", None)
-    curvature = float(largest_curvature(energy, position, factor=factor))
-    leapfrog = hasattr(kernel, "friction")
-    langevin_step = kernel.step_size**2 / 2 if leapfrog else kernel.step_size
-    if langevin_step * curvature < 2:
+    curvature = float(largest_curvature(energy, position, factor=kernel.factor))
+    product = kernel.langevin_step * curvature
+    if product < 2:
         return
-    safe = (2 / curvature) ** 0.5 if leapfrog else 1 / curvature
+    safe = kernel.with_langevin_step(1 / curvature).step_size
     warnings.warn(
         f"Step size {kernel.step_size:.3g} is too large for the curvature of the energy, "
-        f"{curvature:.3g}: from {langevin_step * curvature:.3g} ≥ 2 on (step size times "
+        f"{curvature:.3g}: from {product:.3g} ≥ 2 on (step size times "
         f"curvature) the weights have infinite variance. Use a step size of at most "
         f"{safe:.2g}, a preconditioner, or MALA.",
         StepSizeWarning,

@@ -7,7 +7,7 @@ the change of total energy, `U(x) + ½|p|² - V(x') - ½|p'|²`.
 """
 
 import math
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import cached_property
 from typing import ClassVar
 
@@ -17,6 +17,7 @@ from torch import Tensor
 from pyro_jarzynski.core import weights
 from pyro_jarzynski.core.evaluation import Energy, Evaluation, evaluate
 from pyro_jarzynski.core.kernels import (
+    MAX_ENERGY_ERROR,
     Tools,
     Visit,
     metropolis,
@@ -41,9 +42,14 @@ from pyro_jarzynski.errors import count, fraction, positive
 class HMC:
     """Hamiltonian Monte Carlo: leapfrog steps from fresh momenta, accepted or refused.
 
+    Trajectories that diverge, by 1,000 nats or into overflow, are refused.
+
     Args:
         step_size: Leapfrog step `ε > 0`, in units of the position.
         num_leapfrog: Leapfrog steps, and gradients, per move.
+        trajectory: Length `ε L` at which a move ends early, in units of the position
+            whitened by the preconditioner; `None` has no such end. After a quarter period,
+            `π / 2`, a Gaussian is independent of its start.
         preconditioner: Covariance `C`, see `core.preconditioner`; `None` is the identity.
         target_acceptance: Acceptance rate at which adaptation keeps the step size.
 
@@ -54,15 +60,34 @@ class HMC:
     step_size: float = 0.1
     num_leapfrog: int = 10
     preconditioner: Covariance = field(default=None, compare=False)
-    target_acceptance: float | None = 0.65
+    target_acceptance: float | None = 0.8
+    trajectory: float | None = None
     moves_on_switch: ClassVar[bool] = False
 
     def __post_init__(self) -> None:
         """Check the arguments."""
         positive("step_size", self.step_size)
         count("num_leapfrog", self.num_leapfrog)
+        if self.trajectory is not None:
+            positive("trajectory", self.trajectory)
         if self.target_acceptance is not None:
             fraction("target_acceptance", self.target_acceptance)
+
+    @property
+    def steps_per_move(self) -> int:
+        """Leapfrog steps of a move."""
+        if self.trajectory is None:
+            return self.num_leapfrog
+        return min(self.num_leapfrog, max(1, round(self.trajectory / self.step_size)))
+
+    @property
+    def langevin_step(self) -> float:
+        """The Langevin step `h` that a move is made of, in squared units."""
+        return self.step_size**2 / 2
+
+    def with_langevin_step(self, langevin_step: float) -> "HMC":
+        """Return this kernel with moves made of another Langevin step."""
+        return replace(self, step_size=math.sqrt(2 * langevin_step))
 
     @cached_property
     def factor(self) -> Factor:
@@ -80,13 +105,24 @@ class HMC:
     ) -> tuple[Walkers, Tensor]:
         """Follow a trajectory of `num_leapfrog` steps, and accept or refuse its end."""
         first = normal_like(walkers.position, tools.generator)
+        start = walkers.position, walkers.evaluation, map_tree(torch.zeros_like, first)
         position, there, momentum = walkers.position, walkers.evaluation, first
-        for _ in range(self.num_leapfrog):
-            momentum = kick(momentum, there, self.step_size, self.factor)
-            position = drift(position, momentum, self.step_size, self.factor)
+        diverged = torch.zeros_like(walkers.log_weight, dtype=torch.bool)
+        for _ in range(self.steps_per_move):
+            middle = kick(momentum, there, self.step_size, self.factor)
+            position = drift(position, middle, self.step_size, self.factor)
             there = evaluate(energy, position, chunk_size=tools.chunk_size)
-            momentum = kick(momentum, there, self.step_size, self.factor)
-        gain = energy_drop(walkers.evaluation, first, there, momentum)
+            momentum = kick(middle, there, self.step_size, self.factor)
+            gain = energy_drop(walkers.evaluation, first, there, momentum)
+            runaway = ~(inner(middle, middle) / 2 <= MAX_ENERGY_ERROR)
+            lost = (gain < -MAX_ENERGY_ERROR) | (gain.isnan() & runaway)
+            if lost.any():
+                # At rest where they began, so that they do not overflow on their way.
+                diverged = diverged | lost
+                position, there, momentum = select(
+                    diverged, start, (position, there, momentum)
+                )
+        gain = gain.masked_fill(diverged, -math.inf)
         return metropolis(walkers, position, there, gain, tools)
 
 
@@ -118,6 +154,15 @@ class UnderdampedLangevin:
         positive("step_size", self.step_size)
         if self.friction not in (0, math.inf):
             positive("friction", self.friction)
+
+    @property
+    def langevin_step(self) -> float:
+        """The Langevin step `h` that a move is made of, in squared units."""
+        return self.step_size**2 / 2
+
+    def with_langevin_step(self, langevin_step: float) -> "UnderdampedLangevin":
+        """Return this kernel with moves made of another Langevin step."""
+        return replace(self, step_size=math.sqrt(2 * langevin_step))
 
     @cached_property
     def factor(self) -> Factor:

@@ -37,6 +37,11 @@ from pyro_jarzynski.errors import fraction, positive
 Visit: TypeAlias = Callable[[slice, Tensor, Tensor], None]
 
 
+# A move whose total energy rises by more, in nats, has diverged: it is refused as it would
+# be anyway, and a NaN that it ran into is no fault of the energy.
+MAX_ENERGY_ERROR = 1000.0
+
+
 class Tools(NamedTuple):
     """What a move needs beside walkers and energy.
 
@@ -55,6 +60,17 @@ class Kernel(Protocol):
     @property
     def step_size(self) -> float:
         """Size of a move."""
+
+    @property
+    def langevin_step(self) -> float:
+        """The Langevin step `h` that a move is made of, in squared units."""
+
+    def with_langevin_step(self, langevin_step: float) -> "Kernel":
+        """Return this kernel with moves made of another Langevin step."""
+
+    @property
+    def factor(self) -> Factor:
+        """Factor `L` of the preconditioner."""
 
     @property
     def target_acceptance(self) -> float | None:
@@ -102,6 +118,15 @@ class ULA:
         """Check the arguments."""
         positive("step_size", self.step_size)
         positive("temperature", self.temperature)
+
+    @property
+    def langevin_step(self) -> float:
+        """The Langevin step `h` that a move is made of, in squared units."""
+        return self.step_size
+
+    def with_langevin_step(self, langevin_step: float) -> "ULA":
+        """Return this kernel with moves made of another Langevin step."""
+        return replace(self, step_size=langevin_step)
 
     @cached_property
     def factor(self) -> Factor:
@@ -166,6 +191,15 @@ class MALA:
         if self.target_acceptance is not None:
             fraction("target_acceptance", self.target_acceptance)
 
+    @property
+    def langevin_step(self) -> float:
+        """The Langevin step `h` that a move is made of, in squared units."""
+        return self.step_size
+
+    def with_langevin_step(self, langevin_step: float) -> "MALA":
+        """Return this kernel with moves made of another Langevin step."""
+        return replace(self, step_size=langevin_step)
+
     @cached_property
     def factor(self) -> Factor:
         """Factor `L` of the preconditioner."""
@@ -186,13 +220,20 @@ class MALA:
         end = langevin.propose(walkers.position, here.grad, noise, step, self.factor)
         there = evaluate(energy, end, chunk_size=tools.chunk_size)
         ratio = langevin.log_ratio(walkers.position, here, end, there, step, self.factor)
-        return metropolis(walkers, end, there, ratio, tools)
+        runaway = langevin.drift_energy(here, step, self.factor) > MAX_ENERGY_ERROR
+        return metropolis(walkers, end, there, ratio, tools, excused=runaway)
 
 
 def with_step_size(kernel: Kernel, step_size: float) -> Kernel:
     """Return a kernel of another step size; kernels are dataclasses."""
     settings: Any = kernel
     return replace(settings, step_size=step_size)
+
+
+def with_preconditioner(kernel: Kernel, covariance: Covariance) -> Kernel:
+    """Return a kernel of another preconditioner."""
+    settings: Any = kernel
+    return replace(settings, preconditioner=covariance)
 
 
 def reweight(
@@ -211,14 +252,20 @@ def reweight(
 
 
 def metropolis(
-    walkers: Walkers, end: Position, there: Evaluation, log_ratio: Tensor, tools: Tools
+    walkers: Walkers,
+    end: Position,
+    there: Evaluation,
+    log_ratio: Tensor,
+    tools: Tools,
+    *,
+    excused: Tensor | None = None,
 ) -> tuple[Walkers, Tensor]:
     """Accept moves to `end` with probability `min(1, e^{log_ratio})`.
 
-    Points of density zero are refused. Returns the walkers and their mean acceptance
-    probability, `()` or one per island.
+    Points of density zero are refused, and so is NaN, which is told unless `excused`.
+    Returns the walkers and their mean acceptance probability, `()` or one per island.
     """
-    refused = find_outside(walkers, there)
+    refused = find_outside(walkers, there, excused=excused)
     probability = torch.where(refused, 0.0, log_ratio.clamp(max=0).exp())
     uniform = torch.rand(
         probability.shape,

@@ -69,6 +69,11 @@ def log_ratio(
     return gain + slopes.to(torch.float64) / 2 + squares.to(torch.float64) * step_size / 4
 
 
+def drift_energy(at: Evaluation, step_size: float, factor: Factor = None) -> Tensor:
+    """Return `¼ h ∇U·C ∇U` in nats, `(N,)`: the part of `α` that is due to the drift."""
+    return _squared(at, factor) * (step_size / 4)
+
+
 def _squared(at: Evaluation, factor: Factor) -> Tensor:
     """Return `∇U·C ∇U`, `(N,)`."""
     if factor is None:

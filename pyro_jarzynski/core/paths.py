@@ -38,17 +38,7 @@ class Tempering:
 
     def __post_init__(self) -> None:
         """Check the inverse temperatures."""
-        betas = [float(b) for b in self.betas]
-        if len(betas) < 2 or betas[0] != 0 or betas[-1] != 1:
-            raise ArgumentError(
-                "`betas` must be at least two numbers, the first 0 and the last 1; got "
-                f"{len(betas)}: {betas[:1]} … {betas[-1:]}."
-            )
-        for index, (low, high) in enumerate(pairwise(betas), 1):
-            if not high > low:
-                raise ArgumentError(
-                    f"`betas` must increase; number {index} is {high} after {low}."
-                )
+        check_betas("betas", self.betas)
 
     def __len__(self) -> int:
         """Number of energies, `K + 1`."""
@@ -62,6 +52,21 @@ class Tempering:
     def terms(self, position: Position) -> tuple[Tensor, Tensor]:
         """Return the energies of base and target, each `(N,)`."""
         return self.base(position), self.target(position)
+
+
+def check_betas(name: str, betas: Sequence[float]) -> None:
+    """Raise unless inverse temperatures increase from 0 to 1."""
+    values = [float(b) for b in betas]
+    if len(values) < 2 or values[0] != 0 or values[-1] != 1:
+        raise ArgumentError(
+            f"`{name}` must be at least two numbers, the first 0 and the last 1; got "
+            f"{len(values)}: {values[:1]} … {values[-1:]}."
+        )
+    for index, (low, high) in enumerate(pairwise(values), 1):
+        if not high > low:
+            raise ArgumentError(
+                f"`{name}` must increase; number {index} is {high} after {low}."
+            )
 
 
 @dataclass(frozen=True)

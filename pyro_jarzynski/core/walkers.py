@@ -136,7 +136,11 @@ def init(
 
 
 def find_outside(
-    walkers: Walkers, evaluation: Evaluation, *, unadjusted: bool = False
+    walkers: Walkers,
+    evaluation: Evaluation,
+    *,
+    unadjusted: bool = False,
+    excused: Tensor | None = None,
 ) -> Tensor:
     """Return the mask of walkers that have no density where they were evaluated.
 
@@ -150,14 +154,16 @@ def find_outside(
         unadjusted: Whether the points are moves of a kernel without acceptance step. Its
             weights miss the paths that cross the edge of the support and come back, which
             is told by a warning.
+        excused: Walkers of which a NaN is not told, `(N,)`.
 
     Raises:
         NonFiniteEnergyError: More than 1 % are NaN, or an energy is minus infinity.
     """
     outside, broken = is_outside(evaluation)
     alive = walkers.log_weight > -math.inf
-    if (broken & alive).any():
-        _report_broken(broken & alive, int(walkers.steps))
+    told = broken & alive if excused is None else broken & alive & ~excused
+    if told.any():
+        _report_broken(told, int(walkers.steps))
     if unadjusted and (outside & alive).any():
         warnings.warn(
             f"{int((outside & alive).sum())} of {len(alive)} walkers left the support in "
@@ -188,9 +194,7 @@ def drop(walkers: Walkers, mask: Tensor, stay: Walkers | None = None) -> Walkers
     return walkers._replace(evaluation=flat, log_weight=dead)
 
 
-def resample(
-    walkers: Walkers, ancestors: Tensor, chosen: Tensor | None = None
-) -> Walkers:
+def resample(walkers: Walkers, ancestors: Tensor, chosen: Tensor | None = None) -> Walkers:
     """Replace walkers by their ancestors' copies and bank the evidence so far.
 
     Args:

@@ -1,0 +1,274 @@
+"""The pilot: a cloud that finds out how to go, for others to follow.
+
+Temperatures, step sizes, preconditioners and numbers of moves that are chosen by looking
+at walkers bias the evidence of those same walkers, by `O(1/N)`. So a pilot chooses them
+and leaves a plan, a list of `Stage`s, which fresh walkers follow as it stands: their `Ẑ`
+is unbiased.
+"""
+
+import math
+import warnings
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, replace
+from typing import Any, NamedTuple
+
+import torch
+from torch import Tensor
+
+from pyro_jarzynski.core import weights
+from pyro_jarzynski.core.adaptation import adapted
+from pyro_jarzynski.core.curvature import largest_curvature
+from pyro_jarzynski.core.evaluation import CombinedEnergy, Energy, TermsFn, evaluate
+from pyro_jarzynski.core.hamiltonian import HMC
+from pyro_jarzynski.core.kernels import (
+    Kernel,
+    Tools,
+    reweight,
+    with_preconditioner,
+    with_step_size,
+)
+from pyro_jarzynski.core.metric import metric, squared_jump
+from pyro_jarzynski.core.resampling import Resampler, systematic
+from pyro_jarzynski.core.smc import Stage, StepInfo
+from pyro_jarzynski.core.walkers import Walkers, resample
+from pyro_jarzynski.errors import NonFiniteEnergyError, NonFiniteEnergyWarning
+
+# Bisections of an inverse temperature: to 1e-12 of the rest of the path.
+NUM_BISECTIONS = 40
+# Acceptance rates within this of the target end the search for a step size.
+TOLERANCE = 0.15
+# Share of the conditional ESS that a move of an unadjusted kernel may cost.
+TRANSPORT = 0.95
+# Bound of (step size times curvature) of unadjusted kernels; their weights have infinite
+# variance from 2 on.
+MAX_CURVATURE = 0.5
+MAX_TRIALS = 12
+
+
+@dataclass(frozen=True)
+class Exploration:
+    """What a pilot may choose, and by which measure.
+
+    Args:
+        conditional_ess: Share of the walkers that one temperature step may leave.
+        preconditioner: `"dense"`, `"diagonal"`, or `None` to leave the kernel's.
+        adapt_step_size: Whether the step size follows acceptance and weights.
+        num_moves: Moves per temperature; `None` goes on until they decorrelate.
+        decorrelation: Mean squared jump at which moves end, as a share of that of
+            independent draws.
+        max_moves: At most so many moves per temperature.
+        ess_threshold: Fraction of the walkers below which to resample.
+    """
+
+    conditional_ess: float = 0.8
+    preconditioner: str | None = "dense"
+    adapt_step_size: bool = True
+    num_moves: int | None = None
+    decorrelation: float = 0.7
+    max_moves: int = 25
+    ess_threshold: float = 0.5
+
+
+class Found(NamedTuple):
+    """One stage of a pilot.
+
+    Attributes:
+        walkers: The walkers after it.
+        stage: What others are to do.
+        info: What it did.
+        beta: Its inverse temperature.
+        decorrelated: Whether the moves went as far as asked.
+    """
+
+    walkers: Walkers
+    stage: Stage
+    info: StepInfo
+    beta: float
+    decorrelated: bool
+
+
+def explore(
+    walkers: Walkers,
+    terms: TermsFn,
+    kernel: Kernel,
+    how: Exploration,
+    *,
+    betas: Sequence[float] | None = None,
+    resampler: Resampler = systematic,
+    tools: Tools = Tools(),  # noqa: B008
+) -> Iterator[Found]:
+    """Carry a pilot from the first of two energies to the second.
+
+    Args:
+        walkers: Walkers weighted for the first energy.
+        terms: Function from a position to both energies.
+        kernel: How to move; its step size is where the search starts.
+        how: What to choose, and how.
+        betas: Inverse temperatures from 0 to 1; `None` chooses them.
+        resampler: Draws ancestors.
+        tools: Generator and chunk size.
+
+    Yields:
+        The stages, one by one; the last is at inverse temperature 1.
+    """
+    start = CombinedEnergy(terms, (1.0, 0.0))
+    evaluation = evaluate(start, walkers.position, chunk_size=tools.chunk_size)
+    walkers = walkers._replace(evaluation=evaluation)
+    if isinstance(kernel, HMC) and kernel.trajectory is None and how.preconditioner:
+        kernel = replace(kernel, trajectory=math.pi / 2)
+    beta, index = 0.0, 0
+    while beta < 1:
+        index += 1
+        if betas is None:
+            beta = next_beta(walkers, beta, how.conditional_ess)
+        else:
+            beta = float(betas[index])
+        energy = CombinedEnergy(terms, (1 - beta, beta))
+        # The last draws are all of equal weight, and then move.
+        last = beta == 1 and not kernel.moves_on_switch
+        threshold = 1.0 if last else how.ess_threshold
+        stage = Stage(energy, kernel, 1, threshold)
+        found = _explore_stage(walkers, stage, how, resampler, tools)
+        yield found._replace(beta=beta)
+        walkers, kernel = found.walkers, found.stage.kernel
+
+
+def next_beta(walkers: Walkers, beta: float, target: float) -> float:
+    """Return the inverse temperature at which the conditional ESS falls to a target.
+
+    Args:
+        walkers: Walkers at `(1 - β) E_0 + β E_1`, evaluated as a `CombinedEnergy`.
+        beta: The present `β`.
+        target: Share of the walkers.
+
+    Source:
+        Zhou, Johansen, Aston (2016), J. Comput. Graph. Stat. 25(3), section 3.3.
+    """
+    first, second = walkers.evaluation.terms
+    gap = second.energy.to(torch.float64) - first.energy.to(torch.float64)
+    gap = torch.where(second.energy == math.inf, math.inf, gap)
+    log_weight = walkers.log_weight
+
+    def share(delta: float) -> float:
+        after = weights.add(log_weight, -delta * gap)
+        return float(weights.conditional_ess(log_weight, after)) / walkers.num_walkers
+
+    low, high = 0.0, 1 - beta
+    # Walkers of likelihood zero are lost at any temperature: only the others count.
+    goal = target * share(math.ulp(0.0))
+    if share(high) >= goal:
+        return 1.0
+    for _ in range(NUM_BISECTIONS):
+        middle = (low + high) / 2
+        low, high = (middle, high) if share(middle) >= goal else (low, middle)
+    return min(beta + high, 1.0)
+
+
+def _explore_stage(
+    walkers: Walkers, stage: Stage, how: Exploration, resampler: Resampler, tools: Tools
+) -> Found:
+    before = walkers.by_island(walkers.log_weight)
+    walkers = walkers._replace(steps=walkers.steps + 1)
+    reweighted = reweight(walkers, stage.energy, tools, None)
+    kernel = stage.kernel
+    if how.preconditioner is not None:
+        covariance = metric(reweighted, dense=how.preconditioner == "dense")
+        kernel = with_preconditioner(kernel, covariance)
+    if kernel.moves_on_switch:
+        kernel, walkers = _switch(walkers, reweighted, kernel, stage.energy, how, tools)
+    else:
+        walkers = reweighted
+    log_weight = walkers.by_island(walkers.log_weight)
+    ess = weights.ess(log_weight)
+    resampled = ess < stage.ess_threshold * log_weight.shape[-1]
+    if resampled.any():
+        ancestors = resampler(log_weight, log_weight.shape[-1], tools.generator)
+        walkers = resample(walkers, ancestors, resampled)
+    moved = _explore_moves(walkers, stage._replace(kernel=kernel), how, tools)
+    walkers, stage, rate, decorrelated = moved
+    info = StepInfo(
+        ess=ess,
+        conditional_ess=weights.conditional_ess(before, log_weight),
+        log_normalizer=walkers.log_normalizer,
+        acceptance_rate=rate,
+        resampled=resampled,
+        log_weight=log_weight.flatten(),
+    )
+    return Found(walkers, stage, info, math.nan, decorrelated)
+
+
+def _switch(
+    walkers: Walkers,
+    reweighted: Walkers,
+    kernel: Kernel,
+    energy: Energy,
+    how: Exploration,
+    tools: Tools,
+) -> tuple[Kernel, Walkers]:
+    """Find a step size whose moves hardly add to the variance of the weights."""
+    if not how.adapt_step_size:
+        return kernel, kernel.switch(walkers, energy, tools)
+    before = walkers.by_island(walkers.log_weight)
+    plain = _conditional_ess(before, reweighted)
+    curvature = largest_curvature(
+        energy, reweighted.position, factor=kernel.factor, num_iterations=5
+    )
+    safe = MAX_CURVATURE / max(float(curvature), torch.finfo().tiny)
+    step = min(1.5 * kernel.langevin_step, safe)
+    for _ in range(MAX_TRIALS):
+        kernel = kernel.with_langevin_step(step)
+        trial = _unless_broken(kernel.switch, walkers, energy, tools)
+        if trial is not None and _conditional_ess(before, trial) >= TRANSPORT * plain:
+            return kernel, trial
+        step /= 2
+    return kernel, kernel.switch(walkers, energy, tools)
+
+
+def _explore_moves(
+    walkers: Walkers, stage: Stage, how: Exploration, tools: Tools
+) -> tuple[Walkers, Stage, Tensor, bool]:
+    """Move until the walkers have decorrelated, and the step size is right."""
+    kernel, energy, start = stage.kernel, stage.energy, walkers.position
+    target = kernel.target_acceptance if how.adapt_step_size else None
+    rate = torch.ones_like(walkers.log_banked)
+    moves, broken, jump = int(kernel.moves_on_switch), 0, 0.0
+    most = how.num_moves or how.max_moves
+    while moves < most:
+        found = _unless_broken(kernel.move, walkers, energy, tools)
+        if found is None and target is not None and broken < MAX_TRIALS:
+            broken += 1
+            kernel = with_step_size(kernel, kernel.step_size / 4)
+            continue
+        # Once more, for the error that tells where.
+        found = found or kernel.move(walkers, energy, tools)
+        walkers, rate = found
+        moves += 1
+        settled = True
+        if target is not None:
+            miss = abs(float(rate.mean()) - target)
+            settled = miss < TOLERANCE
+            gain = 0.5 if settled else 2.0
+            kernel = adapted(kernel, float(rate.mean()), rate=gain)
+        jump = squared_jump(start, walkers.position, kernel.preconditioner)
+        # Long trajectories overshoot: a jump beyond 1 is a correlation below zero.
+        done = abs(1 - jump) <= 1 - how.decorrelation
+        if how.num_moves is None and settled and done:
+            break
+    decorrelated = how.num_moves is not None or jump >= how.decorrelation
+    stage = stage._replace(kernel=kernel, num_moves=max(moves, 1))
+    return walkers, stage, rate, decorrelated
+
+
+def _conditional_ess(before: Tensor, walkers: Walkers) -> float:
+    after = walkers.by_island(walkers.log_weight)
+    return float(weights.conditional_ess(before, after).mean())
+
+
+def _unless_broken(attempt: Callable[..., Any], *args: Any) -> Any:
+    """Return what an attempt returns, or `None` if its steps were far too large."""
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", NonFiniteEnergyWarning)
+        try:
+            return attempt(*args)
+        except NonFiniteEnergyError:
+            return None

@@ -1,0 +1,1 @@
+"""Posterior inference for Pyro models: annealed walkers, evidence, an MCMC kernel."""

@@ -1,0 +1,105 @@
+"""Discrete latents summed out in parallel, in a way that `torch.func.vmap` can map."""
+
+from collections import OrderedDict
+from collections.abc import Callable
+from typing import Any
+
+import pyro.poutine as poutine
+from opt_einsum import shared_intermediates
+from pyro.infer import config_enumerate
+from pyro.ops.contract import contract_to_tensor
+from pyro.ops.rings import LogRing
+from pyro.poutine.enum_messenger import EnumMessenger
+from pyro.poutine.trace_struct import Trace
+from torch import Tensor
+
+from pyro_jarzynski.errors import ModelError
+
+
+class EnumeratedModel:
+    """A model of which all discrete latents are enumerated.
+
+    Args:
+        model: Pyro model.
+        max_plate_nesting: Dimensions to the right that plates use.
+    """
+
+    def __init__(self, model: Callable[..., Any], max_plate_nesting: int) -> None:
+        self.model = _Enumerate(first_available_dim=-1 - max_plate_nesting)(
+            config_enumerate(model)
+        )
+
+    def log_sum(self, trace: Trace, names: frozenset[str] | None, key: str) -> Tensor:
+        """Return the logarithm of a product of densities, summed over the discrete sites.
+
+        Args:
+            trace: Trace of `model` with its log-probabilities packed.
+            names: Continuous sites that take part beside the discrete ones; `None` is all
+                sites.
+            key: `"log_prob"`, or `"unscaled_log_prob"` without scales and masks.
+        """
+        factors: OrderedDict[frozenset, list[Tensor]] = OrderedDict()
+        plates = set(trace.plate_to_symbol.values())
+        for name, site in trace.nodes.items():
+            if not is_density(site):
+                continue
+            if names is not None and name not in names and not is_enumerated(site):
+                continue
+            frames = site["cond_indep_stack"]
+            ordinal = frozenset(
+                trace.plate_to_symbol[frame.name] for frame in frames if frame.vectorized
+            )
+            factors.setdefault(ordinal, []).append(site["packed"][key])
+        summed = set(trace.symbol_to_dim) - plates
+        with shared_intermediates() as cache:
+            return contract_to_tensor(factors, summed, cache=cache, ring=_VmapRing(cache))
+
+
+def is_density(site: dict[str, Any]) -> bool:
+    """Tell whether a site of a trace carries a density."""
+    return site["type"] == "sample" and not poutine.util.site_is_subsample(site)
+
+
+def is_enumerated(site: dict[str, Any]) -> bool:
+    """Tell whether a site of a trace was enumerated in parallel."""
+    return site["infer"].get("_enumerate_dim") is not None
+
+
+def check_enumerable(name: str, site: dict[str, Any]) -> None:
+    """Raise if a discrete latent cannot be summed out in parallel."""
+    fn = site["fn"]
+    if site["infer"].get("enumerate", "parallel") != "parallel":
+        raise ModelError(
+            f"The discrete latent {name!r} asks for enumeration "
+            f"{site['infer']['enumerate']!r}; only 'parallel' is possible here."
+        )
+    if not getattr(fn, "has_enumerate_support", False):
+        raise ModelError(
+            f"The latent {name!r} ({_name_of(fn)}) is discrete and cannot be enumerated; "
+            "sum it out by hand, or use a distribution of finite support."
+        )
+
+
+def _name_of(fn: Any) -> str:
+    while hasattr(fn, "base_dist"):
+        fn = fn.base_dist
+    return type(fn).__name__
+
+
+class _VmapRing(LogRing):
+    _backend = "pyro_jarzynski.infer.log_einsum"
+
+
+class _Enumerate(EnumMessenger):
+    """Pyro's messenger without its access to `value.data`, which `vmap` refuses."""
+
+    def _pyro_post_sample(self, msg: Any) -> None:
+        value, fn = msg["value"], msg["fn"]
+        if value is None or not hasattr(fn, "event_dim"):
+            return
+        shape = value.shape[: value.dim() - fn.event_dim]
+        ids = msg["infer"].setdefault("_dim_to_id", {})
+        ids.update(self._param_dims.get(msg["name"], {}))
+        self._value_dims[msg["name"]] = {
+            dim: id_ for dim, id_ in ids.items() if len(shape) >= -dim and shape[dim] > 1
+        }

@@ -1,0 +1,70 @@
+"""Einsum of log-probabilities that `torch.func.vmap` can map: a backend of `opt_einsum`.
+
+Pyro's own, `pyro.ops.einsum.torch_log`, ends in an `autograd.Function` that `vmap`
+refuses.
+"""
+
+import torch
+from pyro.ops.einsum.util import Tensordot
+from torch import Tensor
+
+__all__ = ["einsum", "tensordot", "transpose"]
+
+
+def transpose(operand: Tensor, axes: tuple[int, ...]) -> Tensor:
+    """Permute dimensions."""
+    return operand.permute(axes)
+
+
+def einsum(equation: str, *operands: Tensor) -> Tensor:
+    """Return `log Σ exp(Σ operands)` over the symbols that the output lacks."""
+    symbols = sorted(set(equation) - set(",->"))
+    short = dict(zip(symbols, "abcdefghijklmnopqrstuvwxyz", strict=False))
+    equation = "".join(short.get(s, s) for s in equation)
+    inputs, output = equation.split("->")
+    if inputs == output:
+        return operands[0].clone()
+    shifts, scaled = [], []
+    for names, operand in zip(inputs.split(","), operands, strict=True):
+        summed = [i for i, name in enumerate(names) if name not in output]
+        top = operand.detach()
+        top = top.amax(summed, keepdim=True) if summed else top
+        # A finite shift, so that minus infinity does not become NaN.
+        top = top.clamp(min=torch.finfo(top.dtype).min)
+        scaled.append((operand - top).exp())
+        kept = "".join(name for name in names if name in output)
+        shifts.append((top.squeeze(summed) if summed else top, kept))
+    total = _SafeLog.apply(torch.einsum(equation, scaled))
+    for shift, kept in shifts:
+        total = total + _aligned(shift, kept, output)
+    return total
+
+
+def _aligned(shift: Tensor, names: str, output: str) -> Tensor:
+    """Return a tensor of some of the output's dimensions in the order of all of them."""
+    present = [name for name in output if name in names]
+    shift = shift.permute([names.index(name) for name in present])
+    sizes = iter(shift.shape)
+    return shift.reshape([next(sizes) if name in names else 1 for name in output])
+
+
+class _SafeLog(torch.autograd.Function):
+    """The logarithm with a gradient that stays finite at zero."""
+
+    generate_vmap_rule = True
+
+    @staticmethod
+    def forward(x: Tensor) -> Tensor:
+        return x.log()
+
+    @staticmethod
+    def setup_context(ctx, inputs, output) -> None:  # noqa: ANN001
+        ctx.save_for_backward(*inputs)
+
+    @staticmethod
+    def backward(ctx, grad: Tensor) -> Tensor:  # noqa: ANN001
+        (x,) = ctx.saved_tensors
+        return grad / x.clamp(min=torch.finfo(x.dtype).eps)
+
+
+tensordot = Tensordot(einsum)

@@ -1,0 +1,257 @@
+"""A Pyro model with its data, as log-densities of unconstrained coordinates.
+
+One walker is a vector `u` of `D` numbers: the unconstrained values of all continuous
+latents, one after the other. The model is run with each latent set to `x = T(u)`, `T` the
+bijection of its support; with `J` the log-Jacobians of all `T`,
+
+    log prior = Σ_latents log p(x) + J        unscaled and unmasked, hence normalised
+    log joint = Σ_all sites log p + J         as Pyro has it, discrete latents summed out
+
+and the likelihood is their difference, so that factors, scales and masks need no cases.
+"""
+
+import math
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from typing import Any, NamedTuple
+
+import pyro
+import pyro.poutine as poutine
+import torch
+from pyro.poutine.trace_struct import Trace
+from torch import Tensor
+from torch.distributions import Transform, biject_to
+
+from pyro_jarzynski.errors import ModelError
+from pyro_jarzynski.infer.enumeration import EnumeratedModel, is_density
+from pyro_jarzynski.infer.sites import (
+    Unconstrain,
+    is_masked_imputation,
+    latent_sites,
+    prior_log_prob,
+    probe,
+)
+
+
+class Latent(NamedTuple):
+    """A continuous latent of a model.
+
+    Attributes:
+        name: Name of the site.
+        shape: Shape of its value.
+        unconstrained_shape: Shape of its unconstrained value.
+        transform: Bijection from unconstrained to constrained values.
+    """
+
+    name: str
+    shape: torch.Size
+    unconstrained_shape: torch.Size
+    transform: Transform
+
+    @property
+    def size(self) -> int:
+        """Unconstrained coordinates."""
+        return math.prod(self.unconstrained_shape)
+
+
+class PyroModel:
+    """A model with its arguments, analysed and ready to be evaluated.
+
+    Args:
+        model: Pyro model.
+        args: Its positional arguments.
+        kwargs: Its keyword arguments.
+        seed: Seed of the draws by which the model is analysed.
+        improper: Whether latents may have improper priors.
+
+    Raises:
+        ModelError: The model cannot be used; the message names the site.
+    """
+
+    def __init__(
+        self,
+        model: Callable[..., Any],
+        args: tuple,
+        kwargs: dict[str, Any],
+        *,
+        seed: int = 0,
+        improper: bool = False,
+    ) -> None:
+        self.args, self.kwargs = args, kwargs
+        self.model = model
+        self.traces = probe(model, args, kwargs, seed=seed, improper=improper)
+        first = self.traces[0]
+        self.max_plate_nesting = _max_plate_nesting(first)
+        continuous, discrete = latent_sites(first)
+        self.latents = [_latent(name, first.nodes[name]) for name in continuous]
+        self.size = sum(latent.size for latent in self.latents)
+        self.last_latent = continuous[-1] if continuous else None
+        self.enumerated = (
+            EnumeratedModel(model, self.max_plate_nesting) if discrete else None
+        )
+
+    def unflatten(self, coordinates: Tensor) -> dict[str, Tensor]:
+        """Return coordinates `(..., D)` as unconstrained values by site."""
+        if not self.latents:
+            return {}
+        parts = coordinates.split([latent.size for latent in self.latents], -1)
+        lead = coordinates.shape[:-1]
+        return {
+            latent.name: part.reshape(lead + latent.unconstrained_shape)
+            for latent, part in zip(self.latents, parts, strict=True)
+        }
+
+    def log_densities(
+        self, coordinates: Tensor, num_particles: int | None = None
+    ) -> Tensor:
+        """Return log prior and log joint.
+
+        Args:
+            coordinates: One walker, `(D,)`; or with particles `(num_particles, D)`.
+            num_particles: Size of a plate in which the model runs; `None` is no plate.
+
+        Returns:
+            The two of them along the last dimension, `(2,)` or `(num_particles, 2)`.
+        """
+        trace, feed = self.run(coordinates, num_particles)
+        total = _sum_over(num_particles, self.max_plate_nesting)
+        sites = {name: s for name, s in trace.nodes.items() if is_density(s)}
+        for name, site in sites.items():
+            if is_masked_imputation(name, site):
+                site["log_prob"] = site["unscaled_log_prob"] * site["scale"]
+        names = frozenset(feed.constrained)
+        if self.enumerated is None:
+            prior = sum(total(prior_log_prob(sites[name])) for name in names)
+            joint = sum(total(site["log_prob"]) for site in sites.values())
+        else:
+            prior, joint = self._summed_out(trace, sites, names)
+        jacobian = sum(total(j) for j in feed.log_jacobians)
+        densities = [torch.as_tensor(d) + jacobian for d in (prior, joint)]
+        return torch.stack(torch.broadcast_tensors(*densities), -1)
+
+    def values(self, coordinates: Tensor) -> dict[str, Tensor]:
+        """Return latents and deterministic sites of one walker."""
+        trace, feed = self.run(coordinates)
+        found = dict(feed.constrained)
+        if self.enumerated is None:
+            for name, site in trace.nodes.items():
+                deterministic = site.get("infer", {}).get("_deterministic")
+                if deterministic and isinstance(site["value"], Tensor):
+                    found[name] = site["value"]
+        return found
+
+    def run(
+        self, coordinates: Tensor, num_particles: int | None = None
+    ) -> tuple[Trace, Unconstrain]:
+        """Run the model at some coordinates, and compute its log-densities."""
+        values = self.unflatten(coordinates)
+        model = self.enumerated.model if self.enumerated else self.model
+        feed = Unconstrain(values, self._padding(num_particles))
+        with quiet_pyro():
+            with poutine.trace() as recorder, feed, self.plate(num_particles):
+                model(*self.args, **self.kwargs)
+            recorder.trace.compute_log_prob()
+        missing = values.keys() - feed.constrained.keys()
+        if missing:
+            raise ModelError(
+                f"The model does not always reach the latent {sorted(missing)[0]!r}: the "
+                "sites of a model must not depend on the values of its latents."
+            )
+        return recorder.trace, feed
+
+    def broken_sites(self, coordinates: Tensor) -> list[str]:
+        """Return the names of sites whose log-density is not finite at one walker."""
+        trace, _ = self.run(coordinates)
+        return [
+            name
+            for name, site in trace.nodes.items()
+            if is_density(site) and not torch.isfinite(site["log_prob"]).all()
+        ]
+
+    @property
+    def first_coordinates(self) -> Tensor:
+        """Coordinates of the latents in the first run of the model, `(D,)`."""
+        nodes = self.traces[0].nodes
+        values = [
+            latent.transform.inv(nodes[latent.name]["value"]).detach().flatten()
+            for latent in self.latents
+        ]
+        return torch.cat(values)
+
+    @staticmethod
+    def transform_of(trace: Trace, name: str) -> Transform:
+        """Return the bijection to the support that a latent has in a trace."""
+        return biject_to(trace.nodes[name]["fn"].support)
+
+    def plate(self, num_particles: int | None) -> Any:
+        """Return the plate of particles, to the left of all plates of the model."""
+        if num_particles is None:
+            return _nothing()
+        return pyro.plate("_walkers", num_particles, dim=-1 - self.max_plate_nesting)
+
+    def _padding(self, num_particles: int | None) -> dict[str, int] | None:
+        if num_particles is None:
+            return None
+        nodes = self.traces[0].nodes
+        return {
+            latent.name: self.max_plate_nesting - len(nodes[latent.name]["fn"].batch_shape)
+            for latent in self.latents
+        }
+
+    def _summed_out(
+        self, trace: Trace, sites: dict[str, Any], names: frozenset[str]
+    ) -> tuple[Any, Any]:
+        assert self.enumerated is not None
+        trace.pack_tensors()
+        joint = self.enumerated.log_sum(trace, None, "log_prob")
+        dims = set(trace.symbol_to_dim) - set(trace.plate_to_symbol.values())
+        packed = (sites[name]["packed"]["log_prob"] for name in names)
+        if any(dims & set(tensor._pyro_dims) for tensor in packed):
+            return self.enumerated.log_sum(trace, names, "unscaled_log_prob"), joint
+        return sum(prior_log_prob(sites[name]).sum() for name in names), joint
+
+
+@contextmanager
+def quiet_pyro() -> Iterator[None]:
+    """Run without validation, which `vmap` refuses, and out of sight of other handlers."""
+    with pyro.validation_enabled(is_validate=False), poutine.block():
+        yield
+
+
+@contextmanager
+def _nothing() -> Iterator[None]:
+    yield
+
+
+def _latent(name: str, site: dict[str, Any]) -> Latent:
+    transform = biject_to(site["fn"].support)
+    shape = site["value"].shape
+    return Latent(name, shape, transform.inverse_shape(shape), transform)
+
+
+def _max_plate_nesting(trace: Trace) -> int:
+    dims = [
+        frame.dim
+        for site in trace.nodes.values()
+        if site["type"] == "sample"
+        for frame in site["cond_indep_stack"]
+        if frame.vectorized
+    ]
+    return -min(dims) if dims else 0
+
+
+def _sum_over(
+    num_particles: int | None, max_plate_nesting: int
+) -> Callable[[Tensor], Tensor]:
+    """Return the function that sums a log-density, over all but the particles."""
+    if num_particles is None:
+        return Tensor.sum
+
+    def total(values: Tensor) -> Tensor:
+        if values.dim() < 1 + max_plate_nesting or values.shape[0] != num_particles:
+            raise ValueError(
+                f"a log-density of shape {tuple(values.shape)} does not follow the plate"
+            )
+        return values.reshape(num_particles, -1).sum(-1)
+
+    return total

@@ -1,0 +1,211 @@
+"""What is annealed: a base that can be drawn, and the posterior, as a pair of energies.
+
+Everything above this file works on coordinates `(N, D)` and asks a `Posterior` for draws
+of the base, for the energies of both ends, and for values by name.
+"""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any, Protocol
+
+import torch
+from torch import Tensor
+
+from pyro_jarzynski.core.evaluation import TermsFn
+from pyro_jarzynski.core.noise import stream
+from pyro_jarzynski.errors import ArgumentError, ArgumentTypeError, EnergyError
+from pyro_jarzynski.infer.bases import Base, make_base
+from pyro_jarzynski.infer.batching import batch
+from pyro_jarzynski.infer.model import PyroModel
+from pyro_jarzynski.infer.prior import PLATE_ERRORS, draw_prior
+
+
+class Posterior(Protocol):
+    """The law at the end of an annealing, and the one at its start.
+
+    Attributes:
+        size: Number `D` of unconstrained coordinates.
+        method: How many walkers are evaluated at once: vmap, plate, loop or torch.
+    """
+
+    size: int
+    method: str
+
+    def draw(self, num: int, *, seed: int, purpose: str) -> Tensor:
+        """Draw walkers from the base, `(num, D)`."""
+
+    def terms(self, walkers: Tensor) -> tuple[Tensor, Tensor]:
+        """Return the energies of base and posterior, each `(N,)`."""
+
+    def constrain(
+        self, walkers: Tensor, *, deterministic: bool = False
+    ) -> dict[str, Tensor]:
+        """Return values by site, each `(N, *shape)`."""
+
+    def explain(self, walker: Tensor) -> str:
+        """Tell which parts of the model are not finite at one walker, `(D,)`."""
+
+
+@dataclass(frozen=True)
+class Target:
+    """A posterior in plain torch, for `AnnealedSMC` in place of a Pyro model.
+
+    `Z = ∫ e^{log_prior(x) + log_likelihood(x)} dx`.
+
+    Args:
+        log_prior: Normalised log-density of the prior, `(N, *event) -> (N,)`, on
+            unconstrained space.
+        log_likelihood: Log-likelihood, `(N, *event) -> (N,)`.
+        prior_sample: `prior_sample(num, generator)` draws from the prior,
+            `(num, *event)`.
+    """
+
+    log_prior: Callable[[Tensor], Tensor]
+    log_likelihood: Callable[[Tensor], Tensor]
+    prior_sample: Callable[[int, torch.Generator], Tensor]
+
+
+class TorchPosterior:
+    """The posterior of a `Target`; its one site is called `x`."""
+
+    method = "torch"
+
+    def __init__(self, target: Target) -> None:
+        self.target = target
+        self.event = self._prior_draws(2, stream(0, "shape")).shape[1:]
+        self.size = self.event.numel()
+
+    def draw(self, num: int, *, seed: int, purpose: str) -> Tensor:
+        """Draw walkers from the prior, `(num, D)`."""
+        return self._prior_draws(num, stream(seed, purpose)).reshape(num, -1)
+
+    def terms(self, walkers: Tensor) -> tuple[Tensor, Tensor]:
+        """Return the energies of prior and posterior, each `(N,)`."""
+        x = walkers.reshape(-1, *self.event)
+        prior, likelihood = self.target.log_prior(x), self.target.log_likelihood(x)
+        for name, value in (("log_prior", prior), ("log_likelihood", likelihood)):
+            if value.shape != (len(walkers),):
+                raise EnergyError(
+                    f"`{name}` must return one number per walker, shape "
+                    f"({len(walkers)},); got {tuple(value.shape)}."
+                )
+        return -prior, -prior - likelihood
+
+    def constrain(
+        self,
+        walkers: Tensor,
+        *,
+        deterministic: bool = False,  # noqa: ARG002
+    ) -> dict[str, Tensor]:
+        """Return the walkers in the shape of the draws, as `x`."""
+        return {"x": walkers.reshape(-1, *self.event)}
+
+    def explain(self, walker: Tensor) -> str:
+        """Tell which of the two functions is not finite at one walker."""
+        x = walker.reshape(1, *self.event)
+        found = {
+            "log_prior": self.target.log_prior(x),
+            "log_likelihood": self.target.log_likelihood(x),
+        }
+        broken = [name for name, value in found.items() if not torch.isfinite(value).all()]
+        return f"`{broken[0]}` is not finite there." if broken else ""
+
+    def _prior_draws(self, num: int, generator: torch.Generator) -> Tensor:
+        drawn = self.target.prior_sample(num, generator)
+        if not isinstance(drawn, Tensor) or drawn.ndim < 2 or len(drawn) != num:
+            got = tuple(drawn.shape) if isinstance(drawn, Tensor) else type(drawn).__name__
+            raise ArgumentError(
+                f"`prior_sample({num}, generator)` must return a tensor of shape "
+                f"({num}, *event), got {got}."
+            )
+        return drawn
+
+
+class ModelPosterior:
+    """The posterior of a Pyro model.
+
+    Args:
+        model: The model and its arguments, analysed.
+        base: Where walkers start; `None` is the prior.
+        cloud: Walkers at which the way of evaluating them is chosen, `(N, D)`.
+        seed: Seed of checks.
+    """
+
+    def __init__(
+        self, model: PyroModel, base: Base | None, num_walkers: int, seed: int
+    ) -> None:
+        self.model, self.base, self.size = model, base, model.size
+        self.method = "exact"
+        if self.size:
+            cloud = self.draw(num_walkers, seed=seed, purpose="choice of a method")
+            self._batched = batch(model, cloud, seed=seed)
+            self.method = self._batched.method
+
+    def draw(self, num: int, *, seed: int, purpose: str) -> Tensor:
+        """Draw walkers from the base, `(num, D)`."""
+        if self.base is None:
+            return draw_prior(self.model, num, seed=seed, purpose=purpose)
+        return self.base.draw(num, stream(seed, purpose))
+
+    def terms(self, walkers: Tensor) -> tuple[Tensor, Tensor]:
+        """Return the energies of base and posterior, each `(N,)`."""
+        prior, joint = self._batched.densities(walkers).unbind(1)
+        start = prior if self.base is None else self.base.log_prob(walkers)
+        return -start, -joint
+
+    def joint_energy(self, walkers: Tensor) -> Tensor:
+        """Return the energy of the posterior, `(N,)`."""
+        return -self._batched.densities(walkers)[:, 1]
+
+    def constrain(
+        self, walkers: Tensor, *, deterministic: bool = False
+    ) -> dict[str, Tensor]:
+        """Return latents, and deterministic sites if asked, each `(N, *shape)`."""
+        if not self.size:
+            return {}
+        with torch.no_grad():
+            try:
+                values = torch.func.vmap(self.model.values)(walkers)
+            except PLATE_ERRORS:
+                rows = [self.model.values(walker) for walker in walkers]
+                values = {k: torch.stack([row[k] for row in rows]) for k in rows[0]}
+        if deterministic:
+            return values
+        return {latent.name: values[latent.name] for latent in self.model.latents}
+
+    def explain(self, walker: Tensor) -> str:
+        """Tell which sites are not finite at one walker."""
+        names = self.model.broken_sites(walker)
+        if not names:
+            return ""
+        return f"The log-density of site {names[0]!r} is not finite there."
+
+
+def make_posterior(
+    model: Any,
+    args: tuple,
+    kwargs: dict[str, Any],
+    *,
+    base: Any,
+    num_walkers: int,
+    seed: int,
+) -> ModelPosterior | TorchPosterior:
+    """Return the posterior of a Pyro model with its data, or of a `Target`."""
+    if isinstance(model, Target):
+        if base != "prior" or args or kwargs:
+            raise ArgumentError(
+                "A `Target` takes neither arguments nor another base than its prior."
+            )
+        return TorchPosterior(model)
+    if not callable(model):
+        raise ArgumentTypeError(
+            f"`model` must be a Pyro model or a `Target`, got {type(model).__name__}."
+        )
+    proper = isinstance(base, str) and base == "prior"
+    analysed = PyroModel(model, args, kwargs, seed=seed, improper=not proper)
+    return ModelPosterior(analysed, make_base(base, analysed, seed), num_walkers, seed)
+
+
+def between(first: ModelPosterior, second: ModelPosterior) -> TermsFn:
+    """Return the energies of two posteriors over the same latents."""
+    return lambda walkers: (first.joint_energy(walkers), second.joint_energy(walkers))

@@ -1,0 +1,134 @@
+"""Draws of the prior of a Pyro model, in unconstrained coordinates.
+
+All walkers are drawn by one run of the model inside a plate of particles, which is left
+after the last latent, before the likelihood. Models that a plate would change are drawn
+one walker at a time; three walkers tell which they are.
+"""
+
+from typing import Any
+
+import torch
+from pyro.poutine.messenger import Messenger
+from torch import Tensor
+from torch.distributions import biject_to
+
+from pyro_jarzynski.errors import ModelError
+from pyro_jarzynski.infer.enumeration import is_density
+from pyro_jarzynski.infer.model import PyroModel, quiet_pyro
+from pyro_jarzynski.infer.sites import proper, seeded
+
+# What a model raises inside a plate that it was not written for.
+PLATE_ERRORS = (
+    RuntimeError,
+    ValueError,
+    IndexError,
+    AssertionError,
+    TypeError,
+    NotImplementedError,
+)
+NUM_CHECKED = 3
+
+
+def draw_prior(model: PyroModel, num: int, *, seed: int, purpose: str) -> Tensor:
+    """Draw walkers from the prior, `(num, D)`.
+
+    Args:
+        model: The model.
+        num: Number of walkers.
+        seed: Seed of the run.
+        purpose: What the draws are for; draws for different purposes are independent.
+    """
+    if model.size == 0:
+        return torch.empty(num, 0)
+    with seeded(seed, purpose):
+        try:
+            drawn = _run(model, num)
+            if _agrees(model, drawn):
+                return drawn.coordinates
+        except ModelError:
+            raise
+        except PLATE_ERRORS:
+            pass
+    with seeded(seed, purpose):
+        return torch.cat([_run(model, None).coordinates for _ in range(num)])
+
+
+class _LastLatent(Exception):  # noqa: N818
+    """Leaves a model after its last latent."""
+
+
+class _Draw(Messenger):
+    """Collects the latents of a run, until the last."""
+
+    def __init__(self, model: PyroModel, num_particles: int | None) -> None:
+        super().__init__()
+        self.model, self.num = model, num_particles
+        self.names = {latent.name for latent in model.latents}
+        self.values: dict[str, Tensor] = {}
+        self.unconstrained: dict[str, Tensor] = {}
+        self.log_prob = torch.zeros(num_particles or 1)
+
+    @property
+    def coordinates(self) -> Tensor:
+        """The drawn walkers, `(num, D)`."""
+        return torch.cat([self.unconstrained[x.name] for x in self.model.latents], 1)
+
+    def _pyro_post_sample(self, msg: Any) -> None:
+        if msg["is_observed"] or not is_density(msg):
+            return
+        name, fn, value = msg["name"], proper(msg["fn"]), msg["value"].detach()
+        rows = self.num or 1
+        self.values[name] = value
+        self.log_prob = self.log_prob + fn.log_prob(value).reshape(rows, -1).sum(1)
+        if name in self.names:
+            plain = biject_to(fn.support).inv(value)
+            self.unconstrained[name] = plain.detach().reshape(rows, -1)
+        if name == self.model.last_latent:
+            raise _LastLatent
+
+
+def _run(
+    model: PyroModel, num_particles: int | None, given: dict[str, Tensor] | None = None
+) -> _Draw:
+    draw = _Draw(model, num_particles)
+    program = model.model if given is None else _Given(given)(model.model)
+    try:
+        with quiet_pyro(), draw, model.plate(num_particles), torch.no_grad():
+            program(*model.args, **model.kwargs)
+    except _LastLatent:
+        return draw
+    raise ModelError("The model did not reach its last latent in a draw of the prior.")
+
+
+class _Given(Messenger):
+    """Sets latents to given values, leaving them latents."""
+
+    def __init__(self, given: dict[str, Tensor]) -> None:
+        super().__init__()
+        self.given = given
+
+    def _pyro_sample(self, msg: Any) -> None:
+        if msg["name"] in self.given and not msg["is_observed"]:
+            msg["value"], msg["done"] = self.given[msg["name"]], True
+
+
+def _agrees(model: PyroModel, drawn: _Draw) -> bool:
+    """Tell whether some walkers have the density that they have by themselves."""
+    shapes = {
+        name: site["value"].shape
+        for name, site in model.traces[0].nodes.items()
+        if name in drawn.values
+    }
+    if any(v.shape[0] != drawn.num for v in drawn.values.values()):
+        return False
+    sizes = [latent.size for latent in model.latents]
+    if [drawn.unconstrained[x.name].shape[1] for x in model.latents] != sizes:
+        return False
+    for row in range(min(NUM_CHECKED, len(drawn.log_prob))):
+        given = {name: v[row].reshape(shapes[name]) for name, v in drawn.values.items()}
+        alone = _run(model, None, given)
+        same_place = torch.allclose(alone.coordinates[0], drawn.coordinates[row])
+        log_probs = alone.log_prob[0], drawn.log_prob[row]
+        if not same_place or not torch.allclose(*log_probs, rtol=1e-4, atol=1e-4):
+            return False
+    return True

@@ -1,0 +1,105 @@
+"""What a run leaves behind: one row per stage, and the result at its end."""
+
+import time
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+
+from pyro_jarzynski.core.weights import log_mean_exp
+from pyro_jarzynski.infer.annealing import Reached, Settings
+from pyro_jarzynski.infer.result import SMCResult
+
+
+class Row(NamedTuple):
+    """One stage, in the columns of `SMCResult.history`."""
+
+    beta: float
+    num_observations: int
+    ess: Tensor
+    conditional_ess: Tensor
+    acceptance_rate: Tensor
+    log_evidence: Tensor
+    resampled: Tensor
+    step_size: float
+    num_moves: int
+    seconds: float
+
+
+class Recorder:
+    """Collects the stages of a run.
+
+    Args:
+        settings: Settings of the run.
+        start: Monotonic time at which it began.
+    """
+
+    def __init__(self, settings: Settings, start: float) -> None:
+        self.settings, self.start = settings, start
+        self.rows: list[Row] = []
+        self.log_weights: list[Tensor] = []
+        self.num_undecorrelated = 0
+        self.last: Reached | None = None
+
+    @property
+    def progress(self) -> float:
+        """Legs of the path that are behind, the present one in parts."""
+        done = sum(row.beta == 1 for row in self.rows)
+        beta = self.rows[-1].beta
+        return done + (beta if beta < 1 else 0.0)
+
+    def add(self, reached: Reached) -> None:
+        """Record a stage."""
+        info = reached.info
+        self.last = reached
+        self.log_weights.append(info.log_weight)
+        self.num_undecorrelated += not reached.decorrelated
+        self.rows.append(
+            Row(
+                beta=reached.beta,
+                num_observations=reached.num_observations or 0,
+                ess=info.ess,
+                conditional_ess=info.conditional_ess,
+                acceptance_rate=info.acceptance_rate,
+                log_evidence=info.log_normalizer,
+                resampled=info.resampled,
+                step_size=reached.stage.kernel.step_size,
+                num_moves=reached.stage.num_moves,
+                seconds=time.monotonic() - self.start,
+            )
+        )
+
+    def line(self) -> str:
+        """Return the last stage in short."""
+        row = self.rows[-1]
+        share = float(row.ess.mean()) / self.settings.num_walkers
+        evidence = float(log_mean_exp(row.log_evidence))
+        return f"β {row.beta:.3g}, ESS {share:.0%}, log Z {evidence:.2f}"
+
+    def is_late(self) -> bool:
+        """Tell whether the time is up."""
+        limit = self.settings.max_seconds
+        return limit is not None and self.rows[-1].seconds > limit
+
+    def result(self, num_legs: int, num_gradients: int) -> SMCResult:
+        """Return the result of what was reached."""
+        assert self.last is not None
+        columns = {
+            name: torch.stack(values)
+            if isinstance(values[0], Tensor)
+            else torch.tensor(values, dtype=torch.float64)
+            for name, values in zip(Row._fields, zip(*self.rows, strict=True), strict=True)
+        }
+        if self.last.num_observations is None:
+            del columns["num_observations"]
+        return SMCResult(
+            posterior=self.last.posterior,
+            walkers=self.last.walkers,
+            history=columns,
+            settings=self.settings,
+            complete=self.progress == num_legs,
+            num_gradients=num_gradients,
+            seconds=time.monotonic() - self.start,
+            stage_log_weights=self.log_weights,
+            num_undecorrelated=self.num_undecorrelated,
+        )

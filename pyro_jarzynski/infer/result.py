@@ -1,0 +1,280 @@
+"""The result of an annealing: draws, evidence, and whether to trust them."""
+
+import math
+import warnings
+from functools import cached_property
+from typing import Any
+
+import torch
+from pyro.infer.importance import LogWeightsMixin
+from torch import Tensor
+
+from pyro_jarzynski.core import weights
+from pyro_jarzynski.core.evaluation import Evaluation
+from pyro_jarzynski.core.noise import stream
+from pyro_jarzynski.core.resampling import systematic
+from pyro_jarzynski.core.walkers import Walkers
+from pyro_jarzynski.errors import ArgumentError, EvidenceWarning, count, fraction
+from pyro_jarzynski.infer.annealing import Settings
+from pyro_jarzynski.infer.pareto import pareto_k
+from pyro_jarzynski.infer.posterior import Posterior
+from pyro_jarzynski.infer.summary import Summary, summarise
+
+# Below these, or above, a result is doubted.
+MAX_ISLAND_SPREAD = 1.0
+MAX_R_HAT = 1.1
+MIN_ACCEPTANCE = 0.1
+MIN_CONDITIONAL_ESS = 0.1
+MAX_PARETO_K = 0.7
+
+
+class SMCResult(LogWeightsMixin):
+    """Draws, evidence and history of a run of `AnnealedSMC`.
+
+    `get_log_normalizer()`, `get_normalized_weights()` and `get_ESS()` are Pyro's.
+
+    Attributes:
+        posterior: The law that was approached.
+        walkers: The walkers at the end, in unconstrained coordinates.
+        history: One tensor per column, `(stages,)` or `(stages, chains)`: beta, ess,
+            conditional_ess, acceptance_rate, log_evidence, resampled, step_size,
+            num_moves, seconds.
+        settings: Settings of the run.
+        complete: Whether the posterior was reached.
+        num_gradients: Energies and gradients evaluated, the pilot's included.
+        seconds: Time of the run.
+    """
+
+    def __init__(
+        self,
+        *,
+        posterior: Posterior,
+        walkers: Walkers,
+        history: dict[str, Tensor],
+        settings: Settings,
+        complete: bool,
+        num_gradients: int,
+        seconds: float,
+        stage_log_weights: list[Tensor],
+        num_undecorrelated: int,
+    ) -> None:
+        self.posterior = posterior
+        self.walkers = walkers
+        self.history = history
+        self.settings = settings
+        self.complete = complete
+        self.num_gradients = num_gradients
+        self.seconds = seconds
+        self._stage_log_weights = stage_log_weights
+        self._num_undecorrelated = num_undecorrelated
+
+    @classmethod
+    def without_latents(
+        cls, posterior: Posterior, settings: Settings, log_evidence: Tensor
+    ) -> "SMCResult":
+        """Return the exact result for a model without latents."""
+        num = settings.num_walkers * settings.num_chains
+        zero = torch.zeros(num, dtype=torch.float64)
+        nowhere = torch.empty(num, 0)
+        walkers = Walkers(
+            position=nowhere,
+            evaluation=Evaluation(zero, nowhere, zero),
+            log_weight=zero,
+            log_banked=log_evidence.detach().double().expand(settings.num_chains),
+            ancestor=torch.arange(num),
+            steps=torch.zeros((), dtype=torch.int64),
+        )
+        return cls(
+            posterior=posterior,
+            walkers=walkers,
+            history={},
+            settings=settings,
+            complete=True,
+            num_gradients=0,
+            seconds=0.0,
+            stage_log_weights=[],
+            num_undecorrelated=0,
+        )
+
+    @property
+    def log_evidence(self) -> float:
+        """`log Ẑ` in nats, of the mean of `Ẑ` over the islands."""
+        return float(weights.log_mean_exp(self.log_evidence_per_chain))
+
+    @property
+    def log_evidence_per_chain(self) -> Tensor:
+        """`log Ẑ` of each island, `(chains,)`, float64."""
+        return self.walkers.log_normalizer
+
+    @property
+    def log_evidence_error(self) -> float:
+        """Standard error of `log_evidence`, in nats.
+
+        From the spread of the islands, `sd(log Ẑ) / √C`; of a single island from the
+        genealogy of its walkers.
+        """
+        islands = self.log_evidence_per_chain
+        if len(islands) == 1:
+            return float(self.walkers.log_normalizer_error[0])
+        return float(islands.std()) / math.sqrt(len(islands))
+
+    def log_evidence_interval(self, probability: float = 0.9) -> tuple[float, float]:
+        """Return an interval for the log evidence: Student's over the islands.
+
+        Args:
+            probability: Share of runs whose interval covers the truth, in (0, 1).
+        """
+        from scipy.stats import norm, t
+
+        level = (1 + fraction("probability", probability)) / 2
+        freedom = len(self.log_evidence_per_chain) - 1
+        quantile = float(t.ppf(level, freedom) if freedom else norm.ppf(level))
+        half = quantile * self.log_evidence_error
+        return self.log_evidence - half, self.log_evidence + half
+
+    @property
+    def log_weights(self) -> Tensor:
+        """Log-weights of all walkers, `(N C,)`, of which the mean is `Ẑ`."""
+        banked = self.walkers.log_banked[:, None]
+        return (self.walkers.by_island(self.walkers.log_weight) + banked).flatten()
+
+    @cached_property
+    def pareto_k(self) -> Tensor:
+        """Shape of the largest weights at each stage, `(stages,)`; see `pareto_k`."""
+        return torch.tensor([pareto_k(weight) for weight in self._stage_log_weights])
+
+    def weighted_samples(self) -> tuple[dict[str, Tensor], Tensor]:
+        """Return the walkers by site, each `(N C, *shape)`, and their log-weights."""
+        assert isinstance(self.walkers.position, Tensor)
+        return self.posterior.constrain(self.walkers.position), self.log_weights
+
+    def get_samples(
+        self,
+        num_samples: int | None = None,
+        *,
+        group_by_chain: bool = False,
+        deterministic: bool = False,
+    ) -> dict[str, Tensor]:
+        """Return draws of equal weight, constrained, as `MCMC.get_samples` does.
+
+        Args:
+            num_samples: Draws per island if grouped, or in all; `None` is one for every
+                walker.
+            group_by_chain: Whether to keep the islands apart.
+            deterministic: Whether to add the deterministic sites.
+
+        Returns:
+            Draws by site, `(num_samples, *shape)` or `(chains, num_samples, *shape)`.
+
+        Raises:
+            ArgumentError: There are fewer walkers than that; draws are never repeated.
+        """
+        chains, size = self.draw_index.shape
+        per_chain = size
+        if num_samples is not None:
+            most = size if group_by_chain else size * chains
+            if count("num_samples", num_samples) > most:
+                raise ArgumentError(
+                    f"`num_samples` must be at most {most}, the number of walkers, got "
+                    f"{num_samples}; run with more walkers."
+                )
+            per_chain = num_samples if group_by_chain else -(-num_samples // chains)
+        index = self.draw_index[:, :per_chain]
+        values = self._values(deterministic=deterministic)
+        grouped = {name: value[index] for name, value in values.items()}
+        if group_by_chain:
+            return grouped
+        # The first draws of all islands, so that a part of them is of all.
+        flat = {name: v.transpose(0, 1).flatten(0, 1) for name, v in grouped.items()}
+        if num_samples is None:
+            return {name: v.flatten(0, 1) for name, v in grouped.items()}
+        return {name: v[:num_samples] for name, v in flat.items()}
+
+    @cached_property
+    def draw_index(self) -> Tensor:
+        """Walkers that were drawn by their weights, in random order, `(chains, N)`."""
+        generator = stream(self.settings.seed, "draws", self.walkers.log_weight.device)
+        log_weight = self.walkers.by_island(self.walkers.log_weight)
+        chains, size = log_weight.shape
+        drawn = systematic(log_weight, size, generator)
+        first = size * torch.arange(chains, device=drawn.device)
+        order = torch.rand(
+            chains, size, generator=generator, device=drawn.device, dtype=torch.float64
+        ).argsort(1)
+        return drawn.gather(1, order) + first[:, None]
+
+    def summary(self, probability: float = 0.9) -> Summary:
+        """Return mean, sd, quantiles, Monte Carlo error and r_hat of every latent.
+
+        Args:
+            probability: Share of the draws between the outer quantiles.
+        """
+        return summarise(self, fraction("probability", probability))
+
+    @cached_property
+    def doubts(self) -> list[str]:
+        """Reasons not to trust the result, each with a remedy."""
+        found = []
+        if not self.complete:
+            beta = float(self.history["beta"][-1])
+            found.append(
+                f"The time was up at inverse temperature {beta:.3g}: draws and evidence "
+                "are those of that tempered law. Give more `max_seconds`, or fewer walkers."
+            )
+        if not self.history:
+            return found
+        islands = self.log_evidence_per_chain
+        if len(islands) > 1 and float(islands.std()) > MAX_ISLAND_SPREAD:
+            found.append(
+                f"The islands' log evidences differ by {float(islands.std()):.2g} (standard "
+                "deviation). Use more walkers, more moves, or a larger `ess` in the "
+                "schedule."
+            )
+        if len(islands) == 1 and self.log_evidence_error > 0.5:
+            found.append(
+                "Almost all walkers descend from a few. Use more walkers or more moves."
+            )
+        acceptance = float(self.history["acceptance_rate"][-1].mean())
+        if acceptance < MIN_ACCEPTANCE:
+            found.append(
+                f"Only {acceptance:.0%} of the last moves were accepted. Use another "
+                "kernel, or reparametrise the model."
+            )
+        lowest = float(self.history["conditional_ess"].min()) / self.settings.num_walkers
+        if lowest < MIN_CONDITIONAL_ESS and float(self.pareto_k.max()) > MAX_PARETO_K:
+            found.append(
+                f"A step left {lowest:.1%} of the walkers, with weights of Pareto shape "
+                f"{float(self.pareto_k.max()):.2f}. Use more temperatures."
+            )
+        stages = len(self.history["beta"])
+        if self._num_undecorrelated > stages / 2:
+            found.append(
+                f"At {self._num_undecorrelated} of {stages} temperatures `max_moves` ended "
+                "the moves before the walkers had decorrelated. Allow more moves."
+            )
+        r_hat = self.summary().table["r_hat"].max() if len(islands) > 1 else 1.0
+        if r_hat > MAX_R_HAT:
+            found.append(
+                f"The islands disagree about a latent (r_hat {r_hat:.2f}): there may be "
+                "modes that some have missed. Use more walkers, or a wider base."
+            )
+        return found
+
+    def warn(self) -> None:
+        """Warn of the doubts, if there are any."""
+        if self.doubts:
+            warnings.warn(" ".join(self.doubts), EvidenceWarning, stacklevel=3)
+
+    def _values(self, *, deterministic: bool) -> dict[str, Tensor]:
+        assert isinstance(self.walkers.position, Tensor)
+        return self.posterior.constrain(self.walkers.position, deterministic=deterministic)
+
+    def __repr__(self) -> str:
+        """Tell evidence and size."""
+        chains = len(self.log_evidence_per_chain)
+        return (
+            f"SMCResult(log_evidence={self.log_evidence:.3f} ± "
+            f"{self.log_evidence_error:.3f}, {chains} chains of "
+            f"{self.settings.num_walkers} walkers, {len(self._stage_log_weights)} stages, "
+            f"{self.seconds:.1f} s)"
+        )

@@ -1,0 +1,88 @@
+"""Schedules: in which order the likelihood is switched on."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from itertools import pairwise
+from typing import Any, TypeAlias
+
+from torch import Tensor
+
+from pyro_jarzynski.core.paths import check_betas
+from pyro_jarzynski.errors import ArgumentError, ArgumentTypeError, count, fraction
+
+
+@dataclass(frozen=True)
+class AdaptiveTempering:
+    """Inverse temperatures chosen so that each step keeps a share of the walkers.
+
+    Args:
+        ess: Conditional effective sample size of a step, as a share of the walkers, in
+            (0, 1).
+    """
+
+    ess: float = 0.8
+
+    def __post_init__(self) -> None:
+        """Check the share."""
+        if not 0 < fraction("ess", self.ess) < 1:
+            raise ArgumentError(f"`ess` must lie in (0, 1), got {self.ess!r}.")
+
+
+@dataclass(frozen=True)
+class DataTempering:
+    """Data that arrive: posteriors of the first `sizes[0]`, `sizes[1]`, … observations.
+
+    Every tensor among the arguments of the model that has `sizes[-1]` rows is cut to its
+    first rows. From one posterior to the next, the path is tempered as far as needed.
+    Latents must not depend on the number of observations.
+
+    Args:
+        sizes: Increasing numbers of observations; the last is all of them.
+        ess: Conditional effective sample size of a step, as a share of the walkers.
+    """
+
+    sizes: Sequence[int]
+    ess: float = 0.8
+
+    def __post_init__(self) -> None:
+        """Check sizes and share."""
+        AdaptiveTempering(self.ess)
+        if len(self.sizes) == 0:
+            raise ArgumentError("`sizes` must name at least one number of observations.")
+        for size in self.sizes:
+            count("sizes", size)
+        for low, high in pairwise(self.sizes):
+            if high <= low:
+                raise ArgumentError(f"`sizes` must increase; got {high} after {low}.")
+
+    def cut(
+        self, args: tuple, kwargs: dict[str, Any], size: int
+    ) -> tuple[tuple, dict[str, Any]]:
+        """Return the arguments of the model with the first `size` observations."""
+        total = self.sizes[-1]
+
+        def is_data(value: Any) -> bool:
+            return isinstance(value, Tensor) and value.ndim > 0 and len(value) == total
+
+        if not any(map(is_data, [*args, *kwargs.values()])):
+            raise ArgumentError(
+                f"`sizes` ends with {total}, but no tensor among the model's arguments has "
+                "so many rows."
+            )
+        cut_args = tuple(v[:size] if is_data(v) else v for v in args)
+        return cut_args, {k: v[:size] if is_data(v) else v for k, v in kwargs.items()}
+
+
+Schedule: TypeAlias = AdaptiveTempering | DataTempering | Sequence[float]
+
+
+def check_schedule(schedule: Any) -> None:
+    """Raise unless `schedule` is one."""
+    if isinstance(schedule, AdaptiveTempering | DataTempering):
+        return
+    if isinstance(schedule, str) or not isinstance(schedule, Sequence | Tensor):
+        raise ArgumentTypeError(
+            "`schedule` must be AdaptiveTempering(), DataTempering(sizes) or a sequence of "
+            f"inverse temperatures from 0 to 1; got {type(schedule).__name__}."
+        )
+    check_betas("schedule", schedule)

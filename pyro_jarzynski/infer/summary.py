@@ -1,0 +1,101 @@
+"""Posterior summaries: means and quantiles of draws, and how well they are known."""
+
+import math
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+import pandas as pd
+import torch
+from torch import Tensor
+
+if TYPE_CHECKING:
+    from pyro_jarzynski.infer.result import SMCResult
+
+
+class Summary(NamedTuple):
+    """A table with one row per scalar latent, and the evidence; prints itself.
+
+    Attributes:
+        table: Columns mean, sd, the outer quantiles and the median, mcse, r_hat.
+        headline: Evidence, size and ancestors in a line.
+    """
+
+    table: pd.DataFrame
+    headline: str
+
+    def __str__(self) -> str:
+        """Return headline and table."""
+        with pd.option_context("display.max_rows", 60, "display.width", 100):
+            return f"{self.headline}\n{self.table.round(3)}"
+
+    __repr__ = __str__
+
+
+def summarise(result: "SMCResult", probability: float) -> Summary:
+    """Summarise the draws of a result.
+
+    The Monte Carlo standard error of a mean is that between families of walkers with a
+    common ancestor, `√ Σ_e (Σ_{i∈e} W_i (f_i - f̄))²` (Chan, Lai 2013, Ann. Stat. 41(6));
+    `r_hat` compares the islands.
+    """
+    tail = (1 - probability) / 2
+    quantiles = torch.tensor([tail, 0.5, 1 - tail], dtype=torch.float64)
+    samples = result.get_samples(group_by_chain=True)
+    weighted, _ = result.weighted_samples()
+    rows: dict[str, list[float]] = {}
+    for name, draws in samples.items():
+        chains = draws.double().flatten(2) if draws.ndim > 2 else draws.double()[..., None]
+        errors = _errors(result, weighted[name])
+        for index in range(chains.shape[2]):
+            values = chains[..., index]
+            rows[_label(name, draws.shape[2:], index)] = [
+                float(values.mean()),
+                float(values.std()),
+                *torch.quantile(values.flatten(), quantiles).tolist(),
+                float(errors[index]),
+                _r_hat(values),
+            ]
+    names = ["mean", "sd", *(f"{100 * q:.3g}%" for q in quantiles.tolist())]
+    table = pd.DataFrame.from_dict(rows, orient="index", columns=[*names, "mcse", "r_hat"])
+    return Summary(table, _headline(result))
+
+
+def _headline(result: "SMCResult") -> str:
+    walkers = result.walkers
+    survivors = len(walkers.ancestor.unique())
+    return (
+        f"log evidence {result.log_evidence:.3f} ± {result.log_evidence_error:.3f}; "
+        f"{len(walkers.log_weight)} walkers on {len(walkers.log_banked)} islands, "
+        f"descending from {survivors} of the first"
+    )
+
+
+def _label(name: str, shape: torch.Size, index: int) -> str:
+    if not shape:
+        return name
+    place = []
+    for size in reversed(shape):
+        index, remainder = divmod(index, size)
+        place.append(remainder)
+    return f"{name}[{', '.join(str(i) for i in reversed(place))}]"
+
+
+def _errors(result: "SMCResult", values: Tensor) -> Tensor:
+    """Return the standard error of the mean of each scalar, `(d,)`."""
+    walkers = result.walkers
+    flat = values.double().reshape(len(values), -1)
+    weight = walkers.weight.flatten()[:, None] / len(walkers.log_banked)
+    centred = weight * (flat - (weight * flat).sum(0))
+    families = torch.zeros_like(centred).index_add_(0, walkers.ancestor, centred)
+    return families.square().sum(0).sqrt()
+
+
+def _r_hat(values: Tensor) -> float:
+    """Return `√(((N - 1) W / N + B) / W)` of `(C, N)` draws; 1 for a single island."""
+    chains, size = values.shape
+    if chains == 1:
+        return 1.0
+    within = float(values.var(1).mean())
+    between = float(values.mean(1).var())
+    if within == 0:
+        return 1.0 if between == 0 else math.inf
+    return math.sqrt((size - 1) / size + between / within)
