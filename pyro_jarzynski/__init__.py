@@ -31,6 +31,7 @@ from pyro_jarzynski.ebm.networks import MLP as MLP
 from pyro_jarzynski.ebm.networks import GaussianMixtureEnergy as GaussianMixtureEnergy
 from pyro_jarzynski.ebm.tracker import Likelihood as Likelihood
 from pyro_jarzynski.ebm.tracker import LikelihoodTracker as LikelihoodTracker
+from pyro_jarzynski.errors import EvidenceWarning as EvidenceWarning
 from pyro_jarzynski.errors import JarzynskiError as JarzynskiError
 from pyro_jarzynski.infer.annealed_smc import AnnealedSMC as AnnealedSMC
 from pyro_jarzynski.infer.evidence import EvidenceBounds as EvidenceBounds

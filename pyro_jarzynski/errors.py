@@ -49,6 +49,10 @@ class ModelFileError(JarzynskiError, ValueError):
     """A saved model cannot be read."""
 
 
+class ModelSourceError(JarzynskiError, ValueError):
+    """The command line names a model that is not there."""
+
+
 class MissingDependencyError(JarzynskiError, ImportError):
     """A library cannot be imported."""
 

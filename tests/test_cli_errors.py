@@ -6,8 +6,9 @@ import shutil
 import pytest
 import typer
 
-from pyro_jarzynski import RESAMPLERS, cli, save_model
+from pyro_jarzynski import RESAMPLERS, save_model
 from pyro_jarzynski.cli import app
+from pyro_jarzynski.cli import train as cli
 from pyro_jarzynski.experiments.mixture import LEARNERS
 from tests.command_line import TINY, call, flat, names_in, train
 from tests.ebm.models import mixture_learner

@@ -69,6 +69,10 @@ class Kernel(Protocol):
         """Return this kernel with moves made of another Langevin step."""
 
     @property
+    def preconditioner(self) -> Covariance:
+        """Covariance `C` that scales moves."""
+
+    @property
     def factor(self) -> Factor:
         """Factor `L` of the preconditioner."""
 

@@ -9,6 +9,8 @@ of the gradients, equals the mean Hessian and tells how steep it is; for a Gauss
 import torch
 from torch import Tensor
 
+from pyro_jarzynski.core.preconditioner import Covariance
+from pyro_jarzynski.core.trees import Position
 from pyro_jarzynski.core.walkers import Walkers
 from pyro_jarzynski.errors import ArgumentTypeError
 
@@ -19,8 +21,8 @@ SMALLEST = 1e-10
 def metric(walkers: Walkers, *, dense: bool = True) -> Tensor:
     """Estimate the preconditioner `C = Σ # F⁻¹` from weighted walkers.
 
-    `Σ # F⁻¹ = F^{-½} (F^{½} Σ F^{½})^{½} F^{-½}`, and for a diagonal `C_i = √(Σ_ii / F_ii)`.
-    A dense estimate is shrunk towards its diagonal by `d / (n + d)`, with `n` the
+    `Σ # F⁻¹ = F^{-½} (F^{½} Σ F^{½})^{½} F^{-½}`, and for a diagonal `√(Σ_ii / F_ii)`. A
+    dense estimate is shrunk towards its diagonal by `d / (n + d)`, with `n` the
     effective sample size.
 
     Args:
@@ -49,7 +51,7 @@ def metric(walkers: Walkers, *, dense: bool = True) -> Tensor:
     return ((mean + mean.mT) / 2).to(position.dtype)
 
 
-def squared_jump(start: Tensor, end: Tensor, covariance: Tensor | None) -> float:
+def squared_jump(start: Position, end: Position, covariance: Covariance) -> float:
     """Return `mean |L⁻¹ (y - x)|² / 2d`: 0 for walkers at rest, 1 for independent ones.
 
     Args:
@@ -57,6 +59,9 @@ def squared_jump(start: Tensor, end: Tensor, covariance: Tensor | None) -> float
         end: Positions `y` after them, `(N, d)`.
         covariance: `C = L Lᵀ`, a matrix or a diagonal; `None` takes the variance of `x`.
     """
+    assert isinstance(start, Tensor)
+    assert isinstance(end, Tensor)
+    assert not isinstance(covariance, dict)
     shift = (end - start).to(torch.float64)
     if covariance is None:
         covariance = start.to(torch.float64).var(0).clamp(min=torch.finfo().tiny)

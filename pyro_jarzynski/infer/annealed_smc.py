@@ -1,6 +1,9 @@
 """Annealed sequential Monte Carlo for Pyro models: draws, evidence, diagnostics."""
 
 import time
+import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import Any
 
 import torch
@@ -8,11 +11,13 @@ from tqdm.auto import tqdm
 
 from pyro_jarzynski.core.interrupt import deferred_interrupt
 from pyro_jarzynski.core.kernels import MALA, Kernel
-from pyro_jarzynski.infer.annealing import Counted, Leg, Settings, anneal, make_legs
+from pyro_jarzynski.errors import NonFiniteEnergyWarning, SupportWarning
+from pyro_jarzynski.infer.annealing import Counted, Leg, anneal, make_legs
 from pyro_jarzynski.infer.posterior import ModelPosterior
 from pyro_jarzynski.infer.recorder import Recorder
 from pyro_jarzynski.infer.result import SMCResult
 from pyro_jarzynski.infer.schedules import AdaptiveTempering, Schedule
+from pyro_jarzynski.infer.settings import Settings
 
 
 class AnnealedSMC:
@@ -76,6 +81,7 @@ class AnnealedSMC:
         chunk_size: int | None = None,
         progress: bool = True,
     ) -> None:
+        """Check the settings."""
         self.model = model
         self.progress = progress
         self.settings = Settings(
@@ -120,6 +126,19 @@ class AnnealedSMC:
             self.result = self._without_latents(legs[-1])
             return self.result
         recorder = Recorder(self.settings, start)
+        try:
+            with told_once(NonFiniteEnergyWarning, SupportWarning):
+                self._anneal(legs, recorder)
+        finally:
+            if recorder.rows:
+                gradients = sum(_evaluations(leg) for leg in legs)
+                self.result = recorder.result(len(legs), gradients)
+        assert self.result is not None
+        self.result.warn()
+        return self.result
+
+    def _anneal(self, legs: list[Leg], recorder: Recorder) -> None:
+        """Anneal until the posterior, the end of the time, or Ctrl-C."""
         bar = tqdm(
             total=float(len(legs)),
             disable=not self.progress,
@@ -127,21 +146,13 @@ class AnnealedSMC:
             desc="Annealing",
         )
         with bar, deferred_interrupt() as check:
-            try:
-                for reached in anneal(legs, self.settings):
-                    recorder.add(reached)
-                    bar.update(recorder.progress - bar.n)
-                    bar.set_postfix_str(recorder.line())
-                    if recorder.is_late():
-                        break
-                    check()
-            finally:
-                if recorder.rows:
-                    gradients = sum(_evaluations(leg) for leg in legs)
-                    self.result = recorder.result(len(legs), gradients)
-        assert self.result is not None
-        self.result.warn()
-        return self.result
+            for reached in anneal(legs, self.settings):
+                recorder.add(reached)
+                bar.update(recorder.progress - bar.n)
+                bar.set_postfix_str(recorder.line())
+                if recorder.is_late():
+                    return
+                check()
 
     def _without_latents(self, leg: Leg) -> SMCResult:
         """Return the result for a model whose likelihood is its evidence."""
@@ -149,6 +160,25 @@ class AnnealedSMC:
         assert isinstance(posterior, ModelPosterior)
         log_evidence = posterior.model.log_densities(torch.empty(0))[1]
         return SMCResult.without_latents(posterior, self.settings, log_evidence)
+
+
+@contextmanager
+def told_once(*categories: type[Warning]) -> Iterator[None]:
+    """Hold back warnings of some categories, and tell of each once, with its number."""
+    with warnings.catch_warnings(record=True) as caught:
+        for category in categories:
+            warnings.simplefilter("always", category)
+        yield
+    for category in categories:
+        found = [str(w.message) for w in caught if w.category is category]
+        if found:
+            more = f" ({len(found)} warnings like this.)" if len(found) > 1 else ""
+            warnings.warn(found[0] + more, category, stacklevel=4)
+    for other in caught:
+        if other.category not in categories:
+            warnings.warn_explicit(
+                other.message, other.category, other.filename, other.lineno
+            )
 
 
 def _evaluations(leg: Leg) -> int:

@@ -36,11 +36,13 @@ class GaussianBase:
     """A Gaussian of mean `(D,)` and covariance `L Lᵀ`, `L` lower triangular `(D, D)`."""
 
     def __init__(self, mean: Tensor, lower: Tensor) -> None:
+        """Keep the moments."""
         self.mean, self.lower = mean, lower
 
     def draw(self, num: int, generator: torch.Generator) -> Tensor:
         """Draw walkers, `(num, D)`."""
         noise = normal_like(self.mean.expand(num, -1), generator)
+        assert isinstance(noise, Tensor)
         return self.mean + noise @ self.lower.mT
 
     def log_prob(self, walkers: Tensor) -> Tensor:
@@ -117,12 +119,12 @@ def _fit(draws: Mapping[str, Tensor], model: PyroModel) -> GaussianBase:
 
 def _guide_draws(guide: Any, model: PyroModel, seed: int) -> dict[str, Tensor]:
     names = [latent.name for latent in model.latents]
-    rows = []
+    rows: list[dict[str, Any]] = []
     with seeded(seed, "guide"), quiet_pyro(), torch.no_grad():
         for _ in range(max(NUM_GUIDE_DRAWS, 10 * model.size)):
             with poutine.trace() as recorder:
                 guide(*model.args, **model.kwargs)
-            rows.append(recorder.trace.nodes)
+            rows.append(dict(recorder.trace.nodes))
     missing = [name for name in names if name not in rows[0]]
     if missing:
         raise ModelError(

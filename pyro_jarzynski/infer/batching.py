@@ -79,7 +79,7 @@ def batch(model: PyroModel, walkers: Tensor, *, seed: int = 0) -> Batched:
         reasons[method] = "its numbers differ from those of one walker at a time"
     told = "; ".join(f"{method}: {reason}" for method, reason in reasons.items())
     warnings.warn(
-        f"The model can only be evaluated for one walker at a time, which is slow ({told}).",
+        f"The model can only be evaluated one walker at a time, which is slow ({told}).",
         SlowModelWarning,
         stacklevel=2,
     )

@@ -2,7 +2,7 @@
 
 from collections import OrderedDict
 from collections.abc import Callable
-from typing import Any
+from typing import Any, TypeAlias
 
 import pyro.poutine as poutine
 from opt_einsum import shared_intermediates
@@ -15,6 +15,9 @@ from torch import Tensor
 
 from pyro_jarzynski.errors import ModelError
 
+# A site of a trace: a dictionary with name, fn, value, infer, …
+Site: TypeAlias = Any
+
 
 class EnumeratedModel:
     """A model of which all discrete latents are enumerated.
@@ -25,6 +28,7 @@ class EnumeratedModel:
     """
 
     def __init__(self, model: Callable[..., Any], max_plate_nesting: int) -> None:
+        """Wrap the model."""
         self.model = _Enumerate(first_available_dim=-1 - max_plate_nesting)(
             config_enumerate(model)
         )
@@ -40,7 +44,8 @@ class EnumeratedModel:
         """
         factors: OrderedDict[frozenset, list[Tensor]] = OrderedDict()
         plates = set(trace.plate_to_symbol.values())
-        for name, site in trace.nodes.items():
+        sites: dict[str, Site] = dict(trace.nodes)
+        for name, site in sites.items():
             if not is_density(site):
                 continue
             if names is not None and name not in names and not is_enumerated(site):
@@ -49,23 +54,24 @@ class EnumeratedModel:
             ordinal = frozenset(
                 trace.plate_to_symbol[frame.name] for frame in frames if frame.vectorized
             )
-            factors.setdefault(ordinal, []).append(site["packed"][key])
+            packed: Any = site["packed"]
+            factors.setdefault(ordinal, []).append(packed[key])
         summed = set(trace.symbol_to_dim) - plates
         with shared_intermediates() as cache:
             return contract_to_tensor(factors, summed, cache=cache, ring=_VmapRing(cache))
 
 
-def is_density(site: dict[str, Any]) -> bool:
+def is_density(site: Site) -> bool:
     """Tell whether a site of a trace carries a density."""
     return site["type"] == "sample" and not poutine.util.site_is_subsample(site)
 
 
-def is_enumerated(site: dict[str, Any]) -> bool:
+def is_enumerated(site: Site) -> bool:
     """Tell whether a site of a trace was enumerated in parallel."""
     return site["infer"].get("_enumerate_dim") is not None
 
 
-def check_enumerable(name: str, site: dict[str, Any]) -> None:
+def check_enumerable(name: str, site: Site) -> None:
     """Raise if a discrete latent cannot be summed out in parallel."""
     fn = site["fn"]
     if site["infer"].get("enumerate", "parallel") != "parallel":

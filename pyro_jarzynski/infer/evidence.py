@@ -20,10 +20,11 @@ from pyro_jarzynski.core.smc import Stage
 from pyro_jarzynski.core.walkers import Walkers, init, resample
 from pyro_jarzynski.errors import ArgumentError, ModelError, count
 from pyro_jarzynski.infer.annealed_smc import AnnealedSMC
-from pyro_jarzynski.infer.annealing import Leg, Settings, anneal, make_legs
+from pyro_jarzynski.infer.annealing import Leg, anneal, make_legs
 from pyro_jarzynski.infer.enumeration import is_density
 from pyro_jarzynski.infer.posterior import ModelPosterior
 from pyro_jarzynski.infer.schedules import DataTempering
+from pyro_jarzynski.infer.settings import Settings
 
 # Below this information the coin of the self test says nothing.
 MIN_INFORMATION = 10.0

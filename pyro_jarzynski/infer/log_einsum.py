@@ -4,6 +4,8 @@ Pyro's own, `pyro.ops.einsum.torch_log`, ends in an `autograd.Function` that `vm
 refuses.
 """
 
+from typing import Any
+
 import torch
 from pyro.ops.einsum.util import Tensordot
 from torch import Tensor
@@ -58,11 +60,11 @@ class _SafeLog(torch.autograd.Function):
         return x.log()
 
     @staticmethod
-    def setup_context(ctx, inputs, output) -> None:  # noqa: ANN001
+    def setup_context(ctx: Any, inputs: tuple, output: Any) -> None:
         ctx.save_for_backward(*inputs)
 
     @staticmethod
-    def backward(ctx, grad: Tensor) -> Tensor:  # noqa: ANN001
+    def backward(ctx: Any, grad: Tensor) -> Tensor:
         (x,) = ctx.saved_tensors
         return grad / x.clamp(min=torch.finfo(x.dtype).eps)
 

@@ -2,7 +2,6 @@
 
 import warnings
 from collections import OrderedDict
-from collections.abc import Iterator
 from typing import Any
 
 import torch
@@ -10,18 +9,13 @@ from pyro.infer.mcmc.mcmc_kernel import MCMCKernel
 from torch import Tensor
 from torch.distributions import Transform
 
-from pyro_jarzynski.core import smc
-from pyro_jarzynski.core.kernels import MALA, Kernel, Tools
-from pyro_jarzynski.core.noise import stream
-from pyro_jarzynski.core.resampling import systematic
-from pyro_jarzynski.core.walkers import resample
+from pyro_jarzynski.core.kernels import MALA, Kernel
 from pyro_jarzynski.errors import ArgumentError, ModelError, count
-from pyro_jarzynski.infer.annealing import Reached, Settings, anneal, make_legs
+from pyro_jarzynski.infer.annealing import make_legs
+from pyro_jarzynski.infer.chain import Chain
 from pyro_jarzynski.infer.model import PyroModel
 from pyro_jarzynski.infer.schedules import AdaptiveTempering, Schedule
-
-# Share of the walkers that must have moved before they are given out again.
-MOVED = 0.99
+from pyro_jarzynski.infer.settings import Settings
 
 
 class JarzynskiKernel(MCMCKernel):
@@ -63,6 +57,7 @@ class JarzynskiKernel(MCMCKernel):
         seed: int | None = None,
         chunk_size: int | None = None,
     ) -> None:
+        """Check the settings."""
         self.model = model
         self.seed = seed
         self.options: dict[str, Any] = {
@@ -78,33 +73,27 @@ class JarzynskiKernel(MCMCKernel):
         Settings(**self.options, num_chains=1, seed=seed or 0)
         self.transforms: dict[str, Transform] | None = None
         self._initial_params: dict[str, Tensor] | None = None
-        self._forget()
+        self._chain: Chain | None = None
 
     def setup(self, warmup_steps: int, *args: Any, **kwargs: Any) -> None:
         """Analyse the model; the annealing begins with the first sample."""
-        self._forget()
-        count("warmup_steps", warmup_steps, 0)
-        self._warmup_steps = warmup_steps
-        seed = self.seed
-        if seed is None:
-            seed = int(torch.randint(2**31, ()))
-        options = dict(self.options)
-        improper = options["base"] != "prior" or self._has_cloud()
-        model = PyroModel(self.model, args, kwargs, seed=seed, improper=improper)
+        self._warmup_steps = count("warmup_steps", warmup_steps, 0)
+        self._step, self._chain = 0, None
+        self._arguments = args, kwargs
+        self._seed = int(torch.randint(2**31, ())) if self.seed is None else self.seed
+        improper = self.options["base"] != "prior" or self._initial_params is not None
+        model = PyroModel(self.model, args, kwargs, seed=self._seed, improper=improper)
         _check_static(model)
         self.transforms = {x.name: x.transform.inv for x in model.latents}
-        self._unconstrained = {
-            x.name: x.transform.inv(model.traces[0].nodes[x.name]["value"]).detach()
-            for x in model.latents
-        }
+        values = model.unflatten(model.first_coordinates)
+        self._unconstrained = {name: value.clone() for name, value in values.items()}
+        self._base = self.options["base"]
+        if self._initial_params is not None:
+            cloud = _checked_cloud(self._initial_params, model)
+            self._base = cloud or self._base
         if hasattr(self, "save_params"):
             # Pyro writes values in this order and reads them sorted.
-            self.save_params = sorted(self.save_params)
-        cloud = self._checked_initial_params(model)
-        if cloud is not None:
-            options["base"] = cloud
-        self._settings = Settings(**options, num_chains=1, seed=seed)
-        self._arguments = args, kwargs
+            self.save_params = sorted(getattr(self, "save_params"))  # noqa: B009
 
     @property
     def initial_params(self) -> dict[str, Tensor]:
@@ -115,189 +104,78 @@ class JarzynskiKernel(MCMCKernel):
     def initial_params(self, params: dict[str, Tensor]) -> None:
         self._initial_params = params
 
-    def sample(self, params: dict[str, Tensor]) -> dict[str, Tensor]:  # noqa: ARG002
+    def sample(self, params: dict[str, Tensor]) -> dict[str, Tensor]:
         """Anneal by a step, or return the next draw, in unconstrained coordinates."""
+        del params  # the walkers know where they are
         if self._warmup_steps == 0:
             raise ArgumentError(
-                "`warmup_steps` must be at least 1: the walkers are annealed from the prior "
+                "`warmup_steps` must be at least 1: walkers are annealed from the prior "
                 "to the posterior during the warm-up."
             )
+        if self._chain is None:
+            self._chain = self._begin()
         if self._step < self._warmup_steps:
             self._step += 1
-            self._warm_up(last=self._step == self._warmup_steps)
-            assert self._reached is not None
-            return self._named(self._positions()[0])
-        if not len(self._pending):
-            self._refill()
-        draw, self._pending = self._pending[0], self._pending[1:]
-        self._given.append(draw)
-        return self._named(draw)
+            last = self._step == self._warmup_steps
+            return self._named(self._chain.advance(to_the_end=last))
+        return self._named(self._chain.draw())
 
-    def logging(self) -> OrderedDict:
+    def logging(self) -> OrderedDict[str, str]:
         """Return the progress of the annealing, for MCMC's bar."""
-        if self._reached is None:
-            return OrderedDict()
-        info = self._reached.info
-        share = float(info.ess[0]) / self.options["num_walkers"]
-        return OrderedDict(
-            [
-                ("β", f"{self._reached.beta:.3g}"),
-                ("ESS", f"{share:.0%}"),
-                ("log Z", f"{float(info.log_normalizer[0]):.2f}"),
-            ]
-        )
+        return OrderedDict() if self._chain is None else self._chain.logging()
 
     def diagnostics(self) -> dict[str, Any]:
         """Return evidence, acceptance and numbers of different draws, in plain types."""
-        if self._reached is None:
-            return {"divergences": []}
-        walkers = self._annealed.walkers if self._annealed else self._reached.walkers
-        given = torch.stack(self._given) if self._given else self._positions()[:0]
-        return {
-            "divergences": [],
-            "acceptance rate": float(self._reached.info.acceptance_rate[0]),
-            "log evidence": float(walkers.log_normalizer[0]),
-            "log evidence error": float(walkers.log_normalizer_error[0]),
-            "betas": self._betas,
-            "ess": self._ess,
-            "unique draws": len(given.unique(dim=0)),
-            "unique ancestors": len(walkers.ancestor.unique()),
-        }
+        return {"divergences": []} if self._chain is None else self._chain.diagnostics()
 
     def cleanup(self) -> None:
-        """Forget a run."""
-        self._forget()
+        """Forget the walkers."""
+        self._chain = None
         self._initial_params = None
 
     def __getstate__(self) -> dict[str, Any]:
-        """Leave out what a run holds, which cannot be pickled."""
-        state = dict(self.__dict__)
-        state.update(_Run().__dict__)
-        return state
+        """Leave out the walkers, which cannot be pickled."""
+        return {**self.__dict__, "_chain": None}
 
-    def _forget(self) -> None:
-        self.__dict__.update(_Run().__dict__)
-
-    def _warm_up(self, *, last: bool) -> None:
-        if self._stages is None:
-            assert self._settings is not None
-            args, kwargs = self._arguments
-            legs = make_legs(self.model, args, kwargs, self._settings)
-            self._stages = anneal(legs, self._settings)
-            self._tools = Tools(
-                stream(self._settings.seed, "draws"), self._settings.chunk_size
-            )
-        while True:
-            reached = next(self._stages, None)
-            if reached is None:
-                self._move(1)
-                return
-            self._reached = reached
-            self._betas.append(reached.beta)
-            self._ess.append(float(reached.info.ess[0]))
-            if reached.beta == 1:
-                self._annealed = reached
-            if not last:
-                return
-
-    def _move(self, num_moves: int) -> None:
-        """Move the walkers at the posterior."""
-        assert self._reached is not None
-        stage = self._reached.stage
-        walkers, info = smc.step(
-            self._reached.walkers,
-            stage.energy,
-            stage.kernel,
-            num_moves=num_moves,
-            tools=self._tools,
-        )
-        self._reached = self._reached._replace(walkers=walkers, info=info)
-
-    def _refill(self) -> None:
-        """Draw walkers by their weights, after moves if they were given out before."""
-        assert self._reached is not None
-        if self._given:
-            before = self._positions()
-            for _ in range(self.options["max_moves"]):
-                self._move(self._reached.stage.num_moves)
-                if float((self._positions() != before).any(1).double().mean()) >= MOVED:
-                    break
-        walkers = self._reached.walkers
-        generator = self._tools.generator
-        size = walkers.num_walkers
-        if float(walkers.log_weight.max() - walkers.log_weight.min()) > 0:
-            log_weight = walkers.by_island(walkers.log_weight)
-            walkers = resample(walkers, systematic(log_weight, size, generator))
-            self._reached = self._reached._replace(walkers=walkers)
-        order = torch.randperm(size, generator=generator)
-        self._pending = self._positions()[order]
-
-    def _positions(self) -> Tensor:
-        assert self._reached is not None
-        position = self._reached.walkers.position
-        assert isinstance(position, Tensor)
-        return position
+    def _begin(self) -> Chain:
+        options = {**self.options, "base": self._base}
+        settings = Settings(**options, num_chains=1, seed=self._seed)
+        args, kwargs = self._arguments
+        return Chain(make_legs(self.model, args, kwargs, settings), settings)
 
     def _named(self, draw: Tensor) -> dict[str, Tensor]:
         parts = draw.split([value.numel() for value in self._unconstrained.values()])
         items = zip(self._unconstrained.items(), parts, strict=True)
         return {name: part.reshape(value.shape) for (name, value), part in items}
 
-    def _has_cloud(self) -> bool:
-        given = self._initial_params or {}
-        return any(v.ndim > 0 and len(v) > 1 for v in given.values())
 
-    def _checked_initial_params(self, model: PyroModel) -> dict[str, Tensor] | None:
-        """Return earlier draws, constrained, if the user gave any."""
-        given = self._initial_params
-        if given is None:
-            return None
-        names = [latent.name for latent in model.latents]
-        if sorted(given) != sorted(names):
+def _checked_cloud(given: dict[str, Tensor], model: PyroModel) -> dict[str, Tensor] | None:
+    """Return earlier draws, constrained, if `initial_params` holds any."""
+    shapes = {latent.name: latent.unconstrained_shape for latent in model.latents}
+    if sorted(given) != sorted(shapes):
+        raise ArgumentError(
+            f"`initial_params` must have the latents {', '.join(sorted(shapes))}, got "
+            f"{', '.join(sorted(given)) or 'none'}."
+        )
+    if all(given[name].shape == shape for name, shape in shapes.items()):
+        warnings.warn(
+            "`initial_params` is not used: the walkers start from the prior. Give "
+            "earlier draws, (n, *shape) each, to start from a Gaussian fitted to them.",
+            UserWarning,
+            stacklevel=3,
+        )
+        return None
+    for name, shape in shapes.items():
+        if given[name].shape[1:] != shape:
             raise ArgumentError(
-                f"`initial_params` must have the latents {', '.join(sorted(names))}, got "
-                f"{', '.join(sorted(given)) or 'none'}."
+                f"`initial_params` must have {name!r} in the unconstrained shape "
+                f"{tuple(shape)}, or draws of it; got {tuple(given[name].shape)}."
             )
-        shapes = {x.name: x.unconstrained_shape for x in model.latents}
-        if all(given[name].shape == shapes[name] for name in names):
-            warnings.warn(
-                "`initial_params` is not used: the walkers start from the prior. Give "
-                "earlier draws, (n, *shape) each, to start from a Gaussian fitted to them.",
-                UserWarning,
-                stacklevel=3,
-            )
-            return None
-        for name in names:
-            if given[name].shape[1:] != shapes[name]:
-                raise ArgumentError(
-                    f"`initial_params` must have {name!r} in the unconstrained shape "
-                    f"{tuple(shapes[name])}, or draws of it; got "
-                    f"{tuple(given[name].shape)}."
-                )
-        return {x.name: x.transform(given[x.name]) for x in model.latents}
-
-
-class _Run:
-    """What a kernel holds during a run."""
-
-    def __init__(self) -> None:
-        self._step = 0
-        self._warmup_steps = 0
-        self._settings: Settings | None = None
-        self._arguments: tuple[tuple, dict[str, Any]] = (), {}
-        self._unconstrained: dict[str, Tensor] = {}
-        self._stages: Iterator[Reached] | None = None
-        self._reached: Reached | None = None
-        self._annealed: Reached | None = None
-        self._tools = Tools()
-        self._pending = torch.empty(0)
-        self._given: list[Tensor] = []
-        self._betas: list[float] = []
-        self._ess: list[float] = []
+    return {x.name: x.transform(given[x.name]) for x in model.latents}
 
 
 def _check_static(model: PyroModel) -> None:
-    """Raise if a support depends on other latents, which MCMC's transforms cannot follow."""
+    """Raise if a support depends on latents, which MCMC's transforms cannot follow."""
     for latent in model.latents:
         value = model.traces[0].nodes[latent.name]["value"]
         here = latent.transform.inv(value)

@@ -23,7 +23,7 @@ from torch import Tensor
 from torch.distributions import Transform, biject_to
 
 from pyro_jarzynski.errors import ModelError
-from pyro_jarzynski.infer.enumeration import EnumeratedModel, is_density
+from pyro_jarzynski.infer.enumeration import EnumeratedModel, Site, is_density
 from pyro_jarzynski.infer.sites import (
     Unconstrain,
     is_masked_imputation,
@@ -77,6 +77,7 @@ class PyroModel:
         seed: int = 0,
         improper: bool = False,
     ) -> None:
+        """Run the model a few times and look at its sites."""
         self.args, self.kwargs = args, kwargs
         self.model = model
         self.traces = probe(model, args, kwargs, seed=seed, improper=improper)
@@ -115,17 +116,17 @@ class PyroModel:
         """
         trace, feed = self.run(coordinates, num_particles)
         total = _sum_over(num_particles, self.max_plate_nesting)
-        sites = {name: s for name, s in trace.nodes.items() if is_density(s)}
+        sites: dict[str, Site] = {n: s for n, s in trace.nodes.items() if is_density(s)}
         for name, site in sites.items():
             if is_masked_imputation(name, site):
                 site["log_prob"] = site["unscaled_log_prob"] * site["scale"]
         names = frozenset(feed.constrained)
         if self.enumerated is None:
-            prior = sum(total(prior_log_prob(sites[name])) for name in names)
-            joint = sum(total(site["log_prob"]) for site in sites.values())
+            prior: Any = sum(total(prior_log_prob(sites[name])) for name in names)
+            joint: Any = sum(total(site["log_prob"]) for site in sites.values())
         else:
             prior, joint = self._summed_out(trace, sites, names)
-        jacobian = sum(total(j) for j in feed.log_jacobians)
+        jacobian: Any = sum(total(j) for j in feed.log_jacobians)
         densities = [torch.as_tensor(d) + jacobian for d in (prior, joint)]
         return torch.stack(torch.broadcast_tensors(*densities), -1)
 
@@ -134,9 +135,10 @@ class PyroModel:
         trace, feed = self.run(coordinates)
         found = dict(feed.constrained)
         if self.enumerated is None:
-            for name, site in trace.nodes.items():
-                deterministic = site.get("infer", {}).get("_deterministic")
-                if deterministic and isinstance(site["value"], Tensor):
+            sites: dict[str, Site] = dict(trace.nodes)
+            for name, site in sites.items():
+                infer = site.get("infer") or {}
+                if infer.get("_deterministic") and isinstance(site["value"], Tensor):
                     found[name] = site["value"]
         return found
 
@@ -162,16 +164,17 @@ class PyroModel:
     def broken_sites(self, coordinates: Tensor) -> list[str]:
         """Return the names of sites whose log-density is not finite at one walker."""
         trace, _ = self.run(coordinates)
+        sites: dict[str, Site] = dict(trace.nodes)
         return [
             name
-            for name, site in trace.nodes.items()
+            for name, site in sites.items()
             if is_density(site) and not torch.isfinite(site["log_prob"]).all()
         ]
 
     @property
     def first_coordinates(self) -> Tensor:
         """Coordinates of the latents in the first run of the model, `(D,)`."""
-        nodes = self.traces[0].nodes
+        nodes: dict[str, Site] = dict(self.traces[0].nodes)
         values = [
             latent.transform.inv(nodes[latent.name]["value"]).detach().flatten()
             for latent in self.latents
@@ -181,7 +184,8 @@ class PyroModel:
     @staticmethod
     def transform_of(trace: Trace, name: str) -> Transform:
         """Return the bijection to the support that a latent has in a trace."""
-        return biject_to(trace.nodes[name]["fn"].support)
+        site: Site = trace.nodes[name]
+        return biject_to(site["fn"].support)
 
     def plate(self, num_particles: int | None) -> Any:
         """Return the plate of particles, to the left of all plates of the model."""
@@ -192,20 +196,20 @@ class PyroModel:
     def _padding(self, num_particles: int | None) -> dict[str, int] | None:
         if num_particles is None:
             return None
-        nodes = self.traces[0].nodes
+        nodes: dict[str, Site] = dict(self.traces[0].nodes)
         return {
             latent.name: self.max_plate_nesting - len(nodes[latent.name]["fn"].batch_shape)
             for latent in self.latents
         }
 
     def _summed_out(
-        self, trace: Trace, sites: dict[str, Any], names: frozenset[str]
+        self, trace: Trace, sites: dict[str, Site], names: frozenset[str]
     ) -> tuple[Any, Any]:
         assert self.enumerated is not None
         trace.pack_tensors()
         joint = self.enumerated.log_sum(trace, None, "log_prob")
         dims = set(trace.symbol_to_dim) - set(trace.plate_to_symbol.values())
-        packed = (sites[name]["packed"]["log_prob"] for name in names)
+        packed = [sites[name]["packed"]["log_prob"] for name in names]
         if any(dims & set(tensor._pyro_dims) for tensor in packed):
             return self.enumerated.log_sum(trace, names, "unscaled_log_prob"), joint
         return sum(prior_log_prob(sites[name]).sum() for name in names), joint
@@ -223,21 +227,16 @@ def _nothing() -> Iterator[None]:
     yield
 
 
-def _latent(name: str, site: dict[str, Any]) -> Latent:
+def _latent(name: str, site: Site) -> Latent:
     transform = biject_to(site["fn"].support)
     shape = site["value"].shape
     return Latent(name, shape, transform.inverse_shape(shape), transform)
 
 
 def _max_plate_nesting(trace: Trace) -> int:
-    dims = [
-        frame.dim
-        for site in trace.nodes.values()
-        if site["type"] == "sample"
-        for frame in site["cond_indep_stack"]
-        if frame.vectorized
-    ]
-    return -min(dims) if dims else 0
+    sites: list[Site] = [s for s in trace.nodes.values() if s["type"] == "sample"]
+    frames = [frame for site in sites for frame in site["cond_indep_stack"]]
+    return max((-frame.dim for frame in frames if frame.vectorized), default=0)
 
 
 def _sum_over(

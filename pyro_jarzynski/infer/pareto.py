@@ -27,8 +27,10 @@ def _psis(values: np.ndarray) -> float:
         # ArviZ 0.2x announces its next release when it is imported.
         warnings.simplefilter("ignore", FutureWarning)
         import arviz
-    if hasattr(arviz, "psislw"):
-        return arviz.psislw(values)[1]
-    from arviz_stats.base import array_stats
+    # The shape of weights that span more than a float does overflows on its way.
+    with np.errstate(over="ignore"):
+        if hasattr(arviz, "psislw"):
+            return arviz.psislw(values)[1]
+        from arviz_stats.base import array_stats
 
-    return array_stats.psislw(values)[1]
+        return array_stats.psislw(values)[1]

@@ -71,6 +71,7 @@ class TorchPosterior:
     method = "torch"
 
     def __init__(self, target: Target) -> None:
+        """Look at the shape of the draws."""
         self.target = target
         self.event = self._prior_draws(2, stream(0, "shape")).shape[1:]
         self.size = self.event.numel()
@@ -95,7 +96,7 @@ class TorchPosterior:
         self,
         walkers: Tensor,
         *,
-        deterministic: bool = False,  # noqa: ARG002
+        deterministic: bool = False,
     ) -> dict[str, Tensor]:
         """Return the walkers in the shape of the draws, as `x`."""
         return {"x": walkers.reshape(-1, *self.event)}
@@ -127,13 +128,14 @@ class ModelPosterior:
     Args:
         model: The model and its arguments, analysed.
         base: Where walkers start; `None` is the prior.
-        cloud: Walkers at which the way of evaluating them is chosen, `(N, D)`.
+        num_walkers: Walkers at which the way of evaluating them is chosen.
         seed: Seed of checks.
     """
 
     def __init__(
         self, model: PyroModel, base: Base | None, num_walkers: int, seed: int
     ) -> None:
+        """Choose how to evaluate many walkers."""
         self.model, self.base, self.size = model, base, model.size
         self.method = "exact"
         if self.size:

@@ -13,7 +13,7 @@ from torch import Tensor
 from torch.distributions import biject_to
 
 from pyro_jarzynski.errors import ModelError
-from pyro_jarzynski.infer.enumeration import is_density
+from pyro_jarzynski.infer.enumeration import Site, is_density
 from pyro_jarzynski.infer.model import PyroModel, quiet_pyro
 from pyro_jarzynski.infer.sites import proper, seeded
 
@@ -53,7 +53,7 @@ def draw_prior(model: PyroModel, num: int, *, seed: int, purpose: str) -> Tensor
         return torch.cat([_run(model, None).coordinates for _ in range(num)])
 
 
-class _LastLatent(Exception):  # noqa: N818
+class _LastLatent(Exception):
     """Leaves a model after its last latent."""
 
 
@@ -114,11 +114,8 @@ class _Given(Messenger):
 
 def _agrees(model: PyroModel, drawn: _Draw) -> bool:
     """Tell whether some walkers have the density that they have by themselves."""
-    shapes = {
-        name: site["value"].shape
-        for name, site in model.traces[0].nodes.items()
-        if name in drawn.values
-    }
+    sites: dict[str, Site] = dict(model.traces[0].nodes)
+    shapes = {name: sites[name]["value"].shape for name in drawn.values}
     if any(v.shape[0] != drawn.num for v in drawn.values.values()):
         return False
     sizes = [latent.size for latent in model.latents]

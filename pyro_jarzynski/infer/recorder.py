@@ -7,8 +7,9 @@ import torch
 from torch import Tensor
 
 from pyro_jarzynski.core.weights import log_mean_exp
-from pyro_jarzynski.infer.annealing import Reached, Settings
+from pyro_jarzynski.infer.annealing import Reached
 from pyro_jarzynski.infer.result import SMCResult
+from pyro_jarzynski.infer.settings import Settings
 
 
 class Row(NamedTuple):
@@ -35,6 +36,7 @@ class Recorder:
     """
 
     def __init__(self, settings: Settings, start: float) -> None:
+        """Start without stages."""
         self.settings, self.start = settings, start
         self.rows: list[Row] = []
         self.log_weights: list[Tensor] = []

@@ -3,10 +3,10 @@
 import math
 import warnings
 from functools import cached_property
-from typing import Any
 
 import torch
 from pyro.infer.importance import LogWeightsMixin
+from scipy.stats import norm, t
 from torch import Tensor
 
 from pyro_jarzynski.core import weights
@@ -15,9 +15,9 @@ from pyro_jarzynski.core.noise import stream
 from pyro_jarzynski.core.resampling import systematic
 from pyro_jarzynski.core.walkers import Walkers
 from pyro_jarzynski.errors import ArgumentError, EvidenceWarning, count, fraction
-from pyro_jarzynski.infer.annealing import Settings
 from pyro_jarzynski.infer.pareto import pareto_k
 from pyro_jarzynski.infer.posterior import Posterior
+from pyro_jarzynski.infer.settings import Settings
 from pyro_jarzynski.infer.summary import Summary, summarise
 
 # Below these, or above, a result is doubted.
@@ -58,6 +58,7 @@ class SMCResult(LogWeightsMixin):
         stage_log_weights: list[Tensor],
         num_undecorrelated: int,
     ) -> None:
+        """Keep what a run left."""
         self.posterior = posterior
         self.walkers = walkers
         self.history = history
@@ -124,8 +125,6 @@ class SMCResult(LogWeightsMixin):
         Args:
             probability: Share of runs whose interval covers the truth, in (0, 1).
         """
-        from scipy.stats import norm, t
-
         level = (1 + fraction("probability", probability)) / 2
         freedom = len(self.log_evidence_per_chain) - 1
         quantile = float(t.ppf(level, freedom) if freedom else norm.ppf(level))
@@ -133,7 +132,7 @@ class SMCResult(LogWeightsMixin):
         return self.log_evidence - half, self.log_evidence + half
 
     @property
-    def log_weights(self) -> Tensor:
+    def log_weights(self) -> Tensor:  # type: ignore[override]
         """Log-weights of all walkers, `(N C,)`, of which the mean is `Ẑ`."""
         banked = self.walkers.log_banked[:, None]
         return (self.walkers.by_island(self.walkers.log_weight) + banked).flatten()
@@ -226,9 +225,9 @@ class SMCResult(LogWeightsMixin):
         islands = self.log_evidence_per_chain
         if len(islands) > 1 and float(islands.std()) > MAX_ISLAND_SPREAD:
             found.append(
-                f"The islands' log evidences differ by {float(islands.std()):.2g} (standard "
-                "deviation). Use more walkers, more moves, or a larger `ess` in the "
-                "schedule."
+                f"The islands' log evidences differ by {float(islands.std()):.2g} (one "
+                "standard deviation). Use more walkers, more moves, or a larger `ess` of "
+                "the schedule."
             )
         if len(islands) == 1 and self.log_evidence_error > 0.5:
             found.append(

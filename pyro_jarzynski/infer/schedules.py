@@ -85,4 +85,4 @@ def check_schedule(schedule: Any) -> None:
             "`schedule` must be AdaptiveTempering(), DataTempering(sizes) or a sequence of "
             f"inverse temperatures from 0 to 1; got {type(schedule).__name__}."
         )
-    check_betas("schedule", schedule)
+    check_betas("schedule", [float(beta) for beta in schedule])

@@ -16,7 +16,7 @@ from torch.distributions import biject_to
 
 from pyro_jarzynski.core.noise import stream
 from pyro_jarzynski.errors import ModelError
-from pyro_jarzynski.infer.enumeration import check_enumerable, is_density
+from pyro_jarzynski.infer.enumeration import Site, check_enumerable, is_density
 
 # Runs of a model that must agree on its sites.
 NUM_PROBES = 3
@@ -34,6 +34,7 @@ class Unconstrain(Messenger):
     def __init__(
         self, values: dict[str, Tensor], padding: dict[str, int] | None = None
     ) -> None:
+        """Start before the model runs."""
         super().__init__()
         self.values, self.padding = values, padding
         self.constrained: dict[str, Tensor] = {}
@@ -58,7 +59,7 @@ class Unconstrain(Messenger):
         self.log_jacobians.append(transform.log_abs_det_jacobian(value, msg["value"]))
 
 
-def prior_log_prob(site: dict[str, Any]) -> Tensor:
+def prior_log_prob(site: Site) -> Tensor:
     """Return the normalised log-density of a latent, without scales and masks."""
     fn = site["fn"]
     if isinstance(fn, dist.MaskedDistribution):
@@ -73,7 +74,7 @@ def proper(fn: Any) -> Any:
     return fn
 
 
-def is_masked_imputation(name: str, site: dict[str, Any]) -> bool:
+def is_masked_imputation(name: str, site: Site) -> bool:
     """Tell whether a site holds the unobserved part of an `obs_mask`.
 
     Its observed entries have no density in Pyro, which makes the law improper there; they
@@ -120,23 +121,30 @@ def probe(
                 failure = error
     if failure is not None and not traces:
         raise ModelError(f"The model cannot be run with these data: {failure}") from failure
-    first = latent_sites(traces[0])
+    _check_alike(traces)
+    return traces
+
+
+def _check_alike(traces: list[Trace]) -> None:
+    """Raise if the runs of a model differ in their latents."""
+    continuous, discrete = latent_sites(traces[0])
     for trace in traces[1:]:
-        differing = set(sum(first, [])) ^ set(sum(latent_sites(trace), []))
+        others = latent_sites(trace)
+        differing = {*continuous, *discrete} ^ {*others[0], *others[1]}
         if differing:
             raise ModelError(
                 f"The latent {sorted(differing)[0]!r} is there in some runs of the model "
                 "and not in others: the sites of a model must not depend on the values of "
                 "its latents."
             )
-        for name in first[0]:
-            shapes = [t.nodes[name]["value"].shape for t in (traces[0], trace)]
-            if shapes[0] != shapes[1]:
+        for name in continuous:
+            values: list[Any] = [t.nodes[name]["value"] for t in (traces[0], trace)]
+            before, after = (tuple(value.shape) for value in values)
+            if before != after:
                 raise ModelError(
                     f"The latent {name!r} changes its shape between runs of the model, "
-                    f"from {tuple(shapes[0])} to {tuple(shapes[1])}."
+                    f"from {before} to {after}."
                 )
-    return traces
 
 
 @contextmanager
@@ -166,7 +174,7 @@ def _checked_trace(
     return trace
 
 
-def _check_whole(name: str, site: dict[str, Any]) -> None:
+def _check_whole(name: str, site: Site) -> None:
     size, part = site["fn"].size, site["fn"].subsample_size
     if part is not None and part < size:
         raise ModelError(
@@ -175,7 +183,7 @@ def _check_whole(name: str, site: dict[str, Any]) -> None:
         )
 
 
-def _check_latent(name: str, site: dict[str, Any]) -> None:
+def _check_latent(name: str, site: Site) -> None:
     support = _support_of(name, site)
     if support.is_discrete:
         check_enumerable(name, site)
@@ -193,7 +201,7 @@ def _check_latent(name: str, site: dict[str, Any]) -> None:
         ) from error
 
 
-def _support_of(name: str, site: dict[str, Any]) -> Any:
+def _support_of(name: str, site: Site) -> Any:
     try:
         return site["fn"].support
     except NotImplementedError as error:
@@ -203,9 +211,8 @@ def _support_of(name: str, site: dict[str, Any]) -> Any:
 
 
 def _innermost(fn: Any) -> Any:
-    while isinstance(
-        fn, dist.MaskedDistribution | dist.Independent | dist.ExpandedDistribution
-    ):
+    wrappers = dist.MaskedDistribution | dist.Independent | dist.ExpandedDistribution
+    while isinstance(fn, wrappers):
         fn = fn.base_dist
     return fn
 

@@ -1,7 +1,8 @@
 """Posterior summaries: means and quantiles of draws, and how well they are known."""
 
 import math
-from typing import TYPE_CHECKING, Any, NamedTuple
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
 import pandas as pd
 import torch
@@ -11,7 +12,8 @@ if TYPE_CHECKING:
     from pyro_jarzynski.infer.result import SMCResult
 
 
-class Summary(NamedTuple):
+@dataclass(frozen=True, repr=False)
+class Summary:
     """A table with one row per scalar latent, and the evidence; prints itself.
 
     Attributes:

@@ -1,15 +1,20 @@
-"""The command line: `pyro-jarzynski train digits --out runs/digits`."""
+"""Training on the command line: `pyro-jarzynski train digits --out runs/digits`."""
 
-import sys
 from collections.abc import Callable
 from enum import StrEnum
 from pathlib import Path
 from typing import Annotated, Any
 
 import typer
-from rich.console import Console
-from typer.core import TyperGroup
 
+from pyro_jarzynski.cli.app import (
+    INTERRUPTED,
+    KnownCommands,
+    Out,
+    Overwrite,
+    app,
+    console,
+)
 from pyro_jarzynski.data import load_digits
 from pyro_jarzynski.ebm.learner import Callback, Learner
 from pyro_jarzynski.errors import JarzynskiError, count
@@ -17,9 +22,6 @@ from pyro_jarzynski.experiments.digits import digits_run
 from pyro_jarzynski.experiments.mixture import Mixture, MixtureCurves, mixture_learner
 from pyro_jarzynski.experiments.output import prepare_directory, render, save_run
 from pyro_jarzynski.runtime.progress import ProgressBar
-
-INTERRUPTED = 130
-console = Console(stderr=True, highlight=False)
 
 
 class Algorithm(StrEnum):
@@ -39,25 +41,6 @@ class Resampler(StrEnum):
     multinomial = "multinomial"
 
 
-class KnownCommands(TyperGroup):
-    """Lists the known commands when an unknown one is asked for."""
-
-    def resolve_command(self, ctx: Any, args: list[str]) -> Any:
-        """Find a command, or say which there are."""
-        known = self.list_commands(ctx)
-        if args and args[0] not in known:
-            ctx.fail(f"There is no {args[0]!r}; known are {', '.join(known)}.")
-        return super().resolve_command(ctx, args)
-
-
-app = typer.Typer(
-    cls=KnownCommands,
-    help="Jarzynski-weighted sequential Monte Carlo: train energy-based models whose "
-    "likelihood is known while they train.",
-    no_args_is_help=True,
-    add_completion=False,
-    pretty_exceptions_enable=False,
-)
 train = typer.Typer(
     cls=KnownCommands,
     no_args_is_help=True,
@@ -65,12 +48,6 @@ train = typer.Typer(
 )
 app.add_typer(train, name="train")
 
-Out = Annotated[
-    Path, typer.Option(help="Directory of the results; made if it is not there.")
-]
-Overwrite = Annotated[
-    bool, typer.Option("--overwrite", help="Write into a directory that holds files.")
-]
 TheAlgorithm = Annotated[
     Algorithm,
     typer.Option(help="Weighted walkers, or (persistent) contrastive divergence."),
@@ -289,12 +266,3 @@ def _progress_of(learner: Learner) -> dict[str, Any]:
         "best_update": learner.best.step if learner.best else learner.num_steps,
         "seconds": seconds[-1] if seconds else 0.0,
     }
-
-
-def main() -> None:
-    """Run the command line; errors of this package become one line and exit code 1."""
-    try:
-        app()
-    except JarzynskiError as error:
-        console.print(f"Error: {error}", style="red", markup=False, soft_wrap=True)
-        sys.exit(1)

@@ -1,0 +1,117 @@
+"""Inference on the command line: `pyro-jarzynski infer model.py:model --data data.json`."""
+
+from enum import StrEnum
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+from pyro_jarzynski.cli.app import INTERRUPTED, Out, Overwrite, app, console
+from pyro_jarzynski.core.hamiltonian import HMC, UnderdampedLangevin
+from pyro_jarzynski.core.kernels import MALA, ULA
+from pyro_jarzynski.experiments.output import prepare_directory
+from pyro_jarzynski.infer.annealed_smc import AnnealedSMC
+from pyro_jarzynski.infer.result import SMCResult
+from pyro_jarzynski.infer.schedules import AdaptiveTempering
+from pyro_jarzynski.runtime.draw_files import save_draws
+from pyro_jarzynski.runtime.model_source import (
+    check_arguments,
+    load_arguments,
+    load_source,
+)
+
+KERNELS = {"mala": MALA, "hmc": HMC, "ula": ULA, "underdamped": UnderdampedLangevin}
+
+
+class KernelName(StrEnum):
+    """Names of the kernels, as `KERNELS` has them."""
+
+    mala = "mala"
+    hmc = "hmc"
+    ula = "ula"
+    underdamped = "underdamped"
+
+
+class BaseName(StrEnum):
+    """Where walkers can start."""
+
+    prior = "prior"
+    normal = "normal"
+
+
+@app.command()
+def infer(
+    model: Annotated[
+        str,
+        typer.Argument(
+            metavar="FILE.py:MODEL",
+            help="A Pyro model in a file. The file is executed: name only what you trust.",
+        ),
+    ],
+    out: Out,
+    data: Annotated[
+        Path | None,
+        typer.Option(
+            help="JSON object of the model's arguments; lists become tensors, of integers "
+            "if all their numbers are written so."
+        ),
+    ] = None,
+    walkers: Annotated[int, typer.Option(help="Walkers per chain.")] = 1024,
+    chains: Annotated[
+        int, typer.Option(help="Independent islands, whose spread is the error.")
+    ] = 4,
+    kernel: Annotated[KernelName, typer.Option(help="How walkers move.")] = KernelName.mala,
+    ess: Annotated[
+        float,
+        typer.Option(help="Share of the walkers that a temperature step may leave."),
+    ] = 0.8,
+    base: Annotated[
+        BaseName,
+        typer.Option(help="Where walkers start; `normal` allows improper priors."),
+    ] = BaseName.prior,
+    max_seconds: Annotated[
+        float | None, typer.Option(help="Stop after this time with what was reached.")
+    ] = None,
+    seed: Annotated[int, typer.Option(help="Seed of all randomness.")] = 0,
+    overwrite: Overwrite = False,
+) -> None:
+    """Draw from the posterior of a Pyro model and estimate its evidence.
+
+    Prints evidence and summary, and leaves draws.safetensors, summary.csv, history.csv
+    and result.json.
+    """
+    program = load_source(model)
+    arguments = {} if data is None else load_arguments(data)
+    check_arguments(program, arguments)
+    sampler = AnnealedSMC(
+        program,
+        num_walkers=walkers,
+        num_chains=chains,
+        kernel=KERNELS[kernel.value](),
+        schedule=AdaptiveTempering(ess),
+        base=base.value,
+        max_seconds=max_seconds,
+        seed=seed,
+    )
+    prepare_directory(out, overwrite=overwrite)
+    notes: dict[str, Any] = {"model": model, "data": str(data), "seed": seed}
+    try:
+        result = sampler.run(**arguments)
+    except KeyboardInterrupt:
+        if sampler.result is not None:
+            _finish(out, sampler.result, notes)
+        console.print(
+            f"Interrupted: what was reached so far is in {out}.",
+            markup=False,
+            soft_wrap=True,
+        )
+        raise typer.Exit(INTERRUPTED) from None
+    _finish(out, result, notes)
+
+
+def _finish(out: Path, result: SMCResult, notes: dict[str, Any]) -> None:
+    save_draws(out, result, notes=notes)
+    typer.echo(str(result.summary()))
+    for doubt in result.doubts:
+        typer.echo(f"Doubt: {doubt}")
+    typer.echo(f"Draws: {out / 'draws.safetensors'}")

@@ -1,0 +1,76 @@
+"""How to anneal: the settings that `AnnealedSMC` and `JarzynskiKernel` share."""
+
+from dataclasses import dataclass
+from typing import Any
+
+from pyro_jarzynski.core.kernels import MALA, Kernel
+from pyro_jarzynski.core.noise import stream
+from pyro_jarzynski.core.pilot import Exploration
+from pyro_jarzynski.core.resampling import get_resampler
+from pyro_jarzynski.errors import ArgumentError, count, fraction, one_of, positive
+from pyro_jarzynski.infer.schedules import AdaptiveTempering, Schedule, check_schedule
+
+PRECONDITIONERS = ("dense", "diagonal", "none")
+
+
+@dataclass(frozen=True)
+class Settings:
+    """How to anneal; `AnnealedSMC` has the meaning of each."""
+
+    num_walkers: int = 1024
+    num_chains: int = 4
+    kernel: Kernel = MALA()  # noqa: RUF009
+    schedule: Schedule = AdaptiveTempering()  # noqa: RUF009
+    base: Any = "prior"
+    adapt: str = "pilot"
+    preconditioner: str = "dense"
+    num_moves: int | None = None
+    max_moves: int = 25
+    resampler: str = "systematic"
+    ess_threshold: float = 0.5
+    waste_free: bool = False
+    max_seconds: float | None = None
+    seed: int = 0
+    chunk_size: int | None = None
+
+    def __post_init__(self) -> None:
+        """Check the settings."""
+        count("num_walkers", self.num_walkers, 2)
+        count("num_chains", self.num_chains)
+        count("max_moves", self.max_moves)
+        one_of("adapt", self.adapt, ("pilot", "online", "off"))
+        one_of("preconditioner", self.preconditioner, PRECONDITIONERS)
+        fraction("ess_threshold", self.ess_threshold)
+        get_resampler(self.resampler)
+        check_schedule(self.schedule)
+        if self.num_moves is not None:
+            count("num_moves", self.num_moves)
+        if self.max_seconds is not None:
+            positive("max_seconds", self.max_seconds)
+        if self.chunk_size is not None:
+            count("chunk_size", self.chunk_size)
+        if self.adapt == "off" and hasattr(self.schedule, "ess"):
+            raise ArgumentError(
+                '`adapt="off"` needs a `schedule` of fixed inverse temperatures.'
+            )
+        if self.waste_free and self.kernel.moves_on_switch:
+            raise ArgumentError(
+                "`waste_free` needs a kernel that leaves the law invariant (MALA, HMC), "
+                f"got {type(self.kernel).__name__}."
+            )
+        stream(self.seed, "check")
+
+    @property
+    def exploration(self) -> Exploration:
+        """What the pilot may choose."""
+        fixed = self.adapt == "off"
+        share = 1.0 if fixed else getattr(self.schedule, "ess", 1.0)
+        dense = self.preconditioner if self.preconditioner != "none" else None
+        return Exploration(
+            conditional_ess=share,
+            preconditioner=None if fixed else dense,
+            adapt_step_size=not fixed,
+            num_moves=self.num_moves or (1 if fixed else None),
+            max_moves=self.max_moves,
+            ess_threshold=self.ess_threshold,
+        )

@@ -1,0 +1,61 @@
+"""Draws on disk: tensors in safetensors, evidence and settings in JSON, tables in CSV."""
+
+import json
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from safetensors.torch import save_file
+from torch import Tensor
+
+from pyro_jarzynski.infer.result import SMCResult
+
+
+def save_draws(
+    directory: Path, result: SMCResult, *, notes: Mapping[str, Any] | None = None
+) -> None:
+    """Write what a run found into a directory.
+
+    Args:
+        directory: Made if it is not there. It gets `draws.safetensors` (draws of equal
+            weight by site, `(chains, walkers, *shape)`, deterministic sites included),
+            `summary.csv`, `history.csv` and `result.json`.
+        result: The result.
+        notes: Further settings and figures that JSON can hold.
+    """
+    directory.mkdir(parents=True, exist_ok=True)
+    draws = result.get_samples(group_by_chain=True, deterministic=True)
+    save_file(
+        {name: value.cpu().contiguous() for name, value in draws.items()},
+        directory / "draws.safetensors",
+    )
+    result.summary().table.to_csv(directory / "summary.csv")
+    _history(result).to_csv(directory / "history.csv", index_label="stage")
+    low, high = result.log_evidence_interval()
+    record = {
+        "log_evidence": result.log_evidence,
+        "log_evidence_error": result.log_evidence_error,
+        "log_evidence_interval_90": [low, high],
+        "log_evidence_per_chain": result.log_evidence_per_chain.tolist(),
+        "complete": result.complete,
+        "doubts": result.doubts,
+        "method": result.posterior.method,
+        "gradient_evaluations": result.num_gradients,
+        "seconds": result.seconds,
+        "notes": dict(notes or {}),
+    }
+    (directory / "result.json").write_text(json.dumps(record, indent=2), encoding="utf-8")
+
+
+def _history(result: SMCResult) -> Any:
+    """Return the history as a table, with one column per island where they differ."""
+    import pandas as pd
+
+    columns: dict[str, Tensor] = {}
+    for name, values in result.history.items():
+        if values.ndim == 1:
+            columns[name] = values
+            continue
+        for island, column in enumerate(values.unbind(1)):
+            columns[f"{name}_{island}"] = column
+    return pd.DataFrame({name: value.tolist() for name, value in columns.items()})

@@ -1,0 +1,94 @@
+"""A model and its data as the command line names them: `FILE.py:MODEL` and JSON.
+
+The file is a program and is executed; the data are not.
+"""
+
+import importlib.util
+import inspect
+import json
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from pyro_jarzynski.errors import DataError, ModelSourceError
+
+
+def load_source(source: str) -> Callable[..., Any]:
+    """Execute `FILE.py` and return its `MODEL`.
+
+    Args:
+        source: `FILE.py:MODEL`.
+
+    Raises:
+        ModelSourceError: There is no such file, or nothing to call of that name in it.
+    """
+    path, _, name = source.rpartition(":")
+    if not path or not name.isidentifier():
+        raise ModelSourceError(f"The model must be given as FILE.py:MODEL, got {source!r}.")
+    file = Path(path)
+    if not file.is_file():
+        raise ModelSourceError(f"There is no file {file}.")
+    spec = importlib.util.spec_from_file_location(file.stem, file)
+    if spec is None or spec.loader is None:
+        raise ModelSourceError(f"{file} is not a Python file; its name must end in .py.")
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    found = getattr(module, name, None)
+    if not callable(found):
+        known = sorted(
+            n for n, v in vars(module).items() if callable(v) and not n.startswith("_")
+        )
+        raise ModelSourceError(
+            f"{file} has no model {name!r}; it has {', '.join(known) or 'nothing to call'}."
+        )
+    return found
+
+
+def check_arguments(model: Callable[..., Any], arguments: dict[str, Any]) -> None:
+    """Raise if a model cannot be called with some keyword arguments."""
+    try:
+        inspect.signature(model).bind(**arguments)
+    except TypeError as error:
+        raise ModelSourceError(
+            f"The model does not take the arguments of `--data` "
+            f"({', '.join(arguments) or 'none'}): {error}."
+        ) from error
+
+
+def load_arguments(file: Path) -> dict[str, Any]:
+    """Read the keyword arguments of a model from a JSON object.
+
+    Lists become tensors: of integers if all their numbers are written as such, else of
+    torch's default dtype. Everything else is passed as it is.
+
+    Raises:
+        DataError: The file is not a JSON object, or a list is ragged.
+    """
+    try:
+        content = json.loads(file.read_text(encoding="utf-8"))
+    except OSError as error:
+        raise DataError(f"`--data` cannot be read: {file}: {error.strerror}.") from error
+    except ValueError as error:
+        raise DataError(f"`--data` is not valid JSON: {file}: {error}.") from error
+    if not isinstance(content, dict):
+        raise DataError(
+            f"`--data` must be a JSON object of the model's arguments, {file} holds a "
+            f"{type(content).__name__}."
+        )
+    return {name: _value(name, value) for name, value in content.items()}
+
+
+def _value(name: str, value: Any) -> Any:
+    return _tensor(name, value) if isinstance(value, list) else value
+
+
+def _tensor(name: str, value: list) -> Tensor:
+    try:
+        return torch.tensor(value)
+    except (TypeError, ValueError) as error:
+        raise DataError(
+            f"`--data` must hold {name!r} as a rectangular list of numbers: {error}."
+        ) from error
