@@ -18,7 +18,7 @@ def public_names() -> set[str]:
     return set(re.findall(r"^(?:from .* import| {4}).*? as (\w+),?$", source, flags=re.M))
 
 
-@pytest.mark.parametrize("code", EXAMPLES, ids=["train", "evidence"])
+@pytest.mark.parametrize("code", EXAMPLES, ids=["posterior", "train", "evidence"])
 def test_examples_run(code, tmp_path, monkeypatch, capsys):
     monkeypatch.chdir(tmp_path)
     with torch.random.fork_rng():

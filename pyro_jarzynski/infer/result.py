@@ -208,7 +208,16 @@ class SMCResult(LogWeightsMixin):
         Args:
             probability: Share of the draws between the outer quantiles.
         """
-        return summarise(self, fraction("probability", probability))
+        draws = self.get_samples(group_by_chain=True)
+        values, _ = self.weighted_samples()
+        fraction("probability", probability)
+        walkers = self.walkers
+        headline = (
+            f"log evidence {self.log_evidence:.3f} ± {self.log_evidence_error:.3f}; "
+            f"{len(walkers.log_weight)} walkers on {len(walkers.log_banked)} islands, "
+            f"descending from {len(walkers.ancestor.unique())} of the first"
+        )
+        return Summary(summarise(draws, values, walkers, probability), headline)
 
     @cached_property
     def doubts(self) -> list[str]:

@@ -2,14 +2,12 @@
 
 import math
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
 
 import pandas as pd
 import torch
 from torch import Tensor
 
-if TYPE_CHECKING:
-    from pyro_jarzynski.infer.result import SMCResult
+from pyro_jarzynski.core.walkers import Walkers
 
 
 @dataclass(frozen=True, repr=False)
@@ -32,43 +30,41 @@ class Summary:
     __repr__ = __str__
 
 
-def summarise(result: "SMCResult", probability: float) -> Summary:
-    """Summarise the draws of a result.
+def summarise(
+    draws: dict[str, Tensor],
+    values: dict[str, Tensor],
+    walkers: Walkers,
+    probability: float,
+) -> pd.DataFrame:
+    """Summarise draws in a table with one row per scalar latent.
 
     The Monte Carlo standard error of a mean is that between families of walkers with a
     common ancestor, `√ Σ_e (Σ_{i∈e} W_i (f_i - f̄))²` (Chan, Lai 2013, Ann. Stat. 41(6));
     `r_hat` compares the islands.
+
+    Args:
+        draws: Draws of equal weight by site, `(C, N, *shape)`.
+        values: Values of the walkers by site, `(C N, *shape)`.
+        walkers: The walkers, with their weights and ancestors.
+        probability: Share of the draws between the outer quantiles.
     """
     tail = (1 - probability) / 2
     quantiles = torch.tensor([tail, 0.5, 1 - tail], dtype=torch.float64)
-    samples = result.get_samples(group_by_chain=True)
-    weighted, _ = result.weighted_samples()
     rows: dict[str, list[float]] = {}
-    for name, draws in samples.items():
-        chains = draws.double().flatten(2) if draws.ndim > 2 else draws.double()[..., None]
-        errors = _errors(result, weighted[name])
+    for name, site in draws.items():
+        chains = site.double().reshape(*site.shape[:2], -1)
+        errors = _errors(walkers, values[name])
         for index in range(chains.shape[2]):
-            values = chains[..., index]
-            rows[_label(name, draws.shape[2:], index)] = [
-                float(values.mean()),
-                float(values.std()),
-                *torch.quantile(values.flatten(), quantiles).tolist(),
+            scalar = chains[..., index]
+            rows[_label(name, site.shape[2:], index)] = [
+                float(scalar.mean()),
+                float(scalar.std()),
+                *torch.quantile(scalar.flatten(), quantiles).tolist(),
                 float(errors[index]),
-                _r_hat(values),
+                _r_hat(scalar),
             ]
     names = ["mean", "sd", *(f"{100 * q:.3g}%" for q in quantiles.tolist())]
-    table = pd.DataFrame.from_dict(rows, orient="index", columns=[*names, "mcse", "r_hat"])
-    return Summary(table, _headline(result))
-
-
-def _headline(result: "SMCResult") -> str:
-    walkers = result.walkers
-    survivors = len(walkers.ancestor.unique())
-    return (
-        f"log evidence {result.log_evidence:.3f} ± {result.log_evidence_error:.3f}; "
-        f"{len(walkers.log_weight)} walkers on {len(walkers.log_banked)} islands, "
-        f"descending from {survivors} of the first"
-    )
+    return pd.DataFrame.from_dict(rows, orient="index", columns=[*names, "mcse", "r_hat"])
 
 
 def _label(name: str, shape: torch.Size, index: int) -> str:
@@ -81,9 +77,8 @@ def _label(name: str, shape: torch.Size, index: int) -> str:
     return f"{name}[{', '.join(str(i) for i in reversed(place))}]"
 
 
-def _errors(result: "SMCResult", values: Tensor) -> Tensor:
+def _errors(walkers: Walkers, values: Tensor) -> Tensor:
     """Return the standard error of the mean of each scalar, `(d,)`."""
-    walkers = result.walkers
     flat = values.double().reshape(len(values), -1)
     weight = walkers.weight.flatten()[:, None] / len(walkers.log_banked)
     centred = weight * (flat - (weight * flat).sum(0))
