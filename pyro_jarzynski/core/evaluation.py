@@ -33,6 +33,10 @@ EnergyFn: TypeAlias = Callable[[Any], Tensor]
 TermsFn: TypeAlias = Callable[[Any], tuple[Tensor, ...]]
 
 
+# Energy in nats from which a density is zero, whatever constant the energy has on top.
+NEGLIGIBLE = 1e12
+
+
 class CombinedEnergy(NamedTuple):
     """A linear combination `U(x) = Σ_j c_j E_j(x)` of energies from one call.
 
@@ -169,7 +173,9 @@ def is_outside(evaluation: Evaluation) -> tuple[Tensor, Tensor]:
             f"The energy of walker {walker} is minus infinity: the density is infinite "
             "there, so it cannot be normalised."
         )
-    zero_density = energy == math.inf
+    # A gradient that overflows where the density is far below the smallest float.
+    far = (energy > NEGLIGIBLE) & ~torch.isfinite(size)
+    zero_density = (energy == math.inf) | far
     return zero_density, ~zero_density & ~torch.isfinite(size)
 
 

@@ -227,6 +227,11 @@ def _visit_all(
     size = log_weight.shape[-1]
     few = -(-size // (num_moves + 1))
     ancestors = resampler(log_weight, few, tools.generator)
+    # In random order: the last ancestors' points may be cut off, and must be like any.
+    order = torch.rand(
+        ancestors.shape, generator=tools.generator, device=ancestors.device
+    ).argsort(-1)
+    ancestors = ancestors.gather(-1, order)
     visited, rates = [resample(walkers, ancestors)], []
     for _ in range(num_moves):
         moved, rate = kernel.move(visited[-1], energy, tools)

@@ -12,7 +12,7 @@ from tqdm.auto import tqdm
 from pyro_jarzynski.core.interrupt import deferred_interrupt
 from pyro_jarzynski.core.kernels import MALA, Kernel
 from pyro_jarzynski.errors import NonFiniteEnergyWarning, SupportWarning
-from pyro_jarzynski.infer.annealing import Counted, Leg, anneal, make_legs
+from pyro_jarzynski.infer.annealing import Leg, anneal, make_legs
 from pyro_jarzynski.infer.posterior import ModelPosterior
 from pyro_jarzynski.infer.recorder import Recorder
 from pyro_jarzynski.infer.result import SMCResult
@@ -23,10 +23,11 @@ from pyro_jarzynski.infer.settings import Settings
 class AnnealedSMC:
     """Draws and evidence of a posterior, by weighted walkers annealed from the prior.
 
-    Walkers start as draws of the prior and are carried through the laws of density
-    `prior^{1-β} joint^β`, `β` from 0 to 1, with log-weights; `Ẑ` is their mean weight. A
-    pilot cloud chooses temperatures, step sizes, preconditioners and numbers of moves;
-    the walkers that count follow its plan with fresh noise, so `E[Ẑ] = Z` exactly.
+    Walkers start as draws of a base and are carried through the laws of density
+    `base^{1-β} joint^β`, `β` from 0 to 1, with log-weights; `Ẑ` is their mean weight. A
+    scout goes from the prior to the posterior, and a base is learned from where it
+    arrives. A pilot chooses temperatures, step sizes, preconditioners and numbers of
+    moves; the walkers that count follow its plan with fresh noise, so `E[Ẑ] = Z` exactly.
 
     Args:
         model: A Pyro model, or a `Target`.
@@ -38,6 +39,9 @@ class AnnealedSMC:
             or `DataTempering(sizes)`.
         base: Where walkers start: `"prior"`, `"normal"` (standard normal in unconstrained
             space, for improper priors), a guide, or earlier draws by site.
+        learn_base: Whether a scout goes first, and the walkers that count start from a
+            mixture of `base` and a Gaussian fitted to it, which is nearer to the posterior.
+            Needs `adapt="pilot"` and `AdaptiveTempering`.
         adapt: `"pilot"`; `"online"` lets walkers choose for themselves, which saves the
             pilot and biases the evidence by `O(1/N)`; `"off"` takes kernel and schedule
             as they are.
@@ -69,6 +73,7 @@ class AnnealedSMC:
         kernel: Kernel = MALA(),  # noqa: B008
         schedule: Schedule = AdaptiveTempering(),  # noqa: B008
         base: Any = "prior",
+        learn_base: bool = True,
         adapt: str = "pilot",
         preconditioner: str = "dense",
         num_moves: int | None = None,
@@ -90,6 +95,7 @@ class AnnealedSMC:
             kernel=kernel,
             schedule=schedule,
             base=base,
+            learn_base=learn_base,
             adapt=adapt,
             preconditioner=preconditioner,
             num_moves=num_moves,
@@ -106,7 +112,8 @@ class AnnealedSMC:
     def run(self, *args: Any, **kwargs: Any) -> SMCResult:
         """Anneal walkers to the posterior of the model given its arguments.
 
-        Ctrl-C stops between two stages; what was reached is left in `result`.
+        Ctrl-C stops between two stages; what was reached is left in `result`, which is
+        `None` while the scout is still under way.
 
         Returns:
             Draws, evidence and history.
@@ -119,6 +126,11 @@ class AnnealedSMC:
         Warns:
             EvidenceWarning: Something suggests not to trust the result; it says what.
         """
+        # Gradients are needed, wherever this is called.
+        with torch.inference_mode(mode=False):
+            return self._run(args, kwargs)
+
+    def _run(self, args: tuple, kwargs: dict[str, Any]) -> SMCResult:
         start = time.monotonic()
         self.result = None
         legs = make_legs(self.model, args, kwargs, self.settings)
@@ -131,8 +143,7 @@ class AnnealedSMC:
                 self._anneal(legs, recorder)
         finally:
             if recorder.rows:
-                gradients = sum(_evaluations(leg) for leg in legs)
-                self.result = recorder.result(len(legs), gradients)
+                self.result = recorder.result(len(legs))
         assert self.result is not None
         self.result.warn()
         return self.result
@@ -146,7 +157,7 @@ class AnnealedSMC:
             desc="Annealing",
         )
         with bar, deferred_interrupt() as check:
-            for reached in anneal(legs, self.settings):
+            for reached in anneal(legs, self.settings, scout_until=recorder.half_time):
                 recorder.add(reached)
                 bar.update(recorder.progress - bar.n)
                 bar.set_postfix_str(recorder.line())
@@ -179,7 +190,3 @@ def told_once(*categories: type[Warning]) -> Iterator[None]:
             warnings.warn_explicit(
                 other.message, other.category, other.filename, other.lineno
             )
-
-
-def _evaluations(leg: Leg) -> int:
-    return leg.terms.num if isinstance(leg.terms, Counted) else 0

@@ -1,12 +1,16 @@
 """From a base to a posterior, stage by stage.
 
-A pilot cloud goes first and chooses; the walkers that count follow one stage behind it,
-with noise of their own, so that their evidence is unbiased and is known for every
-temperature that has been reached.
+A scout looks where the posterior is, and a base is learned from it. Then a pilot cloud
+goes first and chooses; the walkers that count follow one stage behind it, with noise of
+their own, so that their evidence is unbiased and is known for every temperature that has
+been reached.
 """
 
+import math
+import time
 import warnings
 from collections.abc import Iterator, Sequence
+from dataclasses import replace
 from typing import Any, NamedTuple
 
 import torch
@@ -14,9 +18,9 @@ from torch import Tensor
 
 from pyro_jarzynski.core import smc
 from pyro_jarzynski.core.evaluation import CombinedEnergy, TermsFn
-from pyro_jarzynski.core.kernels import Tools
+from pyro_jarzynski.core.kernels import Kernel, Tools
 from pyro_jarzynski.core.noise import stream
-from pyro_jarzynski.core.pilot import explore
+from pyro_jarzynski.core.pilot import Found, explore
 from pyro_jarzynski.core.resampling import get_resampler
 from pyro_jarzynski.core.smc import Stage, StepInfo
 from pyro_jarzynski.core.walkers import MAX_BROKEN, Walkers, drop, init
@@ -27,44 +31,16 @@ from pyro_jarzynski.errors import (
     NonFiniteEnergyWarning,
     WeightCollapseError,
 )
+from pyro_jarzynski.infer.learned import LearnedPosterior
 from pyro_jarzynski.infer.posterior import (
     ModelPosterior,
     Posterior,
+    Target,
     between,
     make_posterior,
 )
-from pyro_jarzynski.infer.schedules import DataTempering
+from pyro_jarzynski.infer.schedules import AdaptiveTempering, DataTempering
 from pyro_jarzynski.infer.settings import Settings
-
-
-class Reached(NamedTuple):
-    """Where a run stands after a stage.
-
-    Attributes:
-        walkers: The walkers that count, on their islands.
-        info: What the stage did to them.
-        stage: The stage.
-        beta: Inverse temperature between the last two laws.
-        posterior: The law that is being approached.
-        num_observations: Number of data in it, if they arrive one after the other.
-        decorrelated: Whether the moves of the stage went as far as asked.
-    """
-
-    walkers: Walkers
-    info: StepInfo
-    stage: Stage
-    beta: float
-    posterior: Posterior
-    num_observations: int | None
-    decorrelated: bool
-
-
-class Leg(NamedTuple):
-    """A part of the path: from one law, the base or a posterior, to the next."""
-
-    posterior: Posterior
-    terms: TermsFn
-    num_observations: int | None
 
 
 class Counted:
@@ -78,6 +54,40 @@ class Counted:
         """Evaluate, and count."""
         self.num += len(position)
         return self.terms(position)
+
+
+# A scout only has to arrive.
+SCOUTING = AdaptiveTempering(0.5)
+
+
+class Leg(NamedTuple):
+    """A part of the path: from one law, the base or a posterior, to the next."""
+
+    posterior: Posterior
+    terms: Counted
+    num_observations: int | None
+
+
+class Reached(NamedTuple):
+    """Where a run stands after a stage.
+
+    Attributes:
+        walkers: The walkers that count, on their islands; those of the scout before.
+        info: What the stage did to them.
+        stage: The stage.
+        beta: Inverse temperature on this leg of the path.
+        leg: The leg.
+        decorrelated: Whether the moves of the stage went as far as asked.
+        counts: Whether these are the walkers that count.
+    """
+
+    walkers: Walkers
+    info: StepInfo
+    stage: Stage
+    beta: float
+    leg: Leg
+    decorrelated: bool
+    counts: bool
 
 
 def make_legs(
@@ -99,11 +109,11 @@ def make_legs(
     if not isinstance(schedule, DataTempering):
         whole = posterior(args, kwargs)
         return [Leg(whole, Counted(whole.terms), None)]
+    if isinstance(model, Target):
+        raise ArgumentError("`DataTempering` needs a Pyro model, not a `Target`.")
     legs: list[Leg] = []
     for size in schedule.sizes:
         present = posterior(*schedule.cut(args, kwargs, size))
-        if not isinstance(present, ModelPosterior):
-            raise ArgumentError("`DataTempering` needs a Pyro model, not a `Target`.")
         if not legs:
             legs.append(Leg(present, Counted(present.terms), size))
             continue
@@ -114,57 +124,98 @@ def make_legs(
     return legs
 
 
-def anneal(legs: Sequence[Leg], settings: Settings) -> Iterator[Reached]:
-    """Carry walkers along the legs of a path, yielding after each stage."""
+def anneal(
+    legs: Sequence[Leg], settings: Settings, *, scout_until: float = math.inf
+) -> Iterator[Reached]:
+    """Carry walkers along the legs of a path, yielding after each stage.
+
+    Args:
+        legs: The path.
+        settings: How to go.
+        scout_until: Monotonic time at which scouting is given up.
+    """
+    if settings.learns:
+        reached = None
+        for reached in _scout(legs[0], settings):
+            yield reached
+            if time.monotonic() > scout_until:
+                break
+        assert reached is not None
+        if reached.beta == 1:
+            learned = LearnedPosterior(legs[0].posterior, reached.walkers)
+            legs = [Leg(learned, Counted(learned.terms), None)]
+    pilot, kernel = None, settings.kernel
     num, islands = settings.num_walkers, settings.num_chains
-    alone = settings.adapt == "online"
-    pilot_tools = Tools(stream(settings.seed, "pilot"), settings.chunk_size)
     tools = Tools(stream(settings.seed, "walkers"), settings.chunk_size)
-    resampler = get_resampler(settings.resampler)
-    if alone:
-        walkers = pilot = _start(legs[0], num * islands, islands, settings, "walkers")
-    else:
+    walkers = _start(legs[0], num * islands, islands, settings, "walkers")
+    if settings.adapt != "online":
         pilot = _start(legs[0], num, 1, settings, "pilot")
-        walkers = _start(legs[0], num * islands, islands, settings, "walkers")
-    kernel = settings.kernel
-    betas = None if hasattr(settings.schedule, "ess") else settings.schedule
     for leg in legs:
-        found_stages = explore(
-            pilot,
-            leg.terms,
-            kernel,
-            settings.exploration,
-            betas=betas,
-            resampler=resampler,
-            tools=pilot_tools,
-        )
-        for found in _explained(found_stages, leg):
-            pilot, kernel, stage, info = (
-                found.walkers,
-                found.stage.kernel,
-                found.stage,
-                found.info,
-            )
-            if alone:
-                walkers = pilot
+        for found in _explore(leg, walkers if pilot is None else pilot, kernel, settings):
+            kernel, info = found.stage.kernel, found.info
+            if pilot is None:
+                walkers = found.walkers
             else:
-                follower = smc.follow(
-                    walkers,
-                    [stage],
-                    resampler=resampler,
-                    waste_free=settings.waste_free,
-                    tools=tools,
-                )
-                walkers, info = next(_explained(follower, leg))
+                pilot = found.walkers
+                walkers, info = _follow(leg, walkers, found.stage, settings, tools)
             yield Reached(
                 walkers,
                 info,
-                stage,
+                found.stage,
                 found.beta,
-                leg.posterior,
-                leg.num_observations,
+                leg,
                 found.decorrelated,
+                counts=True,
             )
+
+
+def _scout(leg: Leg, settings: Settings) -> Iterator[Reached]:
+    """Carry a cloud to the posterior in larger steps, to see where it is."""
+    walkers = _start(leg, settings.num_walkers, 1, settings, "scout")
+    quick = replace(
+        settings, seed=stream(settings.seed, "scout").initial_seed(), schedule=SCOUTING
+    )
+    for found in _explore(leg, walkers, settings.kernel, quick):
+        yield Reached(
+            found.walkers,
+            found.info,
+            found.stage,
+            found.beta,
+            leg,
+            found.decorrelated,
+            counts=False,
+        )
+
+
+def _explore(
+    leg: Leg, walkers: Walkers, kernel: Kernel, settings: Settings
+) -> Iterator[Found]:
+    """Let walkers find out how to go."""
+    fixed = None if hasattr(settings.schedule, "ess") else settings.schedule
+    stages = explore(
+        walkers,
+        leg.terms,
+        kernel,
+        settings.exploration,
+        betas=None if fixed is None else [float(beta) for beta in fixed],
+        resampler=get_resampler(settings.resampler),
+        tools=Tools(stream(settings.seed, "pilot"), settings.chunk_size),
+    )
+    return _explained(stages, leg)
+
+
+def _follow(
+    leg: Leg, walkers: Walkers, stage: Stage, settings: Settings, tools: Tools
+) -> tuple[Walkers, StepInfo]:
+    """Carry walkers through a stage that others have found."""
+    follower = smc.follow(
+        walkers,
+        [stage],
+        resampler=get_resampler(settings.resampler),
+        waste_free=settings.waste_free,
+        tools=tools,
+    )
+    return next(_explained(follower, leg))
 
 
 def _start(leg: Leg, num: int, islands: int, settings: Settings, purpose: str) -> Walkers:

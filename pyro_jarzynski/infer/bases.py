@@ -93,12 +93,23 @@ def _fit(draws: Mapping[str, Tensor], model: PyroModel) -> GaussianBase:
                 f"{', '.join(sorted(draws)) or 'none'}."
             )
         values = draws[latent.name]
+        if not isinstance(values, Tensor):
+            raise ArgumentTypeError(
+                f"`base` must have draws of {latent.name!r} as a tensor, got "
+                f"{type(values).__name__}."
+            )
         if values.shape[1:] != latent.shape:
             raise ArgumentError(
                 f"`base` must have draws of {latent.name!r} of shape (n, "
                 f"{', '.join(map(str, latent.shape))}); got {tuple(values.shape)}."
             )
-        unconstrained = latent.transform.inv(values.detach())
+        unconstrained = latent.transform.inv(values.detach().to(latent.dtype))
+        spread = unconstrained.to(torch.float64).std(0)
+        if (spread <= 1e-6 * unconstrained.abs().amax(0).clamp(min=1)).any():
+            raise ArgumentError(
+                f"`base` has draws of {latent.name!r} that do not vary; a base must be "
+                "wider than the posterior."
+            )
         parts.append(unconstrained.reshape(len(values), -1))
     sizes = {len(part) for part in parts}
     if len(sizes) != 1:

@@ -6,6 +6,7 @@ gradients of three walkers of the real cloud equal those of one walker at a time
 a plate can be silently wrong with right shapes: `a - a.mean()` then mixes walkers.
 """
 
+import math
 import warnings
 from collections.abc import Callable
 from typing import NamedTuple, TypeAlias
@@ -18,17 +19,18 @@ from pyro_jarzynski.infer.model import PyroModel
 from pyro_jarzynski.infer.prior import PLATE_ERRORS
 from pyro_jarzynski.infer.sites import seeded
 
-# From coordinates `(n, D)` to log prior and log joint, `(n, 2)`.
-Densities: TypeAlias = Callable[[Tensor], Tensor]
+# From coordinates `(n, D)` to log prior and log joint, each `(n,)`.
+Densities: TypeAlias = Callable[[Tensor], tuple[Tensor, Tensor]]
 
 NUM_CHECKED = 3
+NUM_FIRST = 7
 
 
 class Batched(NamedTuple):
     """A way to evaluate many walkers.
 
     Attributes:
-        densities: Log prior and log joint of walkers `(n, D)`, `(n, 2)`.
+        densities: Log prior and log joint of walkers `(n, D)`, each `(n,)`.
         method: `"vmap"`, `"plate"` or `"loop"`.
         reasons: Why the methods before it were refused.
     """
@@ -54,10 +56,7 @@ def batch(model: PyroModel, walkers: Tensor, *, seed: int = 0) -> Batched:
     """
     few = torch.linspace(0, len(walkers) - 1, min(NUM_CHECKED, len(walkers))).long()
     loop = _loop(model)
-    with seeded(seed, "first run"):
-        truth = _with_gradients(loop, walkers[few])
-    with seeded(seed, "second run"):
-        again = _with_gradients(loop, walkers[few])
+    truth, again = (_alone(model, loop, walkers[few], seed, run) for run in ("1", "2"))
     if not all(_equal(a, b, 0.0) for a, b in zip(truth, again, strict=True)):
         raise ModelError(
             "Two runs of the model at the same latents differ: it draws random numbers "
@@ -69,13 +68,15 @@ def batch(model: PyroModel, walkers: Tensor, *, seed: int = 0) -> Batched:
     for method, densities in (("vmap", _vmap(model)), ("plate", _plate(model))):
         try:
             with seeded(seed, method):
+                # A few walkers first: a plate can need memory that grows as their square.
+                _with_gradients(densities, walkers[:NUM_FIRST])
                 found = _with_gradients(densities, walkers, few)
         except PLATE_ERRORS as error:
             first_line = (str(error).strip().splitlines() or [""])[0]
             reasons[method] = f"{type(error).__name__}: {first_line}"
             continue
         if all(_equal(a, b, tolerance) for a, b in zip(found, truth, strict=True)):
-            return Batched(densities, method, reasons)
+            return Batched(_whatever_breaks(densities), method, reasons)
         reasons[method] = "its numbers differ from those of one walker at a time"
     told = "; ".join(f"{method}: {reason}" for method, reason in reasons.items())
     warnings.warn(
@@ -83,7 +84,41 @@ def batch(model: PyroModel, walkers: Tensor, *, seed: int = 0) -> Batched:
         SlowModelWarning,
         stacklevel=2,
     )
-    return Batched(loop, "loop", reasons)
+    return Batched(_whatever_breaks(loop), "loop", reasons)
+
+
+def _alone(
+    model: PyroModel, loop: Densities, walkers: Tensor, seed: int, run: str
+) -> list[Tensor]:
+    """Evaluate walkers one at a time."""
+    with seeded(seed, f"run {run}"):
+        try:
+            return _with_gradients(loop, walkers)
+        except PLATE_ERRORS as error:
+            if model.enumerated is None or isinstance(error, ModelError):
+                raise
+            raise ModelError(
+                "The model cannot be run with all values of its discrete latents at once, "
+                f"which is how they are enumerated ({error}). Index tensors by them, and "
+                "do not use them as Python numbers."
+            ) from error
+
+
+def _whatever_breaks(densities: Densities) -> Densities:
+    """Give NaN to walkers at which a matrix cannot be factorised, instead of an error."""
+
+    def guarded(walkers: Tensor) -> tuple[Tensor, Tensor]:
+        try:
+            return densities(walkers)
+        except torch.linalg.LinAlgError:
+            if len(walkers) == 1:
+                nothing = walkers.sum(1) * math.nan
+                return nothing, nothing
+            halves = [guarded(half) for half in walkers.chunk(2)]
+            prior, joint = (torch.cat(parts) for parts in zip(*halves, strict=True))
+            return prior, joint
+
+    return guarded
 
 
 def _vmap(model: PyroModel) -> Densities:
@@ -91,7 +126,7 @@ def _vmap(model: PyroModel) -> Densities:
 
 
 def _plate(model: PyroModel) -> Densities:
-    def densities(walkers: Tensor) -> Tensor:
+    def densities(walkers: Tensor) -> tuple[Tensor, Tensor]:
         if model.enumerated is not None:
             raise ValueError("models with enumerated latents are not run in a plate")
         return model.log_densities(walkers, len(walkers))
@@ -100,7 +135,12 @@ def _plate(model: PyroModel) -> Densities:
 
 
 def _loop(model: PyroModel) -> Densities:
-    return lambda walkers: torch.stack([model.log_densities(u) for u in walkers])
+    def densities(walkers: Tensor) -> tuple[Tensor, Tensor]:
+        rows = [model.log_densities(walker) for walker in walkers]
+        prior, joint = (torch.stack(values) for values in zip(*rows, strict=True))
+        return prior, joint
+
+    return densities
 
 
 def _with_gradients(
@@ -110,12 +150,12 @@ def _with_gradients(
     with torch.enable_grad():
         point = walkers.detach().clone().requires_grad_()
         values = densities(point)
-        if values.shape != (len(walkers), 2):
-            raise ValueError(f"densities of shape {tuple(values.shape)}")
-        found = [values[:, 0].detach(), values[:, 1].detach()]
-        for column in values.unbind(1):
-            if column.requires_grad:
-                (grad,) = torch.autograd.grad(column.sum(), point, retain_graph=True)
+        found = [value.detach() for value in values]
+        for value in values:
+            if value.shape != (len(walkers),):
+                raise ValueError(f"a log-density of shape {tuple(value.shape)}")
+            if value.requires_grad:
+                (grad,) = torch.autograd.grad(value.sum(), point, retain_graph=True)
             else:
                 grad = torch.zeros_like(point)
             found.append(grad)

@@ -54,9 +54,11 @@ class Chain:
             if present is None:
                 self._move(1)
                 return self.position[0]
-            self.present = self.annealed = present
-            self.betas.append(present.beta)
-            self.ess.append(float(present.info.ess[0]))
+            self.present = present
+            if present.counts:
+                self.annealed = present
+                self.betas.append(present.beta)
+                self.ess.append(float(present.info.ess[0]))
             if not to_the_end:
                 return self.position[0]
 

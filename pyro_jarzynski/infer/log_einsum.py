@@ -4,11 +4,15 @@ Pyro's own, `pyro.ops.einsum.torch_log`, ends in an `autograd.Function` that `vm
 refuses.
 """
 
+import math
 from typing import Any
 
 import torch
 from pyro.ops.einsum.util import Tensordot
 from torch import Tensor
+
+# Numbers up to which the product of all operands is written out.
+MAX_PRODUCT = 100_000
 
 __all__ = ["einsum", "tensordot", "transpose"]
 
@@ -26,6 +30,14 @@ def einsum(equation: str, *operands: Tensor) -> Tensor:
     inputs, output = equation.split("->")
     if inputs == output:
         return operands[0].clone()
+    every = sorted(set(inputs) - {","})
+    sizes = {
+        name: size
+        for names, operand in zip(inputs.split(","), operands, strict=True)
+        for name, size in zip(names, operand.shape, strict=True)
+    }
+    if math.prod(sizes.values()) <= MAX_PRODUCT:
+        return _sum_of_products(inputs, output, every, operands)
     shifts, scaled = [], []
     for names, operand in zip(inputs.split(","), operands, strict=True):
         summed = [i for i, name in enumerate(names) if name not in output]
@@ -40,6 +52,21 @@ def einsum(equation: str, *operands: Tensor) -> Tensor:
     for shift, kept in shifts:
         total = total + _aligned(shift, kept, output)
     return total
+
+
+def _sum_of_products(
+    inputs: str, output: str, every: list[str], operands: tuple[Tensor, ...]
+) -> Tensor:
+    """Multiply before summing, which does not underflow where factors contradict."""
+    order = [*output, *(name for name in every if name not in output)]
+    total = operands[0].new_zeros(())
+    for names, operand in zip(inputs.split(","), operands, strict=True):
+        total = total + _aligned(operand, names, "".join(order))
+    summed = list(range(len(output), len(order)))
+    if not summed:
+        return total
+    top = total.detach().amax(summed, keepdim=True).clamp(min=torch.finfo(total.dtype).min)
+    return _SafeLog.apply((total - top).exp().sum(summed)) + top.squeeze(summed)
 
 
 def _aligned(shift: Tensor, names: str, output: str) -> Tensor:

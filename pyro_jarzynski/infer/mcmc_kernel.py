@@ -35,6 +35,7 @@ class JarzynskiKernel(MCMCKernel):
         kernel: How walkers move.
         schedule: `AdaptiveTempering(ess)` or inverse temperatures from 0 to 1.
         base: Where walkers start; see `AnnealedSMC`.
+        learn_base: Whether a scout goes first; see `AnnealedSMC`.
         adapt: `"pilot"`, `"online"` or `"off"`; see `AnnealedSMC`.
         preconditioner: `"dense"`, `"diagonal"` or `"none"`.
         max_moves: At most so many moves per temperature.
@@ -51,6 +52,7 @@ class JarzynskiKernel(MCMCKernel):
         kernel: Kernel = MALA(),  # noqa: B008
         schedule: Schedule = AdaptiveTempering(),  # noqa: B008
         base: Any = "prior",
+        learn_base: bool = True,
         adapt: str = "pilot",
         preconditioner: str = "dense",
         max_moves: int = 25,
@@ -65,6 +67,7 @@ class JarzynskiKernel(MCMCKernel):
             "kernel": kernel,
             "schedule": schedule,
             "base": base,
+            "learn_base": learn_base,
             "adapt": adapt,
             "preconditioner": preconditioner,
             "max_moves": max_moves,
@@ -112,13 +115,17 @@ class JarzynskiKernel(MCMCKernel):
                 "`warmup_steps` must be at least 1: walkers are annealed from the prior "
                 "to the posterior during the warm-up."
             )
+        with torch.inference_mode(mode=False):
+            return self._named(self._next())
+
+    def _next(self) -> Tensor:
         if self._chain is None:
             self._chain = self._begin()
         if self._step < self._warmup_steps:
             self._step += 1
             last = self._step == self._warmup_steps
-            return self._named(self._chain.advance(to_the_end=last))
-        return self._named(self._chain.draw())
+            return self._chain.advance(to_the_end=last)
+        return self._chain.draw()
 
     def logging(self) -> OrderedDict[str, str]:
         """Return the progress of the annealing, for MCMC's bar."""

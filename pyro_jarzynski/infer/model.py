@@ -20,12 +20,14 @@ import pyro.poutine as poutine
 import torch
 from pyro.poutine.trace_struct import Trace
 from torch import Tensor
-from torch.distributions import Transform, biject_to
+from torch.distributions import Transform
 
 from pyro_jarzynski.errors import ModelError
 from pyro_jarzynski.infer.enumeration import EnumeratedModel, Site, is_density
 from pyro_jarzynski.infer.sites import (
     Unconstrain,
+    bijection,
+    is_deterministic,
     is_masked_imputation,
     latent_sites,
     prior_log_prob,
@@ -40,12 +42,14 @@ class Latent(NamedTuple):
         name: Name of the site.
         shape: Shape of its value.
         unconstrained_shape: Shape of its unconstrained value.
+        dtype: Type of its value.
         transform: Bijection from unconstrained to constrained values.
     """
 
     name: str
     shape: torch.Size
     unconstrained_shape: torch.Size
+    dtype: torch.dtype
     transform: Transform
 
     @property
@@ -98,13 +102,13 @@ class PyroModel:
         parts = coordinates.split([latent.size for latent in self.latents], -1)
         lead = coordinates.shape[:-1]
         return {
-            latent.name: part.reshape(lead + latent.unconstrained_shape)
+            latent.name: part.reshape(lead + latent.unconstrained_shape).to(latent.dtype)
             for latent, part in zip(self.latents, parts, strict=True)
         }
 
     def log_densities(
         self, coordinates: Tensor, num_particles: int | None = None
-    ) -> Tensor:
+    ) -> tuple[Tensor, Tensor]:
         """Return log prior and log joint.
 
         Args:
@@ -112,7 +116,7 @@ class PyroModel:
             num_particles: Size of a plate in which the model runs; `None` is no plate.
 
         Returns:
-            The two of them along the last dimension, `(2,)` or `(num_particles, 2)`.
+            Both of them, each `()` or `(num_particles,)`.
         """
         trace, feed = self.run(coordinates, num_particles)
         total = _sum_over(num_particles, self.max_plate_nesting)
@@ -127,8 +131,8 @@ class PyroModel:
         else:
             prior, joint = self._summed_out(trace, sites, names)
         jacobian: Any = sum(total(j) for j in feed.log_jacobians)
-        densities = [torch.as_tensor(d) + jacobian for d in (prior, joint)]
-        return torch.stack(torch.broadcast_tensors(*densities), -1)
+        prior, joint = (torch.as_tensor(d) + jacobian for d in (prior, joint))
+        return torch.broadcast_tensors(prior, joint)
 
     def values(self, coordinates: Tensor) -> dict[str, Tensor]:
         """Return latents and deterministic sites of one walker."""
@@ -137,8 +141,7 @@ class PyroModel:
         if self.enumerated is None:
             sites: dict[str, Site] = dict(trace.nodes)
             for name, site in sites.items():
-                infer = site.get("infer") or {}
-                if infer.get("_deterministic") and isinstance(site["value"], Tensor):
+                if is_deterministic(site) and isinstance(site["value"], Tensor):
                     found[name] = site["value"]
         return found
 
@@ -185,7 +188,7 @@ class PyroModel:
     def transform_of(trace: Trace, name: str) -> Transform:
         """Return the bijection to the support that a latent has in a trace."""
         site: Site = trace.nodes[name]
-        return biject_to(site["fn"].support)
+        return bijection(site["fn"])
 
     def plate(self, num_particles: int | None) -> Any:
         """Return the plate of particles, to the left of all plates of the model."""
@@ -228,9 +231,9 @@ def _nothing() -> Iterator[None]:
 
 
 def _latent(name: str, site: Site) -> Latent:
-    transform = biject_to(site["fn"].support)
-    shape = site["value"].shape
-    return Latent(name, shape, transform.inverse_shape(shape), transform)
+    transform, value = bijection(site["fn"]), site["value"]
+    unconstrained = transform.inverse_shape(value.shape)
+    return Latent(name, value.shape, unconstrained, value.dtype, transform)
 
 
 def _max_plate_nesting(trace: Trace) -> int:

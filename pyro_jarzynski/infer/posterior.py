@@ -151,13 +151,13 @@ class ModelPosterior:
 
     def terms(self, walkers: Tensor) -> tuple[Tensor, Tensor]:
         """Return the energies of base and posterior, each `(N,)`."""
-        prior, joint = self._batched.densities(walkers).unbind(1)
+        prior, joint = self._batched.densities(walkers)
         start = prior if self.base is None else self.base.log_prob(walkers)
         return -start, -joint
 
     def joint_energy(self, walkers: Tensor) -> Tensor:
         """Return the energy of the posterior, `(N,)`."""
-        return -self._batched.densities(walkers)[:, 1]
+        return -self._batched.densities(walkers)[1]
 
     def constrain(
         self, walkers: Tensor, *, deterministic: bool = False

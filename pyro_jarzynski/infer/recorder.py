@@ -1,5 +1,6 @@
 """What a run leaves behind: one row per stage, and the result at its end."""
 
+import math
 import time
 from typing import NamedTuple
 
@@ -7,7 +8,7 @@ import torch
 from torch import Tensor
 
 from pyro_jarzynski.core.weights import log_mean_exp
-from pyro_jarzynski.infer.annealing import Reached
+from pyro_jarzynski.infer.annealing import Counted, Reached
 from pyro_jarzynski.infer.result import SMCResult
 from pyro_jarzynski.infer.settings import Settings
 
@@ -41,25 +42,30 @@ class Recorder:
         self.rows: list[Row] = []
         self.log_weights: list[Tensor] = []
         self.num_undecorrelated = 0
+        self.counters: dict[int, Counted] = {}
         self.last: Reached | None = None
 
     @property
     def progress(self) -> float:
         """Legs of the path that are behind, the present one in parts."""
+        if not self.rows:
+            return 0.0
         done = sum(row.beta == 1 for row in self.rows)
         beta = self.rows[-1].beta
         return done + (beta if beta < 1 else 0.0)
 
     def add(self, reached: Reached) -> None:
-        """Record a stage."""
-        info = reached.info
-        self.last = reached
+        """Record a stage; of the scout only how much it evaluated."""
+        self.last, info = reached, reached.info
+        self.counters[id(reached.leg.terms)] = reached.leg.terms
+        if not reached.counts:
+            return
         self.log_weights.append(info.log_weight)
         self.num_undecorrelated += not reached.decorrelated
         self.rows.append(
             Row(
                 beta=reached.beta,
-                num_observations=reached.num_observations or 0,
+                num_observations=reached.leg.num_observations or 0,
                 ess=info.ess,
                 conditional_ess=info.conditional_ess,
                 acceptance_rate=info.acceptance_rate,
@@ -71,8 +77,16 @@ class Recorder:
             )
         )
 
+    @property
+    def half_time(self) -> float:
+        """Monotonic time at which half of the time is up."""
+        limit = self.settings.max_seconds
+        return math.inf if limit is None else self.start + limit / 2
+
     def line(self) -> str:
         """Return the last stage in short."""
+        if not self.rows:
+            return f"scout at β {self.last.beta:.3g}" if self.last else ""
         row = self.rows[-1]
         share = float(row.ess.mean()) / self.settings.num_walkers
         evidence = float(log_mean_exp(row.log_evidence))
@@ -81,9 +95,9 @@ class Recorder:
     def is_late(self) -> bool:
         """Tell whether the time is up."""
         limit = self.settings.max_seconds
-        return limit is not None and self.rows[-1].seconds > limit
+        return limit is not None and bool(self.rows) and self.rows[-1].seconds > limit
 
-    def result(self, num_legs: int, num_gradients: int) -> SMCResult:
+    def result(self, num_legs: int) -> SMCResult:
         """Return the result of what was reached."""
         assert self.last is not None
         columns = {
@@ -92,15 +106,15 @@ class Recorder:
             else torch.tensor(values, dtype=torch.float64)
             for name, values in zip(Row._fields, zip(*self.rows, strict=True), strict=True)
         }
-        if self.last.num_observations is None:
+        if self.last.leg.num_observations is None:
             del columns["num_observations"]
         return SMCResult(
-            posterior=self.last.posterior,
+            posterior=self.last.leg.posterior,
             walkers=self.last.walkers,
             history=columns,
             settings=self.settings,
             complete=self.progress == num_legs,
-            num_gradients=num_gradients,
+            num_gradients=sum(terms.num for terms in self.counters.values()),
             seconds=time.monotonic() - self.start,
             stage_log_weights=self.log_weights,
             num_undecorrelated=self.num_undecorrelated,

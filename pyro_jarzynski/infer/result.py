@@ -224,10 +224,9 @@ class SMCResult(LogWeightsMixin):
         """Reasons not to trust the result, each with a remedy."""
         found = []
         if not self.complete:
-            beta = float(self.history["beta"][-1])
             found.append(
-                f"The time was up at inverse temperature {beta:.3g}: draws and evidence "
-                "are those of that tempered law. Give more `max_seconds`, or fewer walkers."
+                f"The time was up {self._where()}: draws and evidence are those of the law "
+                "that was reached. Give more `max_seconds`, or fewer walkers."
             )
         if not self.history:
             return found
@@ -276,6 +275,13 @@ class SMCResult(LogWeightsMixin):
     def _values(self, *, deterministic: bool) -> dict[str, Tensor]:
         assert isinstance(self.walkers.position, Tensor)
         return self.posterior.constrain(self.walkers.position, deterministic=deterministic)
+
+    def _where(self) -> str:
+        """Tell how far an incomplete run went."""
+        where = f"at inverse temperature {float(self.history['beta'][-1]):.3g}"
+        if "num_observations" not in self.history:
+            return where
+        return f"{where} of {int(self.history['num_observations'][-1])} observations"
 
     def __repr__(self) -> str:
         """Tell evidence and size."""

@@ -7,7 +7,14 @@ from pyro_jarzynski.core.kernels import MALA, Kernel
 from pyro_jarzynski.core.noise import stream
 from pyro_jarzynski.core.pilot import Exploration
 from pyro_jarzynski.core.resampling import get_resampler
-from pyro_jarzynski.errors import ArgumentError, count, fraction, one_of, positive
+from pyro_jarzynski.errors import (
+    ArgumentError,
+    ArgumentTypeError,
+    count,
+    fraction,
+    one_of,
+    positive,
+)
 from pyro_jarzynski.infer.schedules import AdaptiveTempering, Schedule, check_schedule
 
 PRECONDITIONERS = ("dense", "diagonal", "none")
@@ -22,6 +29,7 @@ class Settings:
     kernel: Kernel = MALA()  # noqa: RUF009
     schedule: Schedule = AdaptiveTempering()  # noqa: RUF009
     base: Any = "prior"
+    learn_base: bool = True
     adapt: str = "pilot"
     preconditioner: str = "dense"
     num_moves: int | None = None
@@ -42,6 +50,11 @@ class Settings:
         one_of("preconditioner", self.preconditioner, PRECONDITIONERS)
         fraction("ess_threshold", self.ess_threshold)
         get_resampler(self.resampler)
+        if isinstance(self.kernel, type) or not hasattr(self.kernel, "switch"):
+            raise ArgumentTypeError(
+                "`kernel` must be a kernel such as MALA(), got "
+                f"{getattr(self.kernel, '__name__', repr(self.kernel))}."
+            )
         check_schedule(self.schedule)
         if self.num_moves is not None:
             count("num_moves", self.num_moves)
@@ -59,6 +72,15 @@ class Settings:
                 f"got {type(self.kernel).__name__}."
             )
         stream(self.seed, "check")
+
+    @property
+    def learns(self) -> bool:
+        """Whether a scout goes first, from whose walkers a base is learned."""
+        return (
+            self.learn_base
+            and self.adapt == "pilot"
+            and isinstance(self.schedule, AdaptiveTempering)
+        )
 
     @property
     def exploration(self) -> Exploration:

@@ -1,5 +1,6 @@
 """The sample sites of a Pyro model: which there are, and how they are set and read."""
 
+import math
 import warnings
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -12,7 +13,7 @@ import torch
 from pyro.poutine.messenger import Messenger
 from pyro.poutine.trace_struct import Trace
 from torch import Tensor
-from torch.distributions import biject_to
+from torch.distributions import Transform, biject_to, constraints
 
 from pyro_jarzynski.core.noise import stream
 from pyro_jarzynski.errors import ModelError
@@ -53,10 +54,29 @@ class Unconstrain(Messenger):
         if self.padding is not None:
             ones = (1,) * self.padding[name]
             value = value.reshape(value.shape[:1] + ones + value.shape[1:])
-        transform = biject_to(msg["fn"].support)
+        transform = bijection(msg["fn"])
         msg["value"], msg["done"] = transform(value), True
         self.constrained[name] = msg["value"]
         self.log_jacobians.append(transform.log_abs_det_jacobian(value, msg["value"]))
+
+
+def support_of(fn: Any) -> Any:
+    """Return the set on which the density of a distribution is one.
+
+    Torch gives angles the whole line, on which their densities are periodic, and mixtures
+    a support that no bijection knows.
+    """
+    if isinstance(_innermost(fn), dist.VonMises):
+        return constraints.interval(-math.pi, math.pi)
+    support = fn.support
+    if isinstance(support, constraints.MixtureSameFamilyConstraint):
+        return support.base_constraint
+    return support
+
+
+def bijection(fn: Any) -> Transform:
+    """Return the bijection from unconstrained space to the support of a distribution."""
+    return biject_to(support_of(fn))
 
 
 def prior_log_prob(site: Site) -> Tensor:
@@ -72,6 +92,15 @@ def proper(fn: Any) -> Any:
     while isinstance(fn, dist.MaskedDistribution):
         fn = fn.base_dist
     return fn
+
+
+def is_deterministic(site: Site) -> bool:
+    """Tell whether a site holds a function of others: by name, or left by `reparam`."""
+    if site["type"] != "sample" or not site["is_observed"]:
+        return False
+    masked = isinstance(site["fn"], dist.MaskedDistribution)
+    named = (site["infer"] or {}).get("_deterministic", False)
+    return named or (masked and isinstance(_innermost(site["fn"]), dist.Delta))
 
 
 def is_masked_imputation(name: str, site: Site) -> bool:
@@ -119,6 +148,11 @@ def probe(
                 raise
             except ValueError as error:
                 failure = error
+            except ZeroDivisionError as error:
+                raise ModelError(
+                    f"The model cannot be run with these data: {error}. Pyro has no plate "
+                    "of size zero; leave the plate out where there are no data."
+                ) from error
     if failure is not None and not traces:
         raise ModelError(f"The model cannot be run with these data: {failure}") from failure
     _check_alike(traces)
@@ -196,14 +230,16 @@ def _check_latent(name: str, site: Site) -> None:
     try:
         biject_to(support)
     except NotImplementedError as error:
-        raise ModelError(
-            f"The latent {name!r} has support {support}, to which torch knows no bijection."
-        ) from error
+        raise ModelError(_no_bijection(name, support)) from error
+
+
+def _no_bijection(name: str, support: Any) -> str:
+    return f"The latent {name!r} has support {support}, to which torch knows no bijection."
 
 
 def _support_of(name: str, site: Site) -> Any:
     try:
-        return site["fn"].support
+        return support_of(site["fn"])
     except NotImplementedError as error:
         raise ModelError(
             f"The latent {name!r} ({type(site['fn']).__name__}) does not tell its support."
@@ -234,6 +270,9 @@ class _DrawImproper(Messenger):
                 "and leaves the evidence undefined. Give it a proper prior, or give "
                 '`base="normal"` for draws of the posterior alone.'
             )
-        transform = biject_to(fn.support)
+        try:
+            transform = biject_to(fn.support)
+        except NotImplementedError as error:
+            raise ModelError(_no_bijection(msg["name"], fn.support)) from error
         shape = transform.inverse_shape(fn.shape())
         msg["value"], msg["done"] = transform(torch.randn(shape) / 10), True

@@ -1,0 +1,83 @@
+"""A base that has been learned: walkers that have seen the posterior show where to start.
+
+A path from the prior can lead through laws that no walker follows: where a scale and what
+it scales are uncertain by orders of magnitude, say. A scout that went that way, well or
+badly, ends near the posterior. The walkers that count then start from
+
+    q(u) = ε p(u) + (1 - ε) N(u; m, s Σ)
+
+with `p` the first base, and mean `m` and covariance `Σ` of the scout's walkers. The scout
+is independent of them, so their evidence is unbiased, whatever it found; the share of `p`
+bounds their weights by the likelihood over `ε`.
+"""
+
+import math
+
+import torch
+from torch import Tensor
+
+from pyro_jarzynski.core.noise import stream
+from pyro_jarzynski.core.walkers import Walkers
+from pyro_jarzynski.infer.bases import WIDENING, GaussianBase
+from pyro_jarzynski.infer.posterior import Posterior
+
+# Share ε of the first base.
+FIRST_SHARE = 0.1
+
+
+class LearnedPosterior:
+    """A posterior that is approached from a learned base.
+
+    Args:
+        posterior: The posterior, with its first base.
+        scout: Weighted walkers at or near the posterior, whose position is `(N, D)`.
+    """
+
+    def __init__(self, posterior: Posterior, scout: Walkers) -> None:
+        """Fit the Gaussian."""
+        self.posterior = posterior
+        self.size, self.method = posterior.size, posterior.method
+        self.gaussian = _fit(scout)
+
+    def draw(self, num: int, *, seed: int, purpose: str) -> Tensor:
+        """Draw walkers from the mixture, `(num, D)`."""
+        first = self.posterior.draw(num, seed=seed, purpose=purpose)
+        generator = stream(seed, f"{purpose}, learned", first.device)
+        learned = self.gaussian.draw(num, generator)
+        share = torch.rand(num, 1, generator=generator, device=first.device)
+        return torch.where(share < FIRST_SHARE, first, learned)
+
+    def terms(self, walkers: Tensor) -> tuple[Tensor, Tensor]:
+        """Return the energies of mixture and posterior, each `(N,)`."""
+        first, goal = self.posterior.terms(walkers)
+        mixture = torch.logaddexp(
+            math.log(FIRST_SHARE) - first,
+            math.log(1 - FIRST_SHARE) + self.gaussian.log_prob(walkers),
+        )
+        return -mixture, goal
+
+    def constrain(
+        self, walkers: Tensor, *, deterministic: bool = False
+    ) -> dict[str, Tensor]:
+        """Return values by site, each `(N, *shape)`."""
+        return self.posterior.constrain(walkers, deterministic=deterministic)
+
+    def explain(self, walker: Tensor) -> str:
+        """Tell which parts of the model are not finite at one walker."""
+        return self.posterior.explain(walker)
+
+
+def _fit(scout: Walkers) -> GaussianBase:
+    """Fit a Gaussian, widened, and shrunk towards its diagonal by `D / (n + D)`."""
+    position = scout.position
+    assert isinstance(position, Tensor)
+    weight = scout.weight.flatten()
+    values = position.to(torch.float64)
+    mean = weight @ values
+    centred = values - mean
+    covariance = (weight[:, None] * centred).mT @ centred
+    diagonal = covariance.diagonal().clamp(min=1e-12).diag()
+    effective, size = float(1 / weight.square().sum()), len(mean)
+    shrunk = (effective * covariance + (size + 1e-6) * diagonal) / (effective + size)
+    lower = torch.linalg.cholesky(WIDENING * shrunk)
+    return GaussianBase(mean.to(position.dtype), lower.to(position.dtype))
