@@ -119,20 +119,24 @@ def _no_drift(x, grad, noise, step, factor=None) -> Tensor:
     return _PROPOSE(x, 0 * grad, noise, step, factor)
 
 
-def _without_proposal(walkers, end, there, log_ratio, tools) -> tuple[Walkers, Tensor]:
+def _without_proposal(
+    walkers, end, there, log_ratio, tools, **excuse
+) -> tuple[Walkers, Tensor]:
     gain = walkers.evaluation.energy - there.energy
-    return _METROPOLIS(walkers, end, there, gain, tools)
+    return _METROPOLIS(walkers, end, there, gain, tools, **excuse)
 
 
 _METROPOLIS = kernels.metropolis
 
 
-def _always_accept(walkers, end, there, log_ratio, tools) -> tuple[Walkers, Tensor]:
-    return _METROPOLIS(walkers, end, there, log_ratio * 0, tools)
+def _always_accept(
+    walkers, end, there, log_ratio, tools, **excuse
+) -> tuple[Walkers, Tensor]:
+    return _METROPOLIS(walkers, end, there, log_ratio * 0, tools, **excuse)
 
 
-def _stale_after_accepting(walkers, end, there, log_ratio, tools) -> Any:
-    moved, rate = _METROPOLIS(walkers, end, there, log_ratio, tools)
+def _stale_after_accepting(walkers, end, there, log_ratio, tools, **excuse) -> Any:
+    moved, rate = _METROPOLIS(walkers, end, there, log_ratio, tools, **excuse)
     return moved._replace(evaluation=walkers.evaluation), rate
 
 

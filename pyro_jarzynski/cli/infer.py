@@ -98,13 +98,11 @@ def infer(
     try:
         result = sampler.run(**arguments)
     except KeyboardInterrupt:
+        told = "Interrupted before the walkers set out: there is nothing to save."
         if sampler.result is not None:
             _finish(out, sampler.result, notes)
-        console.print(
-            f"Interrupted: what was reached so far is in {out}.",
-            markup=False,
-            soft_wrap=True,
-        )
+            told = f"Interrupted: what was reached so far is in {out}."
+        console.print(told, markup=False, soft_wrap=True)
         raise typer.Exit(INTERRUPTED) from None
     _finish(out, result, notes)
 

@@ -3,8 +3,11 @@
 For a law `ρ` the covariance `Σ` of the positions tells how far it reaches, and `F`, that
 of the gradients, equals the mean Hessian and tells how steep it is; for a Gaussian
 `F = Σ⁻¹`. Far modes widen `Σ` and narrow places raise `F`. Their geometric mean
-`C = Σ # F⁻¹`, which whitens positions and gradients alike, stands between.
+`C = Σ # F⁻¹`, which whitens positions and gradients alike, stands between. Where it would
+reach much further than `F⁻¹`, between modes, moves could not follow: there it is bounded.
 """
+
+import math
 
 import torch
 from torch import Tensor
@@ -16,6 +19,8 @@ from pyro_jarzynski.errors import ArgumentTypeError
 
 # Eigenvalues below this share of the largest are lifted to it.
 SMALLEST = 1e-10
+# Most that the preconditioner exceeds the inverse mean Hessian by, in any direction.
+MAX_STRETCH = 4.0
 
 
 def metric(walkers: Walkers, *, dense: bool = True) -> Tensor:
@@ -45,9 +50,11 @@ def metric(walkers: Walkers, *, dense: bool = True) -> Tensor:
     spread = _covariance(position, weight, effective, dense=dense)
     steepness = _covariance(gradient, weight, effective, dense=dense)
     if not dense:
-        return (spread / steepness).sqrt().to(position.dtype)
+        stretch = (spread * steepness).sqrt().clamp(max=MAX_STRETCH)
+        return (stretch / steepness).to(position.dtype)
     root, inverse_root = _power(steepness, 0.5), _power(steepness, -0.5)
-    mean = inverse_root @ _power(root @ spread @ root, 0.5) @ inverse_root
+    stretch = _power(root @ spread @ root, 0.5, most=MAX_STRETCH)
+    mean = inverse_root @ stretch @ inverse_root
     return ((mean + mean.mT) / 2).to(position.dtype)
 
 
@@ -88,7 +95,7 @@ def _covariance(values: Tensor, weight: Tensor, effective: float, *, dense: bool
     return shrunk + SMALLEST * variance.diag()
 
 
-def _power(matrix: Tensor, exponent: float) -> Tensor:
+def _power(matrix: Tensor, exponent: float, most: float = math.inf) -> Tensor:
     values, vectors = torch.linalg.eigh(matrix)
-    values = values.clamp(min=SMALLEST * float(values[-1]))
-    return (vectors * values**exponent) @ vectors.mT
+    values = values.clamp(min=SMALLEST * float(values[-1])) ** exponent
+    return (vectors * values.clamp(max=most)) @ vectors.mT

@@ -40,8 +40,9 @@ class AnnealedSMC:
         base: Where walkers start: `"prior"`, `"normal"` (standard normal in unconstrained
             space, for improper priors), a guide, or earlier draws by site.
         learn_base: Whether a scout goes first, and the walkers that count start from a
-            mixture of `base` and a Gaussian fitted to it, which is nearer to the posterior.
-            Needs `adapt="pilot"` and `AdaptiveTempering`.
+            mixture of `base` and a Gaussian fitted to it, which is nearer to the posterior,
+            unless the scout got there in a few steps. Needs `adapt="pilot"` and
+            `AdaptiveTempering`.
         adapt: `"pilot"`; `"online"` lets walkers choose for themselves, which saves the
             pilot and biases the evidence by `O(1/N)`; `"off"` takes kernel and schedule
             as they are.

@@ -58,6 +58,8 @@ class Counted:
 
 # A scout only has to arrive.
 SCOUTING = AdaptiveTempering(0.5)
+# A path of so few steps of a scout needs no better base, and a Gaussian may be a worse one.
+SHORT_PATH = 4
 
 
 class Leg(NamedTuple):
@@ -135,13 +137,13 @@ def anneal(
         scout_until: Monotonic time at which scouting is given up.
     """
     if settings.learns:
-        reached = None
+        num_stages = 0
         for reached in _scout(legs[0], settings):
+            num_stages += 1
             yield reached
             if time.monotonic() > scout_until:
                 break
-        assert reached is not None
-        if reached.beta == 1:
+        if reached.beta == 1 and num_stages > SHORT_PATH:
             learned = LearnedPosterior(legs[0].posterior, reached.walkers)
             legs = [Leg(learned, Counted(learned.terms), None)]
     pilot, kernel = None, settings.kernel

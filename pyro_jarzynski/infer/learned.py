@@ -41,11 +41,14 @@ class LearnedPosterior:
 
     def draw(self, num: int, *, seed: int, purpose: str) -> Tensor:
         """Draw walkers from the mixture, `(num, D)`."""
-        first = self.posterior.draw(num, seed=seed, purpose=purpose)
-        generator = stream(seed, f"{purpose}, learned", first.device)
-        learned = self.gaussian.draw(num, generator)
-        share = torch.rand(num, 1, generator=generator, device=first.device)
-        return torch.where(share < FIRST_SHARE, first, learned)
+        device = self.gaussian.mean.device
+        generator = stream(seed, f"{purpose}, learned", device)
+        drawn = self.gaussian.draw(num, generator)
+        first = torch.rand(num, generator=generator, device=device) < FIRST_SHARE
+        few = int(first.sum())
+        if few:
+            drawn[first] = self.posterior.draw(few, seed=seed, purpose=purpose)
+        return drawn
 
     def terms(self, walkers: Tensor) -> tuple[Tensor, Tensor]:
         """Return the energies of mixture and posterior, each `(N,)`."""

@@ -19,6 +19,9 @@ from pyro_jarzynski.infer.batching import batch
 from pyro_jarzynski.infer.model import PyroModel
 from pyro_jarzynski.infer.prior import PLATE_ERRORS, draw_prior
 
+# Different walkers at which the ways of evaluating a model are compared.
+NUM_TRIED = 16
+
 
 class Posterior(Protocol):
     """The law at the end of an annealing, and the one at its start.
@@ -139,7 +142,9 @@ class ModelPosterior:
         self.model, self.base, self.size = model, base, model.size
         self.method = "exact"
         if self.size:
-            cloud = self.draw(num_walkers, seed=seed, purpose="choice of a method")
+            few = self.draw(NUM_TRIED, seed=seed, purpose="choice of a method")
+            # As many as there will be, so that coincidences of shapes are met.
+            cloud = few.repeat(-(-num_walkers // NUM_TRIED), 1)[:num_walkers]
             self._batched = batch(model, cloud, seed=seed)
             self.method = self._batched.method
 

@@ -98,7 +98,7 @@ class _Draw(Messenger):
         if name in self.names:
             plain = bijection(fn).inv(value)
             self.unconstrained[name] = plain.detach().reshape(rows, -1)
-            # Where rounding of the value alone moves the coordinate, the value is at an edge.
+            # Where rounding alone moves the coordinate, the value is at an edge.
             nudged = value * (1 - 4 * torch.finfo(value.dtype).eps)
             shift = (bijection(fn).inv(nudged) - plain).abs().reshape(rows, -1)
             size = plain.abs().reshape(rows, -1)

@@ -225,8 +225,8 @@ class SMCResult(LogWeightsMixin):
         found = []
         if not self.complete:
             found.append(
-                f"The time was up {self._where()}: draws and evidence are those of the law "
-                "that was reached. Give more `max_seconds`, or fewer walkers."
+                f"The run ended {self._where()}: draws and evidence are those of the law "
+                "that was reached. Give it more time, or fewer walkers."
             )
         if not self.history:
             return found

@@ -152,10 +152,11 @@ def report(target: Modes, arguments: argparse.Namespace) -> None:
             f"{worst:.1f}",
             f"{time.perf_counter() - start:.1f}",
         )
-    mean, spread = torch.stack(found).mean(0), torch.stack(found).std(0)
-    error = spread / len(found) ** 0.5
-    worst = float(((mean - target.masses) / error).abs().max())
-    row("AnnealedSMC, all", told(mean), told(error), "", "", f"{worst:.1f}", "")
+    if len(found) > 1:
+        mean, spread = torch.stack(found).mean(0), torch.stack(found).std(0)
+        error = spread / len(found) ** 0.5
+        worst = float(((mean - target.masses) / error).abs().max())
+        row("AnnealedSMC, all", told(mean), told(error), "", "", f"{worst:.1f}", "")
     for seed in range(2):
         start = time.perf_counter()
         masses = nuts(target, seed, arguments.draws)

@@ -97,6 +97,8 @@ def main() -> None:
                         num_walkers=walkers,
                         kernel=KERNELS[name](),
                         adapt=adapt,
+                        # Both from the prior, along the same path.
+                        learn_base=False,
                         seed=seed,
                         progress=False,
                     ).run(*data)

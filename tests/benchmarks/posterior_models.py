@@ -317,6 +317,12 @@ def observed_funnel(y: Tensor) -> None:
         pyro.sample("y", dist.Normal(x, 0.5), obs=y)
 
 
+def prior_funnel(size: int) -> None:
+    v = pyro.sample("v", dist.Normal(0.0, 3.0))
+    with pyro.plate("data", size):
+        pyro.sample("x", dist.Normal(0.0, (v / 2).exp()))
+
+
 def energy_target(energy: Callable[[Tensor], Tensor], scales: list[float]) -> pj.Target:
     """Return the target `e^{-U}` with a Gaussian base of given standard deviations."""
     scale = _tensor(scales)
@@ -466,11 +472,19 @@ def _target_cases(truths: dict, vector: Callable, roots: Callable) -> list[Case]
                 roots([mixed["var_first"], *9 * [1.0]]),
             ),
         ),
+        # x has a tail of all scales; v alone tells whether the neck was found.
         Case(
             "prior_funnel",
+            prior_funnel,
+            funnel["log_Z_normalised"],
+            {"v": (funnel["v_mean"], funnel["v_sd"])},
+            (9,),
+        ),
+        # The same law from a base that does not know its shape.
+        Case(
+            "prior_funnel, Gaussian base",
             energy_target(funnel_energy, [4.0] + 9 * [10.0]),
             funnel["log_Z_normalised"],
-            # x has a tail of all scales; only v tells whether the neck was found.
             {"x[1]": (funnel["v_mean"], funnel["v_sd"])},
             hard=True,
         ),

@@ -212,7 +212,7 @@ def test_missed_modes_are_doubted():
 
 def test_time_limit_leaves_the_evidence_of_the_temperature_reached():
     """False alarms: 1e-4, by Student's law."""
-    with pytest.warns(EvidenceWarning, match="time was up"):
+    with pytest.warns(EvidenceWarning, match="run ended"):
         result = annealed(arriving, STREAM, max_seconds=1e-6, learn_base=False)
     assert not result.complete
     beta = float(result.history["beta"][-1])

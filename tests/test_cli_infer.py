@@ -1,0 +1,169 @@
+"""`pyro-jarzynski infer`: what it prints, what it leaves, and how it fails."""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+from safetensors.torch import load_file
+
+from tests.command_line import call, flat, names_in
+
+ROOT = Path(__file__).parent.parent
+FILES = {"draws.safetensors", "summary.csv", "history.csv", "result.json"}
+SOURCE = """
+import time
+
+import pyro
+import pyro.distributions as dist
+
+
+def mean(y, scale=1.0):
+    m = pyro.sample("m", dist.Normal(0.0, 1.0))
+    twice = pyro.deterministic("twice", 2 * m)
+    with pyro.plate("data", len(y)):
+        pyro.sample("y", dist.Normal(m, scale), obs=y)
+
+
+def slow(y):
+    time.sleep(0.03)
+    mean(y)
+
+
+number = 3
+"""
+# log N(y; 0, I + 11ᵀ) for y = (1, 2).
+LOG_EVIDENCE = -3.3872
+
+
+@pytest.fixture
+def source(tmp_path):
+    (tmp_path / "model.py").write_text(SOURCE)
+    (tmp_path / "data.json").write_text('{"y": [1.0, 2.0]}')
+    return tmp_path
+
+
+def infer(folder, *options, model="mean"):
+    data = ("--data", folder / "data.json")
+    size = ("--walkers", 128, "--out", folder / "out")
+    return call("infer", f"{folder / 'model.py'}:{model}", *data, *size, *options)
+
+
+def test_evidence_and_summary_are_printed_and_draws_are_left(source):
+    answer = infer(source)
+    assert answer.code == 0, answer.error
+    assert "log evidence -3." in answer.shown
+    assert "mean sd 5% 50% 95% mcse r_hat" in answer.shown
+    assert names_in(source / "out") == FILES
+    draws = load_file(source / "out" / "draws.safetensors")
+    assert {name: tuple(v.shape) for name, v in draws.items()} == {
+        "m": (4, 128),
+        "twice": (4, 128),
+    }
+    record = json.loads((source / "out" / "result.json").read_text())
+    assert record["log_evidence"] == pytest.approx(
+        LOG_EVIDENCE, abs=6 * record["log_evidence_error"] + 0.02
+    )
+    assert record["complete"]
+    assert record["notes"]["seed"] == 0
+
+
+@pytest.mark.parametrize("kernel", ["mala", "hmc", "ula", "underdamped"])
+def test_every_kernel_can_be_named(source, kernel):
+    assert infer(source, "--kernel", kernel).code == 0
+
+
+def test_settings_reach_the_sampler(source):
+    assert infer(source, "--seed", 5, "--chains", 2, "--base", "normal").code == 0
+    record = json.loads((source / "out" / "result.json").read_text())
+    assert len(record["log_evidence_per_chain"]) == 2
+    assert record["notes"]["seed"] == 5
+
+
+@pytest.mark.parametrize(
+    ("model", "message"),
+    [
+        ("missing.py:mean", "There is no file"),
+        ("model.py", "must be given as FILE.py:MODEL"),
+        ("model.py:median", "has no model 'median'; it has mean, slow"),
+        ("model.py:number", "has no model 'number'"),
+        ("data.json:mean", "is not a Python file"),
+    ],
+)
+def test_model_that_is_not_there(source, model, message):
+    answer = call("infer", source / model, "--out", source / "out")
+    assert answer.code == 1
+    assert message in answer.error
+    assert "Traceback" not in answer.error
+
+
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [
+        ("{", "is not valid JSON"),
+        ("[1, 2]", "must be a JSON object"),
+        ('{"y": [[1.0], [1.0, 2.0]]}', "must hold 'y' as a rectangular list"),
+        ('{"y": ["a"]}', "must hold 'y' as a rectangular list"),
+        ('{"x": [1.0]}', "does not take the arguments of `--data` (x)"),
+    ],
+)
+def test_data_that_do_not_fit(source, content, message):
+    (source / "data.json").write_text(content)
+    answer = infer(source)
+    assert answer.code == 1
+    assert message in answer.error
+    assert names_in(source / "out") == set()
+
+
+def test_data_that_are_not_there(source):
+    (source / "data.json").unlink()
+    answer = infer(source)
+    assert answer.code == 1
+    assert "cannot be read" in answer.error
+
+
+def test_a_wrong_setting_is_one_line(source):
+    answer = infer(source, "--ess", 1.5)
+    assert answer.code == 1
+    assert "`ess` must lie in [0, 1], got 1.5" in answer.error
+    assert answer.error.count("Error: ") == 1
+
+
+def test_files_are_not_overwritten_unasked(source):
+    assert infer(source).code == 0
+    again = infer(source)
+    assert again.code == 1
+    assert "holds files" in again.error
+    assert infer(source, "--overwrite").code == 0
+
+
+def test_ctrl_c_ends_with_what_was_reached(source):
+    code = "from pyro_jarzynski.cli import main; main()"
+    environment = os.environ | {"PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"}
+    command = [sys.executable, "-c", code, "infer", f"{source / 'model.py'}:slow"]
+    options = ["--data", str(source / "data.json"), "--out", str(source / "out")]
+    with subprocess.Popen(
+        [*command, *options, "--walkers", "64", "--ess", "0.999"],
+        env=environment,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+    ) as process:
+        assert process.stderr is not None
+        shown = ""
+        deadline = time.monotonic() + 60
+        # The bar names the evidence once the walkers that count are under way.
+        while "log Z" not in shown and time.monotonic() < deadline:
+            shown += process.stderr.read(1)
+        process.send_signal(signal.SIGINT)
+        out, error = process.communicate(timeout=60)
+    assert process.returncode == 130, error
+    assert "Traceback" not in error
+    assert "Interrupted: what was reached so far is in" in flat(error)
+    assert "Doubt: The run ended at inverse temperature" in out
+    assert names_in(source / "out") == FILES
+    assert not json.loads((source / "out" / "result.json").read_text())["complete"]
