@@ -16,8 +16,9 @@ from torch.distributions import MultivariateNormal
 from pyro_jarzynski.core import kernels, langevin, smc
 from pyro_jarzynski.core.evaluation import Evaluation, evaluate
 from pyro_jarzynski.core.hamiltonian import HMC, UnderdampedLangevin
-from pyro_jarzynski.core.kernels import MALA, ULA, Kernel, Tools
+from pyro_jarzynski.core.kernels import MALA, ULA, Kernel
 from pyro_jarzynski.core.preconditioner import factorise
+from pyro_jarzynski.core.transitions import Tools
 from pyro_jarzynski.core.trees import inner
 from pyro_jarzynski.core.walkers import Walkers, init
 from tests.scenarios import FLOAT, GaussianPath, log_moment, mild_path, steep_path

@@ -20,12 +20,14 @@ from pyro_jarzynski.core import (
     langevin,
     resampling,
     smc,
+    transitions,
     walkers,
 )
 from pyro_jarzynski.core.evaluation import Energy, Evaluation
 from pyro_jarzynski.core.hamiltonian import UnderdampedLangevin
-from pyro_jarzynski.core.kernels import MALA, ULA, Tools
+from pyro_jarzynski.core.kernels import MALA, ULA
 from pyro_jarzynski.core.preconditioner import Covariance, covary, scale_transposed
+from pyro_jarzynski.core.transitions import Tools
 from pyro_jarzynski.core.trees import Position, inner
 from pyro_jarzynski.core.walkers import Walkers
 
@@ -102,6 +104,7 @@ def _with_old_energy(rule: Callable[..., Tensor]) -> Iterator[None]:
 
     with (
         patch.object(kernels, "evaluate", remember),
+        patch.object(transitions, "evaluate", remember),
         patch.object(walkers, "evaluate", remember),
         patch.object(langevin, "log_ratio", log_ratio),
     ):

@@ -16,15 +16,6 @@ from torch import Tensor
 
 from pyro_jarzynski.core import weights
 from pyro_jarzynski.core.evaluation import Energy, Evaluation, evaluate
-from pyro_jarzynski.core.kernels import (
-    MAX_ENERGY_ERROR,
-    Tools,
-    Visit,
-    metropolis,
-    reweight,
-    rows_of,
-    weighed,
-)
 from pyro_jarzynski.core.noise import normal_like
 from pyro_jarzynski.core.preconditioner import (
     Covariance,
@@ -32,6 +23,15 @@ from pyro_jarzynski.core.preconditioner import (
     factorise,
     scale,
     scale_transposed,
+)
+from pyro_jarzynski.core.transitions import (
+    MAX_ENERGY_ERROR,
+    Tools,
+    Visit,
+    metropolis,
+    reweight,
+    rows_of,
+    weighed,
 )
 from pyro_jarzynski.core.trees import Position, inner, map_tree, select
 from pyro_jarzynski.core.walkers import Walkers, drop, find_outside

@@ -20,21 +20,15 @@ from pyro_jarzynski.core.adaptation import adapted
 from pyro_jarzynski.core.curvature import largest_curvature
 from pyro_jarzynski.core.evaluation import CombinedEnergy, Energy, TermsFn, evaluate
 from pyro_jarzynski.core.hamiltonian import HMC
-from pyro_jarzynski.core.kernels import (
-    Kernel,
-    Tools,
-    reweight,
-    with_preconditioner,
-    with_step_size,
-)
+from pyro_jarzynski.core.kernels import Kernel, with_preconditioner, with_step_size
 from pyro_jarzynski.core.metric import metric, squared_jump
 from pyro_jarzynski.core.resampling import Resampler, systematic
 from pyro_jarzynski.core.smc import Stage, StepInfo
+from pyro_jarzynski.core.tempering import next_beta
+from pyro_jarzynski.core.transitions import Tools, reweight
 from pyro_jarzynski.core.walkers import Walkers, resample
 from pyro_jarzynski.errors import NonFiniteEnergyError, NonFiniteEnergyWarning
 
-# Bisections of an inverse temperature: to 1e-12 of the rest of the path.
-NUM_BISECTIONS = 40
 # Acceptance rates within this of the target end the search for a step size.
 TOLERANCE = 0.15
 # Share of the conditional ESS that a move of an unadjusted kernel may cost.
@@ -131,37 +125,6 @@ def explore(
         found = _explore_stage(walkers, stage, how, resampler, tools)
         yield found._replace(beta=beta)
         walkers, kernel = found.walkers, found.stage.kernel
-
-
-def next_beta(walkers: Walkers, beta: float, target: float) -> float:
-    """Return the inverse temperature at which the conditional ESS falls to a target.
-
-    Args:
-        walkers: Walkers at `(1 - β) E_0 + β E_1`, evaluated as a `CombinedEnergy`.
-        beta: The present `β`.
-        target: Share of the walkers.
-
-    Source:
-        Zhou, Johansen, Aston (2016), J. Comput. Graph. Stat. 25(3), section 3.3.
-    """
-    first, second = walkers.evaluation.terms
-    gap = second.energy.to(torch.float64) - first.energy.to(torch.float64)
-    gap = torch.where(second.energy == math.inf, math.inf, gap)
-    log_weight = walkers.log_weight
-
-    def share(delta: float) -> float:
-        after = weights.add(log_weight, -delta * gap)
-        return float(weights.conditional_ess(log_weight, after)) / walkers.num_walkers
-
-    low, high = 0.0, 1 - beta
-    # Walkers of likelihood zero are lost at any temperature: only the others count.
-    goal = target * share(math.ulp(0.0))
-    if share(high) >= goal:
-        return 1.0
-    for _ in range(NUM_BISECTIONS):
-        middle = (low + high) / 2
-        low, high = (middle, high) if share(middle) >= goal else (low, middle)
-    return min(beta + high, 1.0)
 
 
 def _explore_stage(

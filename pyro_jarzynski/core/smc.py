@@ -17,9 +17,10 @@ from torch import Tensor
 from pyro_jarzynski.core import weights
 from pyro_jarzynski.core.curvature import warn_if_unstable
 from pyro_jarzynski.core.evaluation import Energy
-from pyro_jarzynski.core.kernels import Kernel, Tools, Visit
+from pyro_jarzynski.core.kernels import Kernel
 from pyro_jarzynski.core.paths import Path
 from pyro_jarzynski.core.resampling import Resampler, get_resampler, systematic
+from pyro_jarzynski.core.transitions import Tools, Visit
 from pyro_jarzynski.core.trees import map_tree
 from pyro_jarzynski.core.walkers import Walkers, resample
 from pyro_jarzynski.errors import ArgumentError, count, fraction

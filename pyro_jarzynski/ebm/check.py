@@ -10,10 +10,11 @@ import torch
 
 from pyro_jarzynski.core import smc
 from pyro_jarzynski.core.adaptation import adapted
-from pyro_jarzynski.core.kernels import MALA, Kernel, Tools
+from pyro_jarzynski.core.kernels import MALA, Kernel
 from pyro_jarzynski.core.noise import stream
 from pyro_jarzynski.core.paths import Tempering
 from pyro_jarzynski.core.smc import Stage
+from pyro_jarzynski.core.transitions import Tools
 from pyro_jarzynski.core.walkers import Walkers, init
 from pyro_jarzynski.ebm.energy import EnergyModel
 from pyro_jarzynski.errors import count

@@ -4,9 +4,10 @@ import torch
 from torch import Tensor
 
 from pyro_jarzynski.core import smc
-from pyro_jarzynski.core.kernels import Kernel, Tools, Visit, with_step_size
+from pyro_jarzynski.core.kernels import Kernel, with_step_size
 from pyro_jarzynski.core.noise import stream
 from pyro_jarzynski.core.resampling import Resampler, get_resampler
+from pyro_jarzynski.core.transitions import Tools, Visit
 from pyro_jarzynski.core.walkers import init
 from pyro_jarzynski.ebm.energy import StartableEnergy
 from pyro_jarzynski.errors import count, fraction

@@ -18,11 +18,12 @@ from torch import Tensor
 
 from pyro_jarzynski.core import smc
 from pyro_jarzynski.core.evaluation import CombinedEnergy, TermsFn
-from pyro_jarzynski.core.kernels import Kernel, Tools
+from pyro_jarzynski.core.kernels import Kernel
 from pyro_jarzynski.core.noise import stream
 from pyro_jarzynski.core.pilot import Found, explore
 from pyro_jarzynski.core.resampling import get_resampler
 from pyro_jarzynski.core.smc import Stage, StepInfo
+from pyro_jarzynski.core.transitions import Tools
 from pyro_jarzynski.core.walkers import MAX_BROKEN, Walkers, drop, init
 from pyro_jarzynski.errors import (
     ArgumentError,

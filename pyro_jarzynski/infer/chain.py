@@ -8,9 +8,9 @@ import torch
 from torch import Tensor
 
 from pyro_jarzynski.core import smc
-from pyro_jarzynski.core.kernels import Tools
 from pyro_jarzynski.core.noise import stream
 from pyro_jarzynski.core.resampling import systematic
+from pyro_jarzynski.core.transitions import Tools
 from pyro_jarzynski.core.walkers import resample
 from pyro_jarzynski.infer.annealing import Leg, Reached, anneal
 from pyro_jarzynski.infer.settings import Settings

@@ -24,14 +24,13 @@ from torch.distributions import Transform
 
 from pyro_jarzynski.errors import ModelError
 from pyro_jarzynski.infer.enumeration import EnumeratedModel, Site, is_density
+from pyro_jarzynski.infer.probe import latent_sites, probe
 from pyro_jarzynski.infer.sites import (
     Unconstrain,
     bijection,
     is_deterministic,
     is_masked_imputation,
-    latent_sites,
     prior_log_prob,
-    probe,
 )
 
 

@@ -15,17 +15,11 @@ from pyro_jarzynski.core.noise import stream
 from pyro_jarzynski.core.resampling import systematic
 from pyro_jarzynski.core.walkers import Walkers
 from pyro_jarzynski.errors import ArgumentError, EvidenceWarning, count, fraction
+from pyro_jarzynski.infer.doubts import find_doubts
 from pyro_jarzynski.infer.pareto import pareto_k
 from pyro_jarzynski.infer.posterior import Posterior
 from pyro_jarzynski.infer.settings import Settings
 from pyro_jarzynski.infer.summary import Summary, summarise
-
-# Below these, or above, a result is doubted.
-MAX_ISLAND_SPREAD = 1.0
-MAX_R_HAT = 1.1
-MIN_ACCEPTANCE = 0.1
-MIN_CONDITIONAL_ESS = 0.1
-MAX_PARETO_K = 0.7
 
 
 class SMCResult(LogWeightsMixin):
@@ -222,50 +216,12 @@ class SMCResult(LogWeightsMixin):
     @cached_property
     def doubts(self) -> list[str]:
         """Reasons not to trust the result, each with a remedy."""
-        found = []
-        if not self.complete:
-            found.append(
-                f"The run ended {self._where()}: draws and evidence are those of the law "
-                "that was reached. Give it more time, or fewer walkers."
-            )
-        if not self.history:
-            return found
-        islands = self.log_evidence_per_chain
-        if len(islands) > 1 and float(islands.std()) > MAX_ISLAND_SPREAD:
-            found.append(
-                f"The islands' log evidences differ by {float(islands.std()):.2g} (one "
-                "standard deviation). Use more walkers, more moves, or a larger `ess` of "
-                "the schedule."
-            )
-        if len(islands) == 1 and self.log_evidence_error > 0.5:
-            found.append(
-                "Almost all walkers descend from a few. Use more walkers or more moves."
-            )
-        acceptance = float(self.history["acceptance_rate"][-1].mean())
-        if acceptance < MIN_ACCEPTANCE:
-            found.append(
-                f"Only {acceptance:.0%} of the last moves were accepted. Use another "
-                "kernel, or reparametrise the model."
-            )
-        lowest = float(self.history["conditional_ess"].min()) / self.settings.num_walkers
-        if lowest < MIN_CONDITIONAL_ESS and float(self.pareto_k.max()) > MAX_PARETO_K:
-            found.append(
-                f"A step left {lowest:.1%} of the walkers, with weights of Pareto shape "
-                f"{float(self.pareto_k.max()):.2f}. Use more temperatures."
-            )
-        stages = len(self.history["beta"])
-        if self._num_undecorrelated > stages / 2:
-            found.append(
-                f"At {self._num_undecorrelated} of {stages} temperatures `max_moves` ended "
-                "the moves before the walkers had decorrelated. Allow more moves."
-            )
-        r_hat = self.summary().table["r_hat"].max() if len(islands) > 1 else 1.0
-        if r_hat > MAX_R_HAT:
-            found.append(
-                f"The islands disagree about a latent (r_hat {r_hat:.2f}): there may be "
-                "modes that some have missed. Use more walkers, or a wider base."
-            )
-        return found
+        return find_doubts(self)
+
+    @property
+    def num_undecorrelated(self) -> int:
+        """Stages whose moves ended before the walkers had decorrelated."""
+        return self._num_undecorrelated
 
     def warn(self) -> None:
         """Warn of the doubts, if there are any."""
@@ -275,13 +231,6 @@ class SMCResult(LogWeightsMixin):
     def _values(self, *, deterministic: bool) -> dict[str, Tensor]:
         assert isinstance(self.walkers.position, Tensor)
         return self.posterior.constrain(self.walkers.position, deterministic=deterministic)
-
-    def _where(self) -> str:
-        """Tell how far an incomplete run went."""
-        where = f"at inverse temperature {float(self.history['beta'][-1]):.3g}"
-        if "num_observations" not in self.history:
-            return where
-        return f"{where} of {int(self.history['num_observations'][-1])} observations"
 
     def __repr__(self) -> str:
         """Tell evidence and size."""

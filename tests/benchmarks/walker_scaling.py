@@ -16,7 +16,7 @@ import torch
 from torch.distributions import Independent, Normal
 
 import pyro_jarzynski as pj
-from pyro_jarzynski.core.kernels import Tools
+from pyro_jarzynski.core.transitions import Tools
 
 SIZES = (10**3, 10**4, 10**5, 10**6)
 CHUNK = 10**4

@@ -9,9 +9,11 @@ from pyro_jarzynski.core import smc, weights
 from pyro_jarzynski.core.curvature import largest_curvature
 from pyro_jarzynski.core.evaluation import CombinedEnergy
 from pyro_jarzynski.core.hamiltonian import HMC, UnderdampedLangevin
-from pyro_jarzynski.core.kernels import MALA, ULA, Tools
+from pyro_jarzynski.core.kernels import MALA, ULA
 from pyro_jarzynski.core.metric import metric, squared_jump
-from pyro_jarzynski.core.pilot import MAX_CURVATURE, Exploration, explore, next_beta
+from pyro_jarzynski.core.pilot import MAX_CURVATURE, Exploration, explore
+from pyro_jarzynski.core.tempering import next_beta
+from pyro_jarzynski.core.transitions import Tools
 from pyro_jarzynski.core.walkers import init
 from tests.identities import Z_ONE, z_score
 from tests.scenarios import FLOAT

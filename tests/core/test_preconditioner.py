@@ -4,13 +4,14 @@ import pytest
 import torch
 
 from pyro_jarzynski.core import smc
-from pyro_jarzynski.core.kernels import ULA, Tools
+from pyro_jarzynski.core.kernels import ULA
 from pyro_jarzynski.core.preconditioner import (
     covary,
     factorise,
     scale,
     scale_transposed,
 )
+from pyro_jarzynski.core.transitions import Tools
 from pyro_jarzynski.core.walkers import init
 from tests.identities import DENSE, DIAGONAL
 from tests.scenarios import FLOAT

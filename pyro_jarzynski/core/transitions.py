@@ -1,0 +1,127 @@
+"""What kernels share: reweighting, acceptance, and weights taken chunk by chunk."""
+
+from collections.abc import Callable
+from typing import NamedTuple, TypeAlias
+
+import torch
+from torch import Tensor
+
+from pyro_jarzynski.core import weights
+from pyro_jarzynski.core.evaluation import (
+    Energy,
+    Evaluation,
+    evaluate,
+    is_outside,
+    reevaluate,
+)
+from pyro_jarzynski.core.trees import Position, map_tree, select
+from pyro_jarzynski.core.walkers import Walkers, drop, find_outside
+
+# Called on chunks of walkers under the new energy, as `visit(rows, energy, log_weight)`,
+# while the graph of their energies `(n,)` is alive.
+Visit: TypeAlias = Callable[[slice, Tensor, Tensor], None]
+
+
+# A move whose total energy rises by more, in nats, has diverged: it is refused as it would
+# be anyway, and a NaN that it ran into is no fault of the energy.
+MAX_ENERGY_ERROR = 1000.0
+
+
+class Tools(NamedTuple):
+    """What a move needs beside walkers and energy.
+
+    Attributes:
+        generator: Source of randomness on the walkers' device; `None` is torch's own.
+        chunk_size: Walkers per call of the energy; `None` takes all at once.
+    """
+
+    generator: torch.Generator | None = None
+    chunk_size: int | None = None
+
+
+def reweight(
+    walkers: Walkers, energy: Energy, tools: Tools, visit: Visit | None
+) -> Walkers:
+    """Return the walkers, where they are, with `A += U_k(X) - U_{k+1}(X)`."""
+    here = walkers.evaluation
+
+    def weigh(rows: slice, there: Evaluation) -> Tensor:
+        gain = here.energy[rows].to(torch.float64) - there.energy.to(torch.float64)
+        return weights.add(walkers.log_weight[rows], gain)
+
+    there, log_weight = weighed(energy, walkers.position, weigh, tools, visit, here)
+    switched = walkers._replace(evaluation=there, log_weight=log_weight)
+    return drop(switched, find_outside(walkers, there))
+
+
+def metropolis(
+    walkers: Walkers,
+    end: Position,
+    there: Evaluation,
+    log_ratio: Tensor,
+    tools: Tools,
+    *,
+    excused: Tensor | None = None,
+) -> tuple[Walkers, Tensor]:
+    """Accept moves to `end` with probability `min(1, e^{log_ratio})`.
+
+    Points of density zero are refused, and so is NaN, which is told unless `excused`.
+    Returns the walkers and their mean acceptance probability, `()` or one per island.
+    """
+    refused = find_outside(walkers, there, excused=excused)
+    probability = torch.where(refused, 0.0, log_ratio.clamp(max=0).exp())
+    uniform = torch.rand(
+        probability.shape,
+        dtype=torch.float64,
+        device=probability.device,
+        generator=tools.generator,
+    )
+    position, evaluation = select(
+        uniform < probability, (end, there), (walkers.position, walkers.evaluation)
+    )
+    moved = walkers._replace(position=position, evaluation=evaluation)
+    return moved, walkers.by_island(probability).mean(-1)
+
+
+def weighed(
+    energy: Energy,
+    position: Position,
+    weigh: Callable[[slice, Evaluation], Tensor],
+    tools: Tools,
+    visit: Visit | None,
+    known: Evaluation | None = None,
+) -> tuple[Evaluation, Tensor]:
+    """Evaluate an energy and the log-weights under it, showing chunks to `visit`.
+
+    Args:
+        energy: The energy to evaluate.
+        position: Where to evaluate it.
+        weigh: Returns the new log-weights of some rows from their evaluation.
+        tools: Chunk size.
+        visit: Sees each chunk while its graph is alive.
+        known: An evaluation of another energy at the same position.
+
+    Returns:
+        The evaluation and the log-weights, `(N,)`.
+    """
+    chunk_size = tools.chunk_size
+    if visit is None:
+        if known is None:
+            there = evaluate(energy, position, chunk_size=chunk_size)
+        else:
+            there = reevaluate(energy, position, known, chunk_size=chunk_size)
+        return there, weigh(slice(None), there)
+    parts: list[Tensor] = []
+
+    def on_chunk(rows: slice, values: Tensor, there: Evaluation) -> None:
+        parts.append(weigh(rows, there))
+        outside, broken = is_outside(there)
+        visit(rows, values, parts[-1].masked_fill(outside | broken, -torch.inf))
+
+    there = evaluate(energy, position, chunk_size=chunk_size, visit=on_chunk)
+    return there, torch.cat(parts)
+
+
+def rows_of(tree: tuple, rows: slice) -> tuple:
+    """Return some rows of all tensors of a tree."""
+    return map_tree(lambda x: x[rows], tree)

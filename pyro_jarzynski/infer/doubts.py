@@ -1,0 +1,98 @@
+"""When not to trust a result, and what to do about it."""
+
+from typing import Protocol
+
+from torch import Tensor
+
+from pyro_jarzynski.infer.settings import Settings
+from pyro_jarzynski.infer.summary import Summary
+
+# Below these, or above, a result is doubted.
+MAX_ISLAND_SPREAD = 1.0
+MAX_R_HAT = 1.1
+MIN_ACCEPTANCE = 0.1
+MIN_CONDITIONAL_ESS = 0.1
+MAX_PARETO_K = 0.7
+
+
+class Doubted(Protocol):
+    """What is looked at of a result."""
+
+    complete: bool
+    history: dict[str, Tensor]
+    settings: Settings
+
+    @property
+    def log_evidence_per_chain(self) -> Tensor:
+        """`log Ẑ` of each island."""
+
+    @property
+    def log_evidence_error(self) -> float:
+        """Standard error of the log evidence."""
+
+    @property
+    def pareto_k(self) -> Tensor:
+        """Shape of the largest weights at each stage."""
+
+    @property
+    def num_undecorrelated(self) -> int:
+        """Stages whose moves ended before the walkers had decorrelated."""
+
+    def summary(self) -> Summary:
+        """Summary of the draws."""
+
+
+def find_doubts(result: Doubted) -> list[str]:
+    """Return the reasons not to trust a result, each with a remedy."""
+    found = []
+    if not result.complete:
+        found.append(
+            f"The run ended {_where(result)}: draws and evidence are those of the law "
+            "that was reached. Give it more time, or fewer walkers."
+        )
+    if not result.history:
+        return found
+    islands = result.log_evidence_per_chain
+    if len(islands) > 1 and float(islands.std()) > MAX_ISLAND_SPREAD:
+        found.append(
+            f"The islands' log evidences differ by {float(islands.std()):.2g} (one "
+            "standard deviation). Use more walkers, more moves, or a larger `ess` of "
+            "the schedule."
+        )
+    if len(islands) == 1 and result.log_evidence_error > 0.5:
+        found.append(
+            "Almost all walkers descend from a few. Use more walkers or more moves."
+        )
+    acceptance = float(result.history["acceptance_rate"][-1].mean())
+    if acceptance < MIN_ACCEPTANCE:
+        found.append(
+            f"Only {acceptance:.0%} of the last moves were accepted. Use another "
+            "kernel, or reparametrise the model."
+        )
+    lowest = float(result.history["conditional_ess"].min()) / result.settings.num_walkers
+    if lowest < MIN_CONDITIONAL_ESS and float(result.pareto_k.max()) > MAX_PARETO_K:
+        found.append(
+            f"A step left {lowest:.1%} of the walkers, with weights of Pareto shape "
+            f"{float(result.pareto_k.max()):.2f}. Use more temperatures."
+        )
+    stages = len(result.history["beta"])
+    if result.num_undecorrelated > stages / 2:
+        found.append(
+            f"At {result.num_undecorrelated} of {stages} temperatures `max_moves` ended "
+            "the moves before the walkers had decorrelated. Allow more moves."
+        )
+    r_hat = result.summary().table["r_hat"].max() if len(islands) > 1 else 1.0
+    if r_hat > MAX_R_HAT:
+        found.append(
+            f"The islands disagree about a latent (r_hat {r_hat:.2f}): there may be "
+            "modes that some have missed. Use more walkers, or a wider base."
+        )
+    return found
+
+
+def _where(result: Doubted) -> str:
+    """Tell how far an incomplete run went."""
+    where = f"at inverse temperature {float(result.history['beta'][-1]):.3g}"
+    if "num_observations" not in result.history:
+        return where
+    return f"{where} of {int(result.history['num_observations'][-1])} observations"

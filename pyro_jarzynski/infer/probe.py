@@ -1,0 +1,166 @@
+"""The first look at a model: a few runs with all of Pyro's checks, which must agree."""
+
+import warnings
+from collections.abc import Callable
+from typing import Any
+
+import pyro
+import pyro.distributions as dist
+import pyro.poutine as poutine
+import torch
+from pyro.poutine.messenger import Messenger
+from pyro.poutine.trace_struct import Trace
+from torch.distributions import biject_to
+
+from pyro_jarzynski.errors import ModelError
+from pyro_jarzynski.infer.enumeration import Site, check_enumerable, is_density
+from pyro_jarzynski.infer.sites import innermost, seeded, support_of
+
+# Runs of a model that must agree on its sites.
+NUM_PROBES = 3
+
+
+def latent_sites(trace: Trace) -> tuple[list[str], list[str]]:
+    """Return the names of continuous and of discrete latents, in order."""
+    names: tuple[list[str], list[str]] = ([], [])
+    for name, site in trace.nodes.items():
+        if is_density(site) and not site["is_observed"]:
+            names[_support_of(name, site).is_discrete].append(name)
+    return names
+
+
+def probe(
+    model: Callable[..., Any],
+    args: tuple,
+    kwargs: dict[str, Any],
+    *,
+    seed: int,
+    improper: bool,
+) -> list[Trace]:
+    """Run a model several times, with all of Pyro's checks, and check its sites.
+
+    Raises:
+        ModelError: A site cannot be used, or the runs do not have the same sites.
+    """
+    traces: list[Trace] = []
+    failure: ValueError | None = None
+    with seeded(seed, "probe"), pyro.validation_enabled(is_validate=True):
+        for _ in range(NUM_PROBES):
+            try:
+                traces.append(_checked_trace(model, args, kwargs, improper=improper))
+            except ModelError:
+                raise
+            except ValueError as error:
+                failure = error
+            except ZeroDivisionError as error:
+                raise ModelError(
+                    f"The model cannot be run with these data: {error}. Pyro has no plate "
+                    "of size zero; leave the plate out where there are no data."
+                ) from error
+    if failure is not None and not traces:
+        raise ModelError(f"The model cannot be run with these data: {failure}") from failure
+    _check_alike(traces)
+    return traces
+
+
+def _check_alike(traces: list[Trace]) -> None:
+    """Raise if the runs of a model differ in their latents."""
+    continuous, discrete = latent_sites(traces[0])
+    for trace in traces[1:]:
+        others = latent_sites(trace)
+        differing = {*continuous, *discrete} ^ {*others[0], *others[1]}
+        if differing:
+            raise ModelError(
+                f"The latent {sorted(differing)[0]!r} is there in some runs of the model "
+                "and not in others: the sites of a model must not depend on the values of "
+                "its latents."
+            )
+        for name in continuous:
+            values: list[Any] = [t.nodes[name]["value"] for t in (traces[0], trace)]
+            before, after = (tuple(value.shape) for value in values)
+            if before != after:
+                raise ModelError(
+                    f"The latent {name!r} changes its shape between runs of the model, "
+                    f"from {before} to {after}."
+                )
+
+
+def _checked_trace(
+    model: Callable[..., Any], args: tuple, kwargs: dict[str, Any], *, improper: bool
+) -> Trace:
+    with poutine.block(), poutine.trace() as recorder, _DrawImproper(allowed=improper):
+        model(*args, **kwargs)
+    trace = recorder.trace
+    for name, site in trace.nodes.items():
+        if poutine.util.site_is_subsample(site):
+            _check_whole(name, site)
+        elif is_density(site) and not site["is_observed"]:
+            _check_latent(name, site)
+    with warnings.catch_warnings():
+        # Sites that are not finite are named by an error where walkers meet them.
+        warnings.filterwarnings("ignore", "Encountered")
+        trace.compute_log_prob()
+    return trace
+
+
+def _check_whole(name: str, site: Site) -> None:
+    size, part = site["fn"].size, site["fn"].subsample_size
+    if part is not None and part < size:
+        raise ModelError(
+            f"The plate {name!r} is subsampled ({part} of {size}); the posterior needs all "
+            "of the data. Leave out `subsample_size`."
+        )
+
+
+def _check_latent(name: str, site: Site) -> None:
+    support = _support_of(name, site)
+    if support.is_discrete:
+        check_enumerable(name, site)
+        return
+    if isinstance(innermost(site["fn"]), dist.Delta):
+        raise ModelError(
+            f"The latent {name!r} has a Delta distribution, which has no density; use "
+            "`pyro.deterministic`."
+        )
+    try:
+        biject_to(support)
+    except NotImplementedError as error:
+        raise ModelError(_no_bijection(name, support)) from error
+
+
+def _no_bijection(name: str, support: Any) -> str:
+    return f"The latent {name!r} has support {support}, to which torch knows no bijection."
+
+
+def _support_of(name: str, site: Site) -> Any:
+    try:
+        return support_of(site["fn"])
+    except NotImplementedError as error:
+        raise ModelError(
+            f"The latent {name!r} ({type(site['fn']).__name__}) does not tell its support."
+        ) from error
+
+
+class _DrawImproper(Messenger):
+    """Gives a value to latents of improper priors, which cannot be drawn."""
+
+    def __init__(self, *, allowed: bool) -> None:
+        super().__init__()
+        self.allowed = allowed
+
+    def _pyro_sample(self, msg: Any) -> None:
+        fn = msg["fn"]
+        if msg["is_observed"] or not isinstance(innermost(fn), dist.ImproperUniform):
+            return
+        if not self.allowed:
+            raise ModelError(
+                f"The latent {msg['name']!r} has an improper prior, which cannot be drawn "
+                "and leaves the evidence undefined. Give it a proper prior, or give "
+                '`base="normal"` for draws of the posterior alone.'
+            )
+        try:
+            transform = biject_to(fn.support)
+        except NotImplementedError as error:
+            raise ModelError(_no_bijection(msg["name"], fn.support)) from error
+        shape = transform.inverse_shape(fn.shape())
+        msg["value"], msg["done"] = transform(torch.randn(shape) / 10), True
