@@ -11,7 +11,11 @@ from tqdm.auto import tqdm
 
 from pyro_jarzynski.core.interrupt import deferred_interrupt
 from pyro_jarzynski.core.kernels import MALA, Kernel
-from pyro_jarzynski.errors import NonFiniteEnergyWarning, SupportWarning
+from pyro_jarzynski.errors import (
+    EvidenceWarning,
+    NonFiniteEnergyWarning,
+    SupportWarning,
+)
 from pyro_jarzynski.infer.annealing import Leg, anneal, make_legs
 from pyro_jarzynski.infer.posterior import ModelPosterior
 from pyro_jarzynski.infer.recorder import Recorder
@@ -140,7 +144,7 @@ class AnnealedSMC:
             return self.result
         recorder = Recorder(self.settings, start)
         try:
-            with told_once(NonFiniteEnergyWarning, SupportWarning):
+            with told_once(NonFiniteEnergyWarning, SupportWarning, EvidenceWarning):
                 self._anneal(legs, recorder)
         finally:
             if recorder.rows:

@@ -150,11 +150,13 @@ def anneal(
     pilot, kernel = None, settings.kernel
     num, islands = settings.num_walkers, settings.num_chains
     tools = Tools(stream(settings.seed, "walkers"), settings.chunk_size)
+    pilot_tools = Tools(stream(settings.seed, "pilot"), settings.chunk_size)
     walkers = _start(legs[0], num * islands, islands, settings, "walkers")
     if settings.adapt != "online":
         pilot = _start(legs[0], num, 1, settings, "pilot")
     for leg in legs:
-        for found in _explore(leg, walkers if pilot is None else pilot, kernel, settings):
+        ahead = walkers if pilot is None else pilot
+        for found in _explore(leg, ahead, kernel, settings, pilot_tools):
             kernel, info = found.stage.kernel, found.info
             if pilot is None:
                 walkers = found.walkers
@@ -175,10 +177,9 @@ def anneal(
 def _scout(leg: Leg, settings: Settings) -> Iterator[Reached]:
     """Carry a cloud to the posterior in larger steps, to see where it is."""
     walkers = _start(leg, settings.num_walkers, 1, settings, "scout")
-    quick = replace(
-        settings, seed=stream(settings.seed, "scout").initial_seed(), schedule=SCOUTING
-    )
-    for found in _explore(leg, walkers, settings.kernel, quick):
+    quick = replace(settings, schedule=SCOUTING)
+    tools = Tools(stream(settings.seed, "scout"), settings.chunk_size)
+    for found in _explore(leg, walkers, settings.kernel, quick, tools):
         yield Reached(
             found.walkers,
             found.info,
@@ -191,7 +192,7 @@ def _scout(leg: Leg, settings: Settings) -> Iterator[Reached]:
 
 
 def _explore(
-    leg: Leg, walkers: Walkers, kernel: Kernel, settings: Settings
+    leg: Leg, walkers: Walkers, kernel: Kernel, settings: Settings, tools: Tools
 ) -> Iterator[Found]:
     """Let walkers find out how to go."""
     fixed = None if hasattr(settings.schedule, "ess") else settings.schedule
@@ -202,7 +203,7 @@ def _explore(
         settings.exploration,
         betas=None if fixed is None else [float(beta) for beta in fixed],
         resampler=get_resampler(settings.resampler),
-        tools=Tools(stream(settings.seed, "pilot"), settings.chunk_size),
+        tools=tools,
     )
     return _explained(stages, leg)
 
