@@ -13,6 +13,7 @@ MAX_R_HAT = 1.1
 MIN_ACCEPTANCE = 0.1
 MIN_CONDITIONAL_ESS = 0.1
 MAX_PARETO_K = 0.7
+MAX_STUCK = 0.05
 
 
 class Doubted(Protocol):
@@ -69,6 +70,14 @@ def find_doubts(result: Doubted) -> list[str]:
             f"Only {acceptance:.0%} of the last moves were accepted. Use another "
             "kernel, or reparametrise the model."
         )
+    stuck = _stuck(result)
+    if stuck > MAX_STUCK and not result.settings.waste_free:
+        found.append(
+            f"After the moves of a stage {stuck:.0%} of the walkers had not moved, more "
+            "than the acceptance rate explains: steps are too long for narrow parts of the "
+            "posterior, which may be missed. Allow more moves, or reparametrise the model "
+            "(non-centred)."
+        )
     lowest = float(result.history["conditional_ess"].min()) / result.settings.num_walkers
     if lowest < MIN_CONDITIONAL_ESS and float(result.pareto_k.max()) > MAX_PARETO_K:
         found.append(
@@ -88,6 +97,13 @@ def find_doubts(result: Doubted) -> list[str]:
             "modes that some have missed. Use more walkers, or a wider base."
         )
     return found
+
+
+def _stuck(result: Doubted) -> float:
+    """Return the largest share of walkers that stayed though moves were accepted."""
+    history = result.history
+    refused = 1 - history["acceptance_rate"].mean(1)
+    return float((history["repeated"] - refused ** history["num_moves"]).max())
 
 
 def _where(result: Doubted) -> str:

@@ -7,6 +7,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
+from pyro_jarzynski.core.trees import Position
 from pyro_jarzynski.core.weights import log_mean_exp
 from pyro_jarzynski.infer.annealing import Counted, Reached
 from pyro_jarzynski.infer.result import SMCResult
@@ -25,6 +26,7 @@ class Row(NamedTuple):
     resampled: Tensor
     step_size: float
     num_moves: int
+    repeated: float
     seconds: float
 
 
@@ -73,6 +75,7 @@ class Recorder:
                 resampled=info.resampled,
                 step_size=reached.stage.kernel.step_size,
                 num_moves=reached.stage.num_moves,
+                repeated=_repeated(reached.walkers.position),
                 seconds=time.monotonic() - self.start,
             )
         )
@@ -119,3 +122,10 @@ class Recorder:
             stage_log_weights=self.log_weights,
             num_undecorrelated=self.num_undecorrelated,
         )
+
+
+def _repeated(position: Position) -> float:
+    """Return the share of walkers that are where another is."""
+    assert isinstance(position, Tensor)
+    places = position.to(torch.float64).sum(1).unique()
+    return 1 - len(places) / len(position)

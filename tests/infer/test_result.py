@@ -11,7 +11,7 @@ import torch
 from pyro.infer import Predictive
 from scipy.stats import t
 
-from pyro_jarzynski import MALA, ULA, AnnealedSMC, Target
+from pyro_jarzynski import ULA, AnnealedSMC, Target
 from pyro_jarzynski.errors import ArgumentError, EvidenceWarning
 from tests.identities import z_score
 from tests.infer.test_annealed_smc import (
@@ -136,7 +136,7 @@ def test_error_of_one_island_is_that_of_many():
 def test_history_is_a_table(result):
     history = result.history
     stages = len(history["beta"])
-    alone = {"beta", "step_size", "num_moves", "seconds"}
+    alone = {"beta", "step_size", "num_moves", "repeated", "seconds"}
     for name, column in history.items():
         assert column.shape == ((stages,) if name in alone else (stages, 3))
     assert history.keys() - alone >= {"ess", "conditional_ess", "acceptance_rate"}
@@ -171,43 +171,6 @@ def test_standard_error_of_the_summary_covers_the_truth():
     gaps = (torch.tensor(table["mean"].to_numpy()) - conjugate_truth()[1]).abs()
     assert (gaps < 6 * torch.tensor(table["mcse"].to_numpy())).all()
     assert result.doubts == []
-
-
-FAR = 3 + torch.linspace(-1, 1, 40, dtype=FLOAT)
-
-
-def two_narrow_modes():
-    prior = dist.Normal(ZERO, 5.0)
-    modes = dist.Normal(torch.tensor([-4.0, 4.0], dtype=FLOAT), 0.1)
-    return Target(
-        lambda x: prior.log_prob(x[:, 0]),
-        lambda x: modes.log_prob(x).logsumexp(1),
-        lambda n, g: 5 * torch.randn(n, 1, dtype=FLOAT, generator=g),
-    )
-
-
-FIXED = {"adapt": "off", "num_moves": 1}
-LADDER = [k / 40 for k in range(41)]
-DOUBTS = {
-    "islands' log evidences differ": {"num_walkers": 4, "schedule": [0, 0.5, 1], **FIXED},
-    "descend from a few": {"num_chains": 1, "num_walkers": 8, "schedule": LADDER, **FIXED},
-    "moves were accepted": {"kernel": MALA(50.0), "schedule": LADDER, **FIXED},
-    "weights of Pareto shape": {"num_walkers": 200, "schedule": [0, 1], **FIXED},
-    "had decorrelated": {"max_moves": 1, "kernel": MALA(1e-6)},
-}
-
-
-@pytest.mark.parametrize(("words", "settings"), DOUBTS.items(), ids=DOUBTS)
-def test_doubt_is_told(words, settings):
-    defaults = {"num_walkers": 64, "num_chains": 4}
-    with pytest.warns(EvidenceWarning, match=words):
-        found = annealed(arriving, FAR, **{**defaults, **settings})
-    assert sum(words in doubt for doubt in found.doubts) == 1
-
-
-def test_missed_modes_are_doubted():
-    with pytest.warns(EvidenceWarning, match="modes that some have missed"):
-        annealed(two_narrow_modes(), num_walkers=4, num_chains=4, learn_base=False)
 
 
 def test_time_limit_leaves_the_evidence_of_the_temperature_reached():
