@@ -33,4 +33,5 @@ def _psis(values: np.ndarray) -> float:
             return arviz.psislw(values)[1]
         from arviz_stats.base import array_stats
 
-        return array_stats.psislw(values)[1]
+        # From its version 1 on it takes log-likelihoods, the negatives of log-weights.
+        return array_stats.psislw(-values)[1]
