@@ -219,6 +219,13 @@ class SMCResult(LogWeightsMixin):
         return find_doubts(self)
 
     @property
+    def status(self) -> str:
+        """`"ok"`, `"doubtful"` (see `doubts`), or `"partial"` if not complete."""
+        if not self.complete:
+            return "partial"
+        return "doubtful" if self.doubts else "ok"
+
+    @property
     def num_undecorrelated(self) -> int:
         """Stages whose moves ended before the walkers had decorrelated."""
         return self._num_undecorrelated
@@ -236,7 +243,7 @@ class SMCResult(LogWeightsMixin):
         """Tell evidence and size."""
         chains = len(self.log_evidence_per_chain)
         return (
-            f"SMCResult(log_evidence={self.log_evidence:.3f} ± "
+            f"SMCResult({self.status}, log_evidence={self.log_evidence:.3f} ± "
             f"{self.log_evidence_error:.3f}, {chains} chains of "
             f"{self.settings.num_walkers} walkers, {len(self._stage_log_weights)} stages, "
             f"{self.seconds:.1f} s)"

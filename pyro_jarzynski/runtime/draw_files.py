@@ -38,6 +38,7 @@ def save_draws(
         "log_evidence_interval_90": [low, high],
         "log_evidence_per_chain": result.log_evidence_per_chain.tolist(),
         "complete": result.complete,
+        "status": result.status,
         "doubts": result.doubts,
         "method": result.posterior.method,
         "gradient_evaluations": result.num_gradients,

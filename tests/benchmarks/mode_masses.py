@@ -22,7 +22,8 @@ from typing import Any
 import pyro
 import pyro.distributions as dist
 import torch
-from posterior_models import cases, mixture_energy
+from posterior_models import mixture_energy
+from posteriordb_models import posteriordb_cases
 from pyro.infer import MCMC, NUTS
 from torch import Tensor
 
@@ -64,7 +65,7 @@ def separated(size: int) -> None:
 
 def targets() -> list[Modes]:
     """Return the two targets."""
-    (labels,) = (case for case in cases() if case.name == "low_dim_gauss_mix")
+    (labels,) = (case for case in posteriordb_cases() if case.name == "low_dim_gauss_mix")
     return [
         Modes(
             "label modes",

@@ -18,7 +18,9 @@ from collections import Counter
 from dataclasses import dataclass
 
 import torch
-from posterior_models import Case, cases
+from analytic_models import analytic_cases
+from posterior_models import Case
+from posteriordb_models import posteriordb_cases
 from torch import Tensor
 
 import pyro_jarzynski as pj
@@ -122,7 +124,7 @@ def row(case: Case, runs: list[Run]) -> str:
         f"{ratio:+.4f}",
         f"{100 * cover:.0f}",
         f"{off:.4f} ({name})",
-        f"{off / float(noise[worst]):.1f}",
+        f"{off / float(noise[worst]):.1f}" if len(runs) > 1 else "",
         f"{float(_rms(means / sd).max()):.4f}",
         f"{100 * wide:.2f}",
         f"{100 * loose:.2f}",
@@ -166,7 +168,7 @@ def main() -> None:
     }
     chosen = [
         case
-        for case in cases()
+        for case in [*posteriordb_cases(), *analytic_cases()]
         if not arguments.only or any(part in case.name for part in arguments.only)
     ]
     print(f"torch {torch.__version__}, {torch.get_num_threads()} threads, {arguments}\n")

@@ -41,6 +41,7 @@ def test_doubt_is_told(words, settings):
     with pytest.warns(EvidenceWarning, match=words):
         found = annealed(arriving, FAR, **{**defaults, **settings})
     assert sum(words in doubt for doubt in found.doubts) == 1
+    assert found.status == "doubtful"
 
 
 def test_missed_modes_are_doubted():

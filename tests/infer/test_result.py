@@ -171,6 +171,7 @@ def test_standard_error_of_the_summary_covers_the_truth():
     gaps = (torch.tensor(table["mean"].to_numpy()) - conjugate_truth()[1]).abs()
     assert (gaps < 6 * torch.tensor(table["mcse"].to_numpy())).all()
     assert result.doubts == []
+    assert result.status == "ok"
 
 
 def test_time_limit_leaves_the_evidence_of_the_temperature_reached():
@@ -178,6 +179,7 @@ def test_time_limit_leaves_the_evidence_of_the_temperature_reached():
     with pytest.warns(EvidenceWarning, match="run ended"):
         result = annealed(arriving, STREAM, max_seconds=1e-6, learn_base=False)
     assert not result.complete
+    assert result.status == "partial"
     beta = float(result.history["beta"][-1])
     assert 0 < beta < 1
     truth = log_evidence_of_stream(STREAM, beta)
