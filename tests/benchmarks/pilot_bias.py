@@ -34,6 +34,14 @@ KERNELS = {
 }
 
 
+# The last two go from the prior, along the same path.
+MODES = {
+    "pilot, learned base": {"adapt": "pilot"},
+    "pilot": {"adapt": "pilot", "learn_base": False},
+    "online": {"adapt": "online"},
+}
+
+
 def read(path: Path | None) -> tuple[Tensor, Tensor]:
     """Return standardised columns with an intercept, and labels; or stop."""
     if path is None:
@@ -88,7 +96,7 @@ def main() -> None:
     print("|---|---|---|---|---|---|---|---|---|", flush=True)
     for walkers in arguments.walkers:
         for name in arguments.kernels:
-            for adapt in ("pilot", "online"):
+            for mode, options in MODES.items():
                 found, seconds, gradients, stages = [], [], [], []
                 for seed in range(arguments.seeds):
                     start = time.perf_counter()
@@ -96,9 +104,7 @@ def main() -> None:
                         model,
                         num_walkers=walkers,
                         kernel=KERNELS[name](),
-                        adapt=adapt,
-                        # Both from the prior, along the same path.
-                        learn_base=False,
+                        **options,
                         seed=seed,
                         progress=False,
                     ).run(*data)
@@ -110,7 +116,7 @@ def main() -> None:
                 ratio, error = log_mean(islands)
                 runs = islands.logsumexp(1) - math.log(islands.shape[1])
                 print(
-                    f"| {name} | {walkers} | {adapt} "
+                    f"| {name} | {walkers} | {mode} "
                     f"| {float(runs.mean()):+.3f} ± "
                     f"{float(runs.std()) / math.sqrt(len(runs)):.3f} "
                     f"| {ratio:+.3f} ± {error:.3f} | {float(islands.std()):.3f} "
