@@ -1,13 +1,13 @@
 """A plan carried out from its end to its beginning."""
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 
-from pyro_jarzynski.core import smc, weights
+from pyro_jarzynski.core import smc
 from pyro_jarzynski.core.evaluation import Energy
 from pyro_jarzynski.core.resampling import Resampler
 from pyro_jarzynski.core.smc import Stage
 from pyro_jarzynski.core.transitions import Tools
-from pyro_jarzynski.core.walkers import Walkers, resample
+from pyro_jarzynski.core.walkers import Walkers
 
 
 def go_back(
@@ -18,7 +18,7 @@ def go_back(
     *,
     at_top: bool = False,
     resampler: Resampler | None = None,
-) -> Iterator[Walkers]:
+) -> Walkers:
     """Carry walkers down again: the moves of the way up, in the opposite order.
 
     Args:
@@ -28,6 +28,9 @@ def go_back(
         tools: Generator and chunk size.
         at_top: Whether the moves at the last energy have been made.
         resampler: Resamples when the effective sample size is low; `None` never does.
+
+    Returns:
+        The walkers at the first energy.
     """
     energies = [base, *(stage.energy for stage in stages)]
     for index in range(len(stages), 0, -1):
@@ -39,10 +42,7 @@ def go_back(
             )
         walkers = stage.kernel.switch(walkers, energies[index - 1], tools)
         if resampler is not None:
-            log_weight = walkers.by_island(walkers.log_weight)
-            size = log_weight.shape[-1]
-            chosen = weights.ess(log_weight) < stage.ess_threshold * size
-            if chosen.any():
-                drawn = resampler(log_weight, size, tools.generator)
-                walkers = resample(walkers, drawn, chosen)
-        yield walkers
+            walkers, _ = smc.resample_if_low(
+                walkers, walkers.ess, stage.ess_threshold, resampler, tools
+            )
+    return walkers

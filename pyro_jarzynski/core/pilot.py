@@ -23,10 +23,10 @@ from pyro_jarzynski.core.hamiltonian import HMC
 from pyro_jarzynski.core.kernels import Kernel, with_preconditioner, with_step_size
 from pyro_jarzynski.core.metric import metric, squared_jump
 from pyro_jarzynski.core.resampling import Resampler, systematic
-from pyro_jarzynski.core.smc import Stage, StepInfo
+from pyro_jarzynski.core.smc import Stage, StepInfo, resample_if_low
 from pyro_jarzynski.core.tempering import next_beta
 from pyro_jarzynski.core.transitions import Tools, reweight
-from pyro_jarzynski.core.walkers import Walkers, resample
+from pyro_jarzynski.core.walkers import Walkers
 from pyro_jarzynski.errors import NonFiniteEnergyError, NonFiniteEnergyWarning
 
 # Acceptance rates within this of the target end the search for a step size.
@@ -143,10 +143,9 @@ def _explore_stage(
         walkers = reweighted
     log_weight = walkers.by_island(walkers.log_weight)
     ess = weights.ess(log_weight)
-    resampled = ess < stage.ess_threshold * log_weight.shape[-1]
-    if resampled.any():
-        ancestors = resampler(log_weight, log_weight.shape[-1], tools.generator)
-        walkers = resample(walkers, ancestors, resampled)
+    walkers, resampled = resample_if_low(
+        walkers, ess, stage.ess_threshold, resampler, tools
+    )
     moved = _explore_moves(walkers, stage._replace(kernel=kernel), how, tools)
     walkers, stage, rate, decorrelated = moved
     info = StepInfo(

@@ -104,20 +104,30 @@ def step(
     log_weight = walkers.by_island(walkers.log_weight)
     ess = weights.ess(log_weight)
     cess = weights.conditional_ess(before, log_weight)
-    resampled = ess < ess_threshold * log_weight.shape[-1]
     if waste_free:
-        resampled = torch.ones_like(resampled)
+        resampled = torch.ones_like(ess, dtype=torch.bool)
         walkers, rate = _visit_all(walkers, energy, kernel, num_moves, resampler, tools)
     else:
-        if resampled.any():
-            ancestors = resampler(log_weight, log_weight.shape[-1], tools.generator)
-            walkers = resample(walkers, ancestors, resampled)
+        walkers, resampled = resample_if_low(walkers, ess, ess_threshold, resampler, tools)
         left = num_moves - kernel.moves_on_switch
         walkers, rate = move(walkers, energy, kernel, num_moves=left, tools=tools)
     info = StepInfo(
         ess, cess, walkers.log_normalizer, rate, resampled, log_weight.flatten()
     )
     return walkers, info
+
+
+def resample_if_low(
+    walkers: Walkers, ess: Tensor, threshold: float, resampler: Resampler, tools: Tools
+) -> tuple[Walkers, Tensor]:
+    """Resample the islands whose `ESS < threshold N`; return also which they were."""
+    log_weight = walkers.by_island(walkers.log_weight)
+    size = log_weight.shape[-1]
+    low = ess < threshold * size
+    if low.any():
+        ancestors = resampler(log_weight, size, tools.generator)
+        walkers = resample(walkers, ancestors, low)
+    return walkers, low
 
 
 def move(

@@ -163,15 +163,7 @@ def anneal(
             else:
                 pilot = found.walkers
                 walkers, info = _follow(leg, walkers, found.stage, settings, tools)
-            yield Reached(
-                walkers,
-                info,
-                found.stage,
-                found.beta,
-                leg,
-                found.decorrelated,
-                counts=True,
-            )
+            yield _reached(found, leg)._replace(walkers=walkers, info=info, counts=True)
 
 
 def _scout(leg: Leg, settings: Settings) -> Iterator[Reached]:
@@ -180,28 +172,32 @@ def _scout(leg: Leg, settings: Settings) -> Iterator[Reached]:
     quick = replace(settings, schedule=SCOUTING)
     tools = Tools(stream(settings.seed, "scout"), settings.chunk_size)
     for found in _explore(leg, walkers, settings.kernel, quick, tools):
-        yield Reached(
-            found.walkers,
-            found.info,
-            found.stage,
-            found.beta,
-            leg,
-            found.decorrelated,
-            counts=False,
-        )
+        yield _reached(found, leg)
+
+
+def _reached(found: Found, leg: Leg) -> Reached:
+    """Return where the cloud that goes ahead stands."""
+    return Reached(
+        walkers=found.walkers,
+        info=found.info,
+        stage=found.stage,
+        beta=found.beta,
+        leg=leg,
+        decorrelated=found.decorrelated,
+        counts=False,
+    )
 
 
 def _explore(
     leg: Leg, walkers: Walkers, kernel: Kernel, settings: Settings, tools: Tools
 ) -> Iterator[Found]:
     """Let walkers find out how to go."""
-    fixed = None if hasattr(settings.schedule, "ess") else settings.schedule
     stages = explore(
         walkers,
         leg.terms,
         kernel,
         settings.exploration,
-        betas=None if fixed is None else [float(beta) for beta in fixed],
+        betas=settings.betas,
         resampler=get_resampler(settings.resampler),
         tools=tools,
     )

@@ -22,6 +22,7 @@ class Doubted(Protocol):
     complete: bool
     history: dict[str, Tensor]
     settings: Settings
+    num_undecorrelated: int
 
     @property
     def log_evidence_per_chain(self) -> Tensor:
@@ -34,10 +35,6 @@ class Doubted(Protocol):
     @property
     def pareto_k(self) -> Tensor:
         """Shape of the largest weights at each stage."""
-
-    @property
-    def num_undecorrelated(self) -> int:
-        """Stages whose moves ended before the walkers had decorrelated."""
 
     def summary(self) -> Summary:
         """Summary of the draws."""

@@ -16,6 +16,7 @@ from pyro_jarzynski.infer.chain import Chain
 from pyro_jarzynski.infer.model import PyroModel
 from pyro_jarzynski.infer.schedules import AdaptiveTempering, Schedule
 from pyro_jarzynski.infer.settings import Settings
+from pyro_jarzynski.infer.sites import bijection
 
 
 class JarzynskiKernel(MCMCKernel):
@@ -187,7 +188,7 @@ def _check_static(model: PyroModel) -> None:
         value = model.traces[0].nodes[latent.name]["value"]
         here = latent.transform.inv(value)
         for trace in model.traces[1:]:
-            other = PyroModel.transform_of(trace, latent.name)
+            other = bijection(trace.nodes[latent.name]["fn"])
             if not torch.allclose(here, other.inv(value), equal_nan=True):
                 raise ModelError(
                     f"The support of {latent.name!r} depends on other latents, which "

@@ -183,12 +183,6 @@ class PyroModel:
         ]
         return torch.cat(values)
 
-    @staticmethod
-    def transform_of(trace: Trace, name: str) -> Transform:
-        """Return the bijection to the support that a latent has in a trace."""
-        site: Site = trace.nodes[name]
-        return bijection(site["fn"])
-
     def plate(self, num_particles: int | None) -> Any:
         """Return the plate of particles, to the left of all plates of the model."""
         if num_particles is None:

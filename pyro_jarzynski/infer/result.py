@@ -6,7 +6,7 @@ from functools import cached_property
 
 import torch
 from pyro.infer.importance import LogWeightsMixin
-from scipy.stats import norm, t
+from scipy.special import ndtri, stdtrit
 from torch import Tensor
 
 from pyro_jarzynski.core import weights
@@ -37,6 +37,7 @@ class SMCResult(LogWeightsMixin):
         complete: Whether the posterior was reached.
         num_gradients: Energies and gradients evaluated, the pilot's included.
         seconds: Time of the run.
+        num_undecorrelated: Stages whose moves ended before the walkers had decorrelated.
     """
 
     def __init__(
@@ -61,7 +62,7 @@ class SMCResult(LogWeightsMixin):
         self.num_gradients = num_gradients
         self.seconds = seconds
         self._stage_log_weights = stage_log_weights
-        self._num_undecorrelated = num_undecorrelated
+        self.num_undecorrelated = num_undecorrelated
 
     @classmethod
     def without_latents(
@@ -121,7 +122,7 @@ class SMCResult(LogWeightsMixin):
         """
         level = (1 + fraction("probability", probability)) / 2
         freedom = len(self.log_evidence_per_chain) - 1
-        quantile = float(t.ppf(level, freedom) if freedom else norm.ppf(level))
+        quantile = float(stdtrit(freedom, level) if freedom else ndtri(level))
         half = quantile * self.log_evidence_error
         return self.log_evidence - half, self.log_evidence + half
 
@@ -138,8 +139,7 @@ class SMCResult(LogWeightsMixin):
 
     def weighted_samples(self) -> tuple[dict[str, Tensor], Tensor]:
         """Return the walkers by site, each `(N C, *shape)`, and their log-weights."""
-        assert isinstance(self.walkers.position, Tensor)
-        return self.posterior.constrain(self.walkers.position), self.log_weights
+        return dict(self._latent_values), self.log_weights
 
     def get_samples(
         self,
@@ -173,7 +173,7 @@ class SMCResult(LogWeightsMixin):
                 )
             per_chain = num_samples if group_by_chain else -(-num_samples // chains)
         index = self.draw_index[:, :per_chain]
-        values = self._values(deterministic=deterministic)
+        values = self._all_values if deterministic else self._latent_values
         grouped = {name: value[index] for name, value in values.items()}
         if group_by_chain:
             return grouped
@@ -225,19 +225,22 @@ class SMCResult(LogWeightsMixin):
             return "partial"
         return "doubtful" if self.doubts else "ok"
 
-    @property
-    def num_undecorrelated(self) -> int:
-        """Stages whose moves ended before the walkers had decorrelated."""
-        return self._num_undecorrelated
-
     def warn(self) -> None:
         """Warn of the doubts, if there are any."""
         if self.doubts:
             warnings.warn(" ".join(self.doubts), EvidenceWarning, stacklevel=3)
 
-    def _values(self, *, deterministic: bool) -> dict[str, Tensor]:
+    @cached_property
+    def _latent_values(self) -> dict[str, Tensor]:
+        """Latents of all walkers: the model runs once for samples, summary and doubts."""
         assert isinstance(self.walkers.position, Tensor)
-        return self.posterior.constrain(self.walkers.position, deterministic=deterministic)
+        return self.posterior.constrain(self.walkers.position)
+
+    @cached_property
+    def _all_values(self) -> dict[str, Tensor]:
+        """Latents and deterministic sites of all walkers."""
+        assert isinstance(self.walkers.position, Tensor)
+        return self.posterior.constrain(self.walkers.position, deterministic=True)
 
     def __repr__(self) -> str:
         """Tell evidence and size."""

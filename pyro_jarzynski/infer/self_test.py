@@ -5,7 +5,7 @@ from dataclasses import replace
 from typing import Any, NamedTuple
 
 import torch
-from scipy.stats import norm
+from scipy.special import ndtr
 from torch import Tensor
 
 from pyro_jarzynski.core import smc
@@ -74,8 +74,7 @@ def self_test(model: Any, *args: Any, **kwargs: Any) -> SelfTest:
     forward = [stage._replace(ess_threshold=0.0) for stage in stages]
     for moved, _ in smc.follow(walkers, forward, tools=tools):
         walkers = moved
-    for moved in go_back(walkers, stages, base, tools, at_top=True):
-        walkers = moved
+    walkers = go_back(walkers, stages, base, tools, at_top=True)
     return _toss(walkers.log_weight)
 
 
@@ -88,7 +87,7 @@ def _toss(log_weight: Tensor) -> SelfTest:
     if information < MIN_INFORMATION:
         return SelfTest(1.0, 0.0, information, "no information")
     z = surplus / math.sqrt(information)
-    p_value = float(2 * norm.sf(abs(z)))
+    p_value = float(2 * ndtr(-abs(z)))
     return SelfTest(
         p_value, z, information, "failed" if p_value < FALSE_ALARM else "passed"
     )

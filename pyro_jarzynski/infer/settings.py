@@ -15,7 +15,12 @@ from pyro_jarzynski.errors import (
     one_of,
     positive,
 )
-from pyro_jarzynski.infer.schedules import AdaptiveTempering, Schedule, check_schedule
+from pyro_jarzynski.infer.schedules import (
+    AdaptiveTempering,
+    DataTempering,
+    Schedule,
+    check_schedule,
+)
 
 PRECONDITIONERS = ("dense", "diagonal", "none")
 
@@ -62,7 +67,7 @@ class Settings:
             positive("max_seconds", self.max_seconds)
         if self.chunk_size is not None:
             count("chunk_size", self.chunk_size)
-        if self.adapt == "off" and hasattr(self.schedule, "ess"):
+        if self.adapt == "off" and self.betas is None:
             raise ArgumentError(
                 '`adapt="off"` needs a `schedule` of fixed inverse temperatures.'
             )
@@ -83,13 +88,19 @@ class Settings:
         )
 
     @property
+    def betas(self) -> list[float] | None:
+        """Inverse temperatures, if they are fixed."""
+        if isinstance(self.schedule, AdaptiveTempering | DataTempering):
+            return None
+        return [float(beta) for beta in self.schedule]
+
+    @property
     def exploration(self) -> Exploration:
         """What the pilot may choose."""
         fixed = self.adapt == "off"
-        share = 1.0 if fixed else getattr(self.schedule, "ess", 1.0)
         dense = self.preconditioner if self.preconditioner != "none" else None
         return Exploration(
-            conditional_ess=share,
+            conditional_ess=getattr(self.schedule, "ess", 1.0),
             preconditioner=None if fixed else dense,
             adapt_step_size=not fixed,
             num_moves=self.num_moves or (1 if fixed else None),

@@ -2,12 +2,16 @@
 
 import math
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
-import pandas as pd
 import torch
 from torch import Tensor
 
 from pyro_jarzynski.core.walkers import Walkers
+
+# Imported where a table is made: it takes a fifth of a second that training does not need.
+if TYPE_CHECKING:
+    import pandas as pd
 
 
 @dataclass(frozen=True, repr=False)
@@ -19,11 +23,13 @@ class Summary:
         headline: Evidence, size and ancestors in a line.
     """
 
-    table: pd.DataFrame
+    table: "pd.DataFrame"
     headline: str
 
     def __str__(self) -> str:
         """Return headline and table."""
+        import pandas as pd
+
         with pd.option_context("display.max_rows", 60, "display.width", 100):
             return f"{self.headline}\n{self.table.round(3)}"
 
@@ -35,7 +41,7 @@ def summarise(
     values: dict[str, Tensor],
     walkers: Walkers,
     probability: float,
-) -> pd.DataFrame:
+) -> "pd.DataFrame":
     """Summarise draws in a table with one row per scalar latent.
 
     The Monte Carlo standard error of a mean is that between families of walkers with a
@@ -48,6 +54,8 @@ def summarise(
         walkers: The walkers, with their weights and ancestors.
         probability: Share of the draws between the outer quantiles.
     """
+    import pandas as pd
+
     tail = (1 - probability) / 2
     quantiles = torch.tensor([tail, 0.5, 1 - tail], dtype=torch.float64)
     rows: dict[str, list[float]] = {}

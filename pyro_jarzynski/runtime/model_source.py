@@ -78,11 +78,10 @@ def load_arguments(file: Path) -> dict[str, Any]:
             f"`--data` must be a JSON object of the model's arguments, {file} holds a "
             f"{type(content).__name__}."
         )
-    return {name: _value(name, value) for name, value in content.items()}
-
-
-def _value(name: str, value: Any) -> Any:
-    return _tensor(name, value) if isinstance(value, list) else value
+    return {
+        name: _tensor(name, value) if isinstance(value, list) else value
+        for name, value in content.items()
+    }
 
 
 def _tensor(name: str, value: list) -> Tensor:

@@ -213,3 +213,15 @@ def test_bounds_refuse_what_they_cannot_use():
         evidence_bounds(sampler(arriving, base="normal"), STREAM)
     with pytest.raises(ArgumentError, match="num_simulations"):
         evidence_bounds(sampler(arriving), STREAM, num_simulations=0)
+
+
+def test_bounds_refuse_a_model_that_fails_at_some_draws_of_its_prior():
+    """A failed run leaves data behind that belong to other latents than the next run's."""
+
+    def model(y):
+        scale = pyro.sample("scale", dist.Normal(torch.zeros((), dtype=FLOAT), 1.0))
+        with pyro.plate("data", len(y)):
+            pyro.sample("y", dist.Normal(torch.zeros((), dtype=FLOAT), scale), obs=y)
+
+    with pytest.raises(ModelError, match="fails at some draws of its prior"):
+        evidence_bounds(sampler(model, num_walkers=64, seed=0), DATA)

@@ -3,6 +3,7 @@
 import math
 import os
 import signal
+from copy import copy
 
 import pyro
 import pyro.distributions as dist
@@ -131,6 +132,26 @@ def test_error_of_one_island_is_that_of_many():
     assert alone.log_evidence_error == float(alone.walkers.log_normalizer_error)
     low, high = alone.log_evidence_interval(0.6826895)
     assert (high - low) / 2 == pytest.approx(alone.log_evidence_error, rel=1e-6)
+
+
+def test_the_model_runs_once_for_draws_summary_and_doubts(result, monkeypatch):
+    fresh = copy(result)
+    for name in ("_latent_values", "_all_values", "doubts"):
+        fresh.__dict__.pop(name, None)
+    calls = []
+    constrain = result.posterior.constrain
+
+    def counted(walkers, **options):
+        calls.append(options)
+        return constrain(walkers, **options)
+
+    monkeypatch.setattr(result.posterior, "constrain", counted)
+    fresh.get_samples()
+    fresh.get_samples(group_by_chain=True)
+    fresh.summary()
+    fresh.weighted_samples()
+    assert fresh.doubts == result.doubts
+    assert len(calls) == 1
 
 
 def test_history_is_a_table(result):
