@@ -33,7 +33,7 @@ class EnumeratedModel:
             config_enumerate(model)
         )
 
-    def log_sum(self, trace: Trace, names: frozenset[str] | None, key: str) -> Tensor:
+    def log_sum(self, trace: Trace, names: list[str] | None, key: str) -> Tensor:
         """Return the logarithm of a product of densities, summed over the discrete sites.
 
         Args:

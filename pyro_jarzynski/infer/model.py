@@ -123,7 +123,8 @@ class PyroModel:
         for name, site in sites.items():
             if is_masked_imputation(name, site):
                 site["log_prob"] = site["unscaled_log_prob"] * site["scale"]
-        names = frozenset(feed.constrained)
+        # In the order of the model: a set's would differ from one process to the next.
+        names = list(feed.constrained)
         if self.enumerated is None:
             prior: Any = sum(total(prior_log_prob(sites[name])) for name in names)
             joint: Any = sum(total(site["log_prob"]) for site in sites.values())
@@ -199,7 +200,7 @@ class PyroModel:
         }
 
     def _summed_out(
-        self, trace: Trace, sites: dict[str, Site], names: frozenset[str]
+        self, trace: Trace, sites: dict[str, Site], names: list[str]
     ) -> tuple[Any, Any]:
         assert self.enumerated is not None
         trace.pack_tensors()
