@@ -78,6 +78,12 @@ class Walkers(NamedTuple):
         """Effective sample size, at least 1, `()` or `(C,)`."""
         return weights.ess(self.by_island(self.log_weight))
 
+    @property
+    def num_ancestors(self) -> Tensor:
+        """Number of first walkers that still have descendants, `()` or `(C,)`, int64."""
+        ordered = self.by_island(self.ancestor).sort(-1).values
+        return 1 + (ordered.diff() != 0).sum(-1)
+
     def by_island(self, values: Tensor) -> Tensor:
         """Return one number per walker as `(N,)`, or `(C, N / C)` if there are islands."""
         return values.reshape(*self.log_banked.shape, -1)

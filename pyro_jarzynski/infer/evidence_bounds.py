@@ -34,6 +34,9 @@ class EvidenceBounds(NamedTuple):
         bennett: Bennett's combination of both directions, per data set.
         gap: Mean of `upper - lower` in nats: it bounds the error of the sampler.
         gap_error: Its standard error; NaN for a single data set.
+        forward: Minus the work from prior to posterior, `(data sets, N)`, nats.
+        backward: The work from posterior to prior, `(data sets, N)`, nats. The densities of
+            both cross at `log Z` (Crooks 1999).
     """
 
     lower: Tensor
@@ -41,6 +44,8 @@ class EvidenceBounds(NamedTuple):
     bennett: Tensor
     gap: float
     gap_error: float
+    forward: Tensor
+    backward: Tensor
 
 
 def evidence_bounds(
@@ -82,14 +87,17 @@ def evidence_bounds(
         simulated = _Simulate()(sampler.model)
         fresh = replace(settings, seed=seed)
         rows.append(_bounds(make_legs(simulated, args, kwargs, fresh)[0], fresh))
-    lower, upper, bennett = torch.tensor(rows, dtype=torch.float64).unbind(1)
+    lower, upper, forward, backward = (torch.stack(c) for c in zip(*rows, strict=True))
+    works = zip(forward, backward, strict=True)
+    bennett = torch.tensor([_bennett(*work) for work in works], dtype=torch.float64)
     gaps = upper - lower
     error = float(gaps.std()) / math.sqrt(len(gaps)) if len(gaps) > 1 else math.nan
-    return EvidenceBounds(lower, upper, bennett, float(gaps.mean()), error)
+    gap = float(gaps.mean())
+    return EvidenceBounds(lower, upper, bennett, gap, error, forward, backward)
 
 
-def _bounds(leg: Leg, settings: Settings) -> tuple[float, float, float]:
-    """Return lower bound, upper bound and Bennett's estimate for one data set."""
+def _bounds(leg: Leg, settings: Settings) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    """Return lower and upper bound for one data set, and the work of both ways."""
     assert isinstance(leg.posterior, ModelPosterior)
     model = leg.posterior.model
     if len(model.traces) < NUM_PROBES:
@@ -116,9 +124,10 @@ def _bounds(leg: Leg, settings: Settings) -> tuple[float, float, float]:
     for walkers, _ in smc.follow(alone, forward, tools=tools):
         alone = walkers
     return (
-        float(plan[-1].walkers.log_normalizer.mean()),
-        -float(back.log_normalizer.mean()),
-        _bennett(alone.log_weight, -alone_back.log_weight),
+        plan[-1].walkers.log_normalizer.mean(),
+        -back.log_normalizer.mean(),
+        alone.log_weight,
+        -alone_back.log_weight,
     )
 
 

@@ -24,6 +24,7 @@ class Row(NamedTuple):
     acceptance_rate: Tensor
     log_evidence: Tensor
     resampled: Tensor
+    num_ancestors: Tensor
     step_size: float
     num_moves: int
     repeated: float
@@ -73,6 +74,7 @@ class Recorder:
                 acceptance_rate=info.acceptance_rate,
                 log_evidence=info.log_normalizer,
                 resampled=info.resampled,
+                num_ancestors=reached.walkers.num_ancestors,
                 step_size=reached.stage.kernel.step_size,
                 num_moves=reached.stage.num_moves,
                 repeated=_repeated(reached.walkers.position),

@@ -31,8 +31,9 @@ class SMCResult(LogWeightsMixin):
         posterior: The law that was approached.
         walkers: The walkers at the end, in unconstrained coordinates.
         history: One tensor per column, `(stages,)` or `(stages, chains)`: beta, ess,
-            conditional_ess, acceptance_rate, log_evidence, resampled, step_size,
-            num_moves, repeated (share of walkers where another is), seconds.
+            conditional_ess, acceptance_rate, log_evidence, resampled, num_ancestors
+            (first walkers that still have descendants), step_size, num_moves, repeated
+            (share of walkers where another is), seconds.
         settings: Settings of the run.
         complete: Whether the posterior was reached.
         num_gradients: Energies and gradients evaluated, the pilot's included.
