@@ -18,6 +18,13 @@ from pyro_jarzynski.core.smc import step as step
 from pyro_jarzynski.core.transitions import Tools as Tools
 from pyro_jarzynski.core.walkers import Walkers as Walkers
 from pyro_jarzynski.core.walkers import init as init
+from pyro_jarzynski.diagnostics.weighted import WeightedLOO as WeightedLOO
+from pyro_jarzynski.diagnostics.weighted import weighted_hdi as weighted_hdi
+from pyro_jarzynski.diagnostics.weighted import weighted_loo as weighted_loo
+from pyro_jarzynski.diagnostics.weighted import weighted_mean as weighted_mean
+from pyro_jarzynski.diagnostics.weighted import weighted_quantile as weighted_quantile
+from pyro_jarzynski.diagnostics.weighted import weighted_sd as weighted_sd
+from pyro_jarzynski.diagnostics.weighted import weighted_summary as weighted_summary
 from pyro_jarzynski.ebm.check import annealed_walkers as annealed_walkers
 from pyro_jarzynski.ebm.contrastive import ContrastiveDivergence as ContrastiveDivergence
 from pyro_jarzynski.ebm.contrastive import (
@@ -43,6 +50,7 @@ from pyro_jarzynski.infer.schedules import AdaptiveTempering as AdaptiveTemperin
 from pyro_jarzynski.infer.schedules import DataTempering as DataTempering
 from pyro_jarzynski.infer.self_test import SelfTest as SelfTest
 from pyro_jarzynski.infer.self_test import self_test as self_test
+from pyro_jarzynski.report.arviz_export import to_arviz as to_arviz
 from pyro_jarzynski.report.html import write_report as write_report
 from pyro_jarzynski.report.plots import plot_mixture as plot_mixture
 from pyro_jarzynski.report.plots import plot_samples as plot_samples

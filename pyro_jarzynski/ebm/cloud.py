@@ -108,11 +108,15 @@ class Cloud:
 
     def sample(self, num: int, seed: int) -> Tensor:
         """Draw `num` walkers by their weights, `(num, *event)`."""
+        return self.position[self.draw_index(num, seed)]
+
+    def draw_index(self, num: int, seed: int) -> Tensor:
+        """Draw the indices of `num` walkers by their weights, `(num,)`."""
         generator = stream(seed, "sample", self.walkers.log_weight.device)
         chosen = self.resampler(self.walkers.log_weight, num, generator)
         # Ancestors come sorted: shuffled, a part of the draws is a sample as well.
         order = torch.randperm(num, generator=generator, device=chosen.device)
-        return self.position[chosen[order]]
+        return chosen[order]
 
 
 def _device_of(model: StartableEnergy) -> torch.device:

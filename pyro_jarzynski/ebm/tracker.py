@@ -13,7 +13,8 @@ torch training loop:
     tracker.nll(test_data)
 """
 
-from typing import NamedTuple
+from collections.abc import Mapping
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
@@ -21,9 +22,11 @@ from torch import Tensor
 from pyro_jarzynski.core.kernels import MALA, Kernel
 from pyro_jarzynski.core.resampling import Resampler
 from pyro_jarzynski.core.smc import StepInfo
+from pyro_jarzynski.diagnostics.inference_data import Coords, Dims, build
 from pyro_jarzynski.ebm.cloud import Cloud
 from pyro_jarzynski.ebm.data import check_data
 from pyro_jarzynski.ebm.energy import StartableEnergy, check_walkers_are_independent
+from pyro_jarzynski.ebm.export import audit_groups
 
 
 class Likelihood(NamedTuple):
@@ -121,6 +124,42 @@ class LikelihoodTracker:
     def sample(self, num: int, *, seed: int = 0) -> Tensor:
         """Draw `num` of the audit walkers by their weights, `(num, *event)`."""
         return self.cloud.sample(num, seed)
+
+    def to_arviz(
+        self,
+        *,
+        data: Tensor | None = None,
+        dims: Dims | None = None,
+        coords: Coords | None = None,
+        attrs: Mapping[str, Any] | None = None,
+        num_draws: int | None = None,
+        seed: int = 0,
+    ) -> Any:
+        """Return the audit walkers for ArviZ as one chain; see `JarzynskiLearner.to_arviz`.
+
+        Args:
+            data: Data of the pointwise log-likelihood, `(n, *event)`.
+            dims: Names of the dimensions of variables.
+            coords: Labels along dimensions.
+            attrs: Further attributes: strings, numbers, or lists of these.
+            num_draws: Draws; `None` is one for every walker, up to 1000.
+            seed: Seed of the draws.
+
+        Returns:
+            `arviz.InferenceData` with ArviZ 0.2x, `xarray.DataTree` from its version 1 on.
+        """
+        groups = audit_groups(self, [self.cloud], data=data, num_draws=num_draws, seed=seed)
+        notes = self.attributes() | dict(attrs or {})
+        return build(groups, dims=dims, coords=coords, attrs=notes)
+
+    def attributes(self) -> dict[str, Any]:
+        """Return the state of the audit as attributes of an export."""
+        return {
+            "log_normalizer": self.log_normalizer,
+            "log_normalizer_error": self.log_normalizer_error,
+            "audit_ess": self.ess,
+            "audit_walkers": self.cloud.walkers.num_walkers,
+        }
 
     def _energies(self, x: Tensor) -> Tensor:
         check_data("x", x, self.cloud.position)

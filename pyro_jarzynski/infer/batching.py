@@ -9,11 +9,12 @@ a plate can be silently wrong with right shapes: `a - a.mean()` then mixes walke
 import math
 import warnings
 from collections.abc import Callable
-from typing import NamedTuple, TypeAlias
+from typing import Any, NamedTuple, TypeAlias
 
 import torch
 from torch import Tensor
 
+from pyro_jarzynski.core.trees import leaves, map_tree
 from pyro_jarzynski.errors import ModelError, SlowModelWarning
 from pyro_jarzynski.infer.model import PyroModel
 from pyro_jarzynski.infer.prior import PLATE_ERRORS
@@ -38,6 +39,44 @@ class Batched(NamedTuple):
     densities: Densities
     method: str
     reasons: dict[str, str]
+
+
+def map_walkers(
+    function: Callable[..., Any],
+    *arguments: Any,
+    by_loop: bool = False,
+    chunk_size: int | None = None,
+    randomness: bool = False,
+) -> dict[str, Tensor]:
+    """Map a function of one walker that returns tensors by name over all walkers.
+
+    Args:
+        function: Function of one row of each argument.
+        arguments: Tensors, or dictionaries of tensors, with walkers along dimension 0.
+        by_loop: Call it for one walker at a time; else that is done where `vmap` cannot
+            map it.
+        chunk_size: Walkers that are mapped at once; `None` takes all.
+        randomness: Whether the function may draw, otherwise for every walker.
+
+    Returns:
+        Tensors by name, each `(N, *shape)`.
+    """
+    if not by_loop:
+        mapped = torch.func.vmap(
+            function,
+            chunk_size=chunk_size,
+            randomness="different" if randomness else "error",
+        )
+        try:
+            return mapped(*arguments)
+        except PLATE_ERRORS:
+            pass
+    num = len(next(leaves(arguments[0])))
+    rows = [
+        function(*(map_tree(lambda x, i=i: x[i], argument) for argument in arguments))
+        for i in range(num)
+    ]
+    return {name: torch.stack([row[name] for row in rows]) for name in rows[0]}
 
 
 def batch(model: PyroModel, walkers: Tensor, *, seed: int = 0) -> Batched:

@@ -33,7 +33,9 @@ class EnumeratedModel:
             config_enumerate(model)
         )
 
-    def log_sum(self, trace: Trace, names: list[str] | None, key: str) -> Tensor:
+    def log_sum(
+        self, trace: Trace, names: list[str] | None, key: str, *, drawn: bool = False
+    ) -> Tensor:
         """Return the logarithm of a product of densities, summed over the discrete sites.
 
         Args:
@@ -41,7 +43,10 @@ class EnumeratedModel:
             names: Continuous sites that take part beside the discrete ones; `None` is all
                 sites.
             key: `"log_prob"`, or `"unscaled_log_prob"` without scales and masks.
+            drawn: Whether the gradient is to be that at a draw of the discrete sites, not
+                the mean over their values.
         """
+        ring = _DrawnRing if drawn else _VmapRing
         factors: OrderedDict[frozenset, list[Tensor]] = OrderedDict()
         plates = set(trace.plate_to_symbol.values())
         sites: dict[str, Site] = dict(trace.nodes)
@@ -58,7 +63,7 @@ class EnumeratedModel:
             factors.setdefault(ordinal, []).append(packed[key])
         summed = set(trace.symbol_to_dim) - plates
         with shared_intermediates() as cache:
-            return contract_to_tensor(factors, summed, cache=cache, ring=_VmapRing(cache))
+            return contract_to_tensor(factors, summed, cache=cache, ring=ring(cache))
 
 
 def is_density(site: Site) -> bool:
@@ -94,6 +99,10 @@ def _name_of(fn: Any) -> str:
 
 class _VmapRing(LogRing):
     _backend = "pyro_jarzynski.infer.log_einsum"
+
+
+class _DrawnRing(LogRing):
+    _backend = "pyro_jarzynski.infer.drawn_einsum"
 
 
 class _Enumerate(EnumMessenger):

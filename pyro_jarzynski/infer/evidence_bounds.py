@@ -5,7 +5,6 @@ from dataclasses import replace
 from typing import Any, NamedTuple
 
 import torch
-from pyro.poutine.messenger import Messenger
 from torch import Tensor
 
 from pyro_jarzynski.core import smc
@@ -18,11 +17,13 @@ from pyro_jarzynski.core.walkers import init
 from pyro_jarzynski.errors import ArgumentError, ModelError, count
 from pyro_jarzynski.infer.annealed_smc import AnnealedSMC
 from pyro_jarzynski.infer.annealing import Leg, anneal, make_legs
-from pyro_jarzynski.infer.enumeration import is_density
+from pyro_jarzynski.infer.enumeration import Site
+from pyro_jarzynski.infer.model import PyroModel
 from pyro_jarzynski.infer.posterior import ModelPosterior
 from pyro_jarzynski.infer.probe import NUM_PROBES
 from pyro_jarzynski.infer.schedules import DataTempering
 from pyro_jarzynski.infer.settings import Settings
+from pyro_jarzynski.infer.sites import Simulate, is_factor
 
 
 class EvidenceBounds(NamedTuple):
@@ -84,7 +85,7 @@ def evidence_bounds(
     rows = []
     for index in range(num_simulations):
         seed = stream(settings.seed, f"simulation {index}").initial_seed()
-        simulated = _Simulate()(sampler.model)
+        simulated = Simulate()(sampler.model)
         fresh = replace(settings, seed=seed)
         rows.append(_bounds(make_legs(simulated, args, kwargs, fresh)[0], fresh))
     lower, upper, forward, backward = (torch.stack(c) for c in zip(*rows, strict=True))
@@ -100,6 +101,7 @@ def _bounds(leg: Leg, settings: Settings) -> tuple[Tensor, Tensor, Tensor, Tenso
     """Return lower and upper bound for one data set, and the work of both ways."""
     assert isinstance(leg.posterior, ModelPosterior)
     model = leg.posterior.model
+    _check_simulated(model)
     if len(model.traces) < NUM_PROBES:
         raise ModelError(
             "The model fails at some draws of its prior, so that latents and simulated "
@@ -131,6 +133,16 @@ def _bounds(leg: Leg, settings: Settings) -> tuple[Tensor, Tensor, Tensor, Tenso
     )
 
 
+def _check_simulated(model: PyroModel) -> None:
+    sites: dict[str, Site] = dict(model.traces[0].nodes)
+    for name, site in sites.items():
+        if is_factor(site):
+            raise ModelError(
+                f"The factor {name!r} has no data that could be simulated; "
+                "`evidence_bounds` needs a model of observed sites."
+            )
+
+
 def _bennett(forward: Tensor, backward: Tensor) -> float:
     """Return the `c` with `Σ_F 1 / (1 + e^{c - A}) = Σ_R 1 / (1 + e^{A - c})`."""
     # Not at the top: it takes a tenth of a second that nothing else needs.
@@ -143,26 +155,3 @@ def _bennett(forward: Tensor, backward: Tensor) -> float:
     low = float(torch.cat([forward, backward]).min()) - 50
     high = float(torch.cat([forward, backward]).max()) + 50
     return float(brentq(surplus, low, high))
-
-
-class _Simulate(Messenger):
-    """Puts draws in the place of observations: the same in every run of the model."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.data: dict[str, Tensor] = {}
-
-    def _pyro_sample(self, msg: Any) -> None:
-        if not msg["is_observed"] or msg["infer"].get("_deterministic"):
-            return
-        if not is_density(msg):
-            return
-        name, fn = msg["name"], msg["fn"]
-        if type(fn).__name__ == "Unit":
-            raise ModelError(
-                f"The factor {name!r} has no data that could be simulated; "
-                "`evidence_bounds` needs a model of observed sites."
-            )
-        if name not in self.data:
-            self.data[name] = fn.sample().detach()
-        msg["value"] = self.data[name]

@@ -25,6 +25,7 @@ def transpose(operand: Tensor, axes: tuple[int, ...]) -> Tensor:
 def einsum(equation: str, *operands: Tensor) -> Tensor:
     """Return `log Σ exp(Σ operands)` over the symbols that the output lacks."""
     symbols = sorted(set(equation) - set(",->"))
+    # torch.einsum knows Latin letters alone.
     short = dict(zip(symbols, "abcdefghijklmnopqrstuvwxyz", strict=False))
     equation = "".join(short.get(s, s) for s in equation)
     inputs, output = equation.split("->")
@@ -50,7 +51,7 @@ def einsum(equation: str, *operands: Tensor) -> Tensor:
         shifts.append((top.squeeze(summed) if summed else top, kept))
     total = _SafeLog.apply(torch.einsum(equation, scaled))
     for shift, kept in shifts:
-        total = total + _aligned(shift, kept, output)
+        total = total + aligned(shift, kept, output)
     return total
 
 
@@ -58,23 +59,32 @@ def _sum_of_products(
     inputs: str, output: str, every: list[str], operands: tuple[Tensor, ...]
 ) -> Tensor:
     """Multiply before summing, which does not underflow where factors contradict."""
-    order = [*output, *(name for name in every if name not in output)]
-    total = operands[0].new_zeros(())
-    for names, operand in zip(inputs.split(","), operands, strict=True):
-        total = total + _aligned(operand, names, "".join(order))
-    summed = list(range(len(output), len(order)))
+    total, num_summed = product(inputs, output, every, operands)
+    summed = list(range(len(output), len(output) + num_summed))
     if not summed:
         return total
     top = total.detach().amax(summed, keepdim=True).clamp(min=torch.finfo(total.dtype).min)
     return _SafeLog.apply((total - top).exp().sum(summed)) + top.squeeze(summed)
 
 
-def _aligned(shift: Tensor, names: str, output: str) -> Tensor:
+def product(
+    inputs: str, output: str, every: list[str], operands: tuple[Tensor, ...]
+) -> tuple[Tensor, int]:
+    """Return the sum of operands, with the output's dimensions first, and how many more."""
+    others = [name for name in every if name not in output]
+    order = output + "".join(others)
+    total = operands[0].new_zeros(())
+    for names, operand in zip(inputs.split(","), operands, strict=True):
+        total = total + aligned(operand, names, order)
+    return total, len(others)
+
+
+def aligned(operand: Tensor, names: str, output: str) -> Tensor:
     """Return a tensor of some of the output's dimensions in the order of all of them."""
     present = [name for name in output if name in names]
-    shift = shift.permute([names.index(name) for name in present])
-    sizes = iter(shift.shape)
-    return shift.reshape([next(sizes) if name in names else 1 for name in output])
+    operand = operand.permute([names.index(name) for name in present])
+    sizes = iter(operand.shape)
+    return operand.reshape([next(sizes) if name in names else 1 for name in output])
 
 
 class _SafeLog(torch.autograd.Function):

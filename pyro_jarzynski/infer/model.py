@@ -26,6 +26,7 @@ from pyro_jarzynski.errors import ModelError
 from pyro_jarzynski.infer.enumeration import EnumeratedModel, Site, is_density
 from pyro_jarzynski.infer.probe import latent_sites, probe
 from pyro_jarzynski.infer.sites import (
+    Given,
     Unconstrain,
     bijection,
     is_deterministic,
@@ -89,6 +90,7 @@ class PyroModel:
         continuous, discrete = latent_sites(first)
         self.latents = [_latent(name, first.nodes[name]) for name in continuous]
         self.size = sum(latent.size for latent in self.latents)
+        self.discrete = discrete
         self.last_latent = continuous[-1] if continuous else None
         self.enumerated = (
             EnumeratedModel(model, self.max_plate_nesting) if discrete else None
@@ -134,11 +136,16 @@ class PyroModel:
         prior, joint = (torch.as_tensor(d) + jacobian for d in (prior, joint))
         return torch.broadcast_tensors(prior, joint)
 
-    def values(self, coordinates: Tensor) -> dict[str, Tensor]:
-        """Return latents and deterministic sites of one walker."""
-        trace, feed = self.run(coordinates)
-        found = dict(feed.constrained)
-        if self.enumerated is None:
+    def values(
+        self, coordinates: Tensor, discrete: dict[str, Tensor] | None = None
+    ) -> dict[str, Tensor]:
+        """Return latents and deterministic sites of one walker.
+
+        Those of a model with discrete latents are known only if these are given.
+        """
+        trace, feed = self.run(coordinates, discrete=discrete)
+        found = dict(feed.constrained) | (discrete or {})
+        if self.enumerated is None or discrete is not None:
             sites: dict[str, Site] = dict(trace.nodes)
             for name, site in sites.items():
                 if is_deterministic(site) and isinstance(site["value"], Tensor):
@@ -146,14 +153,25 @@ class PyroModel:
         return found
 
     def run(
-        self, coordinates: Tensor, num_particles: int | None = None
+        self,
+        coordinates: Tensor,
+        num_particles: int | None = None,
+        discrete: dict[str, Tensor] | None = None,
     ) -> tuple[Trace, Unconstrain]:
-        """Run the model at some coordinates, and compute its log-densities."""
+        """Run the model at some coordinates, and compute its log-densities.
+
+        Args:
+            coordinates: One walker, `(D,)`; or with particles `(num_particles, D)`.
+            num_particles: Size of a plate in which the model runs; `None` is no plate.
+            discrete: Values of the discrete latents; `None` enumerates them.
+        """
         values = self.unflatten(coordinates)
-        model = self.enumerated.model if self.enumerated else self.model
+        summed = self.enumerated is not None and discrete is None
+        model = self.enumerated.model if self.enumerated and summed else self.model
         feed = Unconstrain(values, self._padding(num_particles))
+        given, plate = Given(discrete or {}), self.plate(num_particles)
         with quiet_pyro():
-            with poutine.trace() as recorder, feed, self.plate(num_particles):
+            with poutine.trace() as recorder, feed, given, plate:
                 model(*self.args, **self.kwargs)
             recorder.trace.compute_log_prob()
         missing = values.keys() - feed.constrained.keys()

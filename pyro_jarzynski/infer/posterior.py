@@ -15,9 +15,10 @@ from pyro_jarzynski.core.evaluation import TermsFn
 from pyro_jarzynski.core.noise import stream
 from pyro_jarzynski.errors import ArgumentError, ArgumentTypeError, EnergyError
 from pyro_jarzynski.infer.bases import Base, make_base
-from pyro_jarzynski.infer.batching import batch
+from pyro_jarzynski.infer.batching import batch, map_walkers
+from pyro_jarzynski.infer.discrete import draw_discrete
 from pyro_jarzynski.infer.model import PyroModel
-from pyro_jarzynski.infer.prior import PLATE_ERRORS, draw_prior
+from pyro_jarzynski.infer.prior import draw_prior
 
 # Different walkers at which the ways of evaluating a model are compared.
 NUM_TRIED = 16
@@ -140,6 +141,7 @@ class ModelPosterior:
     ) -> None:
         """Choose how to evaluate many walkers."""
         self.model, self.base, self.size = model, base, model.size
+        self.seed = seed
         self.method = "exact"
         if self.size:
             few = self.draw(NUM_TRIED, seed=seed, purpose="choice of a method")
@@ -167,18 +169,34 @@ class ModelPosterior:
     def constrain(
         self, walkers: Tensor, *, deterministic: bool = False
     ) -> dict[str, Tensor]:
-        """Return latents, and deterministic sites if asked, each `(N, *shape)`."""
+        """Return latents, each `(N, *shape)`.
+
+        Args:
+            walkers: Coordinates, `(N, D)`.
+            deterministic: Whether to add deterministic sites, and draws of the discrete
+                latents.
+        """
         if not self.size:
             return {}
+        discrete: tuple[dict[str, Tensor], ...] = ()
+        if deterministic and self.model.enumerated:
+            discrete = (self.discrete(walkers),)
         with torch.no_grad():
-            try:
-                values = torch.func.vmap(self.model.values)(walkers)
-            except PLATE_ERRORS:
-                rows = [self.model.values(walker) for walker in walkers]
-                values = {k: torch.stack([row[k] for row in rows]) for k in rows[0]}
+            values = map_walkers(
+                self.model.values, walkers, *discrete, by_loop=self.by_loop
+            )
         if deterministic:
             return values
         return {latent.name: values[latent.name] for latent in self.model.latents}
+
+    def discrete(self, walkers: Tensor) -> dict[str, Tensor]:
+        """Draw the discrete latents, each `(N, *shape)`; the same in every call."""
+        return draw_discrete(self.model, walkers, by_loop=self.by_loop, seed=self.seed)
+
+    @property
+    def by_loop(self) -> bool:
+        """Whether the model can only be run for one walker at a time."""
+        return self.method == "loop"
 
     def explain(self, walker: Tensor) -> str:
         """Tell which sites are not finite at one walker."""

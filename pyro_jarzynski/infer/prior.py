@@ -16,7 +16,7 @@ from torch import Tensor
 from pyro_jarzynski.errors import EvidenceWarning, ModelError
 from pyro_jarzynski.infer.enumeration import Site, is_density
 from pyro_jarzynski.infer.model import PyroModel, quiet_pyro
-from pyro_jarzynski.infer.sites import bijection, proper, seeded
+from pyro_jarzynski.infer.sites import Given, bijection, proper, seeded
 
 # What a model raises inside a plate that it was not written for.
 PLATE_ERRORS = (
@@ -130,25 +130,13 @@ def _run(
     model: PyroModel, num_particles: int | None, given: dict[str, Tensor] | None = None
 ) -> _Draw:
     draw = _Draw(model, num_particles)
-    program = model.model if given is None else _Given(given)(model.model)
+    program = model.model if given is None else Given(given)(model.model)
     try:
         with quiet_pyro(), draw, model.plate(num_particles), torch.no_grad():
             program(*model.args, **model.kwargs)
     except _LastLatent:
         return draw
     raise ModelError("The model did not reach its last latent in a draw of the prior.")
-
-
-class _Given(Messenger):
-    """Sets latents to given values, leaving them latents."""
-
-    def __init__(self, given: dict[str, Tensor]) -> None:
-        super().__init__()
-        self.given = given
-
-    def _pyro_sample(self, msg: Any) -> None:
-        if msg["name"] in self.given and not msg["is_observed"]:
-            msg["value"], msg["done"] = self.given[msg["name"]], True
 
 
 def _warn_of_edges(draws: list[_Draw], num: int) -> None:

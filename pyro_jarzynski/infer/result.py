@@ -2,7 +2,9 @@
 
 import math
 import warnings
+from collections.abc import Mapping
 from functools import cached_property
+from typing import Any
 
 import torch
 from pyro.infer.importance import LogWeightsMixin
@@ -14,9 +16,13 @@ from pyro_jarzynski.core.evaluation import Evaluation
 from pyro_jarzynski.core.noise import stream
 from pyro_jarzynski.core.resampling import systematic
 from pyro_jarzynski.core.walkers import Walkers
+from pyro_jarzynski.diagnostics.inference_data import Coords, Dims, build
+from pyro_jarzynski.diagnostics.psis import pareto_k
 from pyro_jarzynski.errors import ArgumentError, EvidenceWarning, count, fraction
 from pyro_jarzynski.infer.doubts import find_doubts
-from pyro_jarzynski.infer.pareto import pareto_k
+from pyro_jarzynski.infer.export.attributes import attributes
+from pyro_jarzynski.infer.export.content import content_of
+from pyro_jarzynski.infer.export.groups import result_groups
 from pyro_jarzynski.infer.posterior import Posterior
 from pyro_jarzynski.infer.settings import Settings
 from pyro_jarzynski.infer.summary import Summary, summarise
@@ -155,7 +161,8 @@ class SMCResult(LogWeightsMixin):
             num_samples: Draws per island if grouped, or in all; `None` is one for every
                 walker.
             group_by_chain: Whether to keep the islands apart.
-            deterministic: Whether to add the deterministic sites.
+            deterministic: Whether to add the deterministic sites, and draws of the
+                discrete latents.
 
         Returns:
             Draws by site, `(num_samples, *shape)` or `(chains, num_samples, *shape)`.
@@ -174,7 +181,7 @@ class SMCResult(LogWeightsMixin):
                 )
             per_chain = num_samples if group_by_chain else -(-num_samples // chains)
         index = self.draw_index[:, :per_chain]
-        values = self._all_values if deterministic else self._latent_values
+        values = self.values if deterministic else self._latent_values
         grouped = {name: value[index] for name, value in values.items()}
         if group_by_chain:
             return grouped
@@ -196,6 +203,71 @@ class SMCResult(LogWeightsMixin):
             chains, size, generator=generator, device=drawn.device, dtype=torch.float64
         ).argsort(1)
         return drawn.gather(1, order) + first[:, None]
+
+    def to_arviz(
+        self,
+        *,
+        dims: Dims | None = None,
+        coords: Coords | None = None,
+        attrs: Mapping[str, Any] | None = None,
+        weighted: bool = False,
+        log_likelihood: bool = True,
+        posterior_predictive: bool = False,
+        prior_predictive: bool = False,
+        partial: bool = False,
+    ) -> Any:
+        """Return the run for ArviZ: islands are its chains, walkers its draws.
+
+        The draws of `posterior` are of equal weight, because every function of ArviZ takes
+        them for that; `weighted_posterior` has the walkers as they are, with `log_weight`.
+        `warmup_sample_stats` is the annealing path, with one draw per stage. Dimensions are
+        called as the plates of the model. ArviZ takes walkers for independent, and those of
+        one ancestor are not: its Monte Carlo errors are too small where few ancestors are
+        left, and those of `summary` are right.
+
+        Args:
+            dims: Names of the dimensions of variables, in place of plates'.
+            coords: Labels along dimensions.
+            attrs: Further attributes: strings, numbers, or lists of these.
+            weighted: Whether `posterior` has the walkers as they are, with their weights in
+                `sample_stats`: for `pj.weighted_summary` and its like alone.
+            log_likelihood: Whether to evaluate the log-likelihood of each datum.
+            posterior_predictive: Whether to draw new data, one set for each draw; runs the
+                model once per draw.
+            prior_predictive: The same for draws of the prior.
+            partial: Whether to export the law that an interrupted run has reached.
+
+        Returns:
+            `arviz.InferenceData` with ArviZ 0.2x, `xarray.DataTree` from its version 1 on.
+
+        Raises:
+            ArgumentError: The run was interrupted; there are no latents; a name, a label or
+                an attribute cannot be used.
+            MissingDependencyError: ArviZ cannot be imported.
+        """
+        if not self.complete and not partial:
+            raise ArgumentError(
+                "The run was interrupted: its draws are not of the posterior. Run it to "
+                "the end, or pass `partial=True` for those of the law that it has reached."
+            )
+        groups = result_groups(
+            self,
+            weighted=weighted,
+            log_likelihood=log_likelihood,
+            posterior_predictive=posterior_predictive,
+            prior_predictive=prior_predictive,
+        )
+        notes = attributes(self) | {"weighted": weighted} | dict(attrs or {})
+        return build(groups, dims=dims, coords=coords, attrs=notes)
+
+    def log_likelihood(self) -> dict[str, Tensor]:
+        """Return the log-likelihood of each datum by site, each `(N C, *batch)`, nats.
+
+        In the order of `weighted_samples`, for `pj.weighted_loo`.
+        """
+        assert isinstance(self.walkers.position, Tensor)
+        content = content_of(self.posterior, self.settings.chunk_size)
+        return content.log_likelihood(self.walkers.position)
 
     def summary(self, probability: float = 0.9) -> Summary:
         """Return mean, sd, quantiles, Monte Carlo error and r_hat of every latent.
@@ -238,8 +310,8 @@ class SMCResult(LogWeightsMixin):
         return self.posterior.constrain(self.walkers.position)
 
     @cached_property
-    def _all_values(self) -> dict[str, Tensor]:
-        """Latents and deterministic sites of all walkers."""
+    def values(self) -> dict[str, Tensor]:
+        """All sites of all walkers but data: latents, discrete ones drawn, and computed."""
         assert isinstance(self.walkers.position, Tensor)
         return self.posterior.constrain(self.walkers.position, deterministic=True)
 

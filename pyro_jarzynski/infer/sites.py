@@ -53,6 +53,35 @@ class Unconstrain(Messenger):
         self.log_jacobians.append(transform.log_abs_det_jacobian(value, msg["value"]))
 
 
+class Given(Messenger):
+    """Sets latents to given values, leaving them latents."""
+
+    def __init__(self, values: dict[str, Tensor]) -> None:
+        """Keep the values."""
+        super().__init__()
+        self.values = values
+
+    def _pyro_sample(self, msg: Any) -> None:
+        if msg["name"] in self.values and not msg["is_observed"]:
+            msg["value"], msg["done"] = self.values[msg["name"]], True
+
+
+class Simulate(Messenger):
+    """Puts draws in the place of data: the same in every run of the model."""
+
+    def __init__(self) -> None:
+        """Start without draws."""
+        super().__init__()
+        self.data: dict[str, Tensor] = {}
+
+    def _pyro_sample(self, msg: Any) -> None:
+        if not is_observation(msg):
+            return
+        if msg["name"] not in self.data:
+            self.data[msg["name"]] = msg["fn"].sample().detach()
+        msg["value"] = self.data[msg["name"]]
+
+
 def support_of(fn: Any) -> Any:
     """Return the set on which the density of a distribution is one.
 
@@ -94,6 +123,27 @@ def is_deterministic(site: Site) -> bool:
     masked = isinstance(site["fn"], dist.MaskedDistribution)
     named = (site["infer"] or {}).get("_deterministic", False)
     return named or (masked and isinstance(innermost(site["fn"]), dist.Delta))
+
+
+def plate_frames(site: Site) -> list[Any]:
+    """Return the vectorised plates that a site is in, from left to right."""
+    frames = [frame for frame in site["cond_indep_stack"] if frame.vectorized]
+    return sorted(frames, key=lambda frame: frame.dim)
+
+
+def is_factor(site: Site) -> bool:
+    """Tell whether a site is of `pyro.factor`: a number without data."""
+    return site["type"] == "sample" and isinstance(innermost(site["fn"]), dist.Unit)
+
+
+def is_observation(site: Site) -> bool:
+    """Tell whether a site holds data: observed, and neither computed nor a factor."""
+    return (
+        is_density(site)
+        and site["is_observed"]
+        and not is_deterministic(site)
+        and not is_factor(site)
+    )
 
 
 def is_masked_imputation(name: str, site: Site) -> bool:

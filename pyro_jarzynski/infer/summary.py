@@ -8,6 +8,7 @@ import torch
 from torch import Tensor
 
 from pyro_jarzynski.core.walkers import Walkers
+from pyro_jarzynski.diagnostics.names import scalar_names
 
 # Imported where a table is made: it takes a fifth of a second that training does not need.
 if TYPE_CHECKING:
@@ -62,9 +63,9 @@ def summarise(
     for name, site in draws.items():
         chains = site.double().reshape(*site.shape[:2], -1)
         errors = _errors(walkers, values[name])
-        for index in range(chains.shape[2]):
+        for index, label in enumerate(scalar_names(name, site.shape[2:])):
             scalar = chains[..., index]
-            rows[_label(name, site.shape[2:], index)] = [
+            rows[label] = [
                 float(scalar.mean()),
                 float(scalar.std()),
                 *torch.quantile(scalar.flatten(), quantiles).tolist(),
@@ -73,16 +74,6 @@ def summarise(
             ]
     names = ["mean", "sd", *(f"{100 * q:.3g}%" for q in quantiles.tolist())]
     return pd.DataFrame.from_dict(rows, orient="index", columns=[*names, "mcse", "r_hat"])
-
-
-def _label(name: str, shape: torch.Size, index: int) -> str:
-    if not shape:
-        return name
-    place = []
-    for size in reversed(shape):
-        index, remainder = divmod(index, size)
-        place.append(remainder)
-    return f"{name}[{', '.join(str(i) for i in reversed(place))}]"
 
 
 def _errors(walkers: Walkers, values: Tensor) -> Tensor:

@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from pyro_jarzynski.core.noise import stream
-from pyro_jarzynski.infer.pareto import pareto_k
+from pyro_jarzynski.diagnostics.psis import pareto_k
 
 
 @pytest.mark.parametrize("shape", [0.3, 1.0, 2.0])

@@ -1,0 +1,1 @@
+"""Diagnostics of weighted draws, and their exchange with ArviZ."""

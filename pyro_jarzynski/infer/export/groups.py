@@ -1,0 +1,164 @@
+"""The groups of an inference run, as ArviZ knows them: chain = island, draw = walker."""
+
+import math
+from typing import Any, Protocol
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from pyro_jarzynski.core.walkers import Walkers
+from pyro_jarzynski.core.weights import log_sum_exp
+from pyro_jarzynski.diagnostics.inference_data import Group, as_array
+from pyro_jarzynski.errors import ArgumentError
+from pyro_jarzynski.infer.export.content import Content, Values, content_of
+from pyro_jarzynski.infer.export.dims import check_names, exported_name
+from pyro_jarzynski.infer.posterior import Posterior
+from pyro_jarzynski.infer.settings import Settings
+
+STATISTICS = {
+    "lp": "log-density of prior and data in unconstrained coordinates, nats",
+    "log_weight": "normalised log-weight of the draw, over all chains; equal if resampled",
+    "acceptance_rate": "mean acceptance of the last moves on the island",
+    "step_size": "step size of the last moves",
+    "diverging": "whether the log-density or its gradient is not finite",
+    "ancestor": "walker of the first cloud from which the draw descends",
+}
+# Name in the export, name in the history of a run, and meaning.
+PATH = {
+    "beta": ("beta", "inverse temperature"),
+    "num_observations": ("num_observations", "data taken in so far"),
+    "ess": ("ess", "effective sample size before resampling, walkers"),
+    "cess": ("conditional_ess", "effective sample size of the step alone, walkers"),
+    "log_marginal_likelihood": ("log_evidence", "log evidence so far, nats"),
+    "acceptance_rate": ("acceptance_rate", "mean acceptance of the moves"),
+    "step_size": ("step_size", "step size of the moves"),
+    "resampled": ("resampled", "whether the step resampled"),
+    "num_ancestors": ("num_ancestors", "first walkers that still have descendants"),
+    "num_moves": ("num_moves", "moves of every walker"),
+    "seconds": ("seconds", "time since the start, s"),
+}
+
+
+class Exported(Protocol):
+    """What is exported of a result."""
+
+    posterior: Posterior
+    walkers: Walkers
+    history: dict[str, Tensor]
+    settings: Settings
+
+    @property
+    def draw_index(self) -> Tensor:
+        """Walkers that were drawn by their weights, `(C, N)`."""
+
+    @property
+    def values(self) -> Values:
+        """Latents and deterministic sites of all walkers."""
+
+
+def result_groups(
+    result: Exported,
+    *,
+    weighted: bool,
+    log_likelihood: bool,
+    posterior_predictive: bool,
+    prior_predictive: bool,
+) -> dict[str, Group]:
+    """Return the groups of a run; see `SMCResult.to_arviz`."""
+    walkers, settings = result.walkers, result.settings
+    if not result.history:
+        raise ArgumentError("The model has no latents: there are no draws to export.")
+    assert isinstance(walkers.position, Tensor)
+    content = content_of(result.posterior, settings.chunk_size)
+    values = result.values
+    check_names(list(values))
+    raw = torch.arange(walkers.num_walkers, device=walkers.ancestor.device)
+    raw = raw.view_as(result.draw_index)
+    index = raw if weighted else result.draw_index
+    groups = {
+        "posterior": _sampled(values, index, content),
+        "sample_stats": _statistics(result, index, weighted=weighted),
+        "warmup_sample_stats": _path(result),
+        "log_prior": _sampled(
+            content.log_prior(walkers.position, values), index, content, partial=True
+        ),
+        "observed_data": _fixed(content.observed(), content),
+        "constant_data": _fixed(content.constant(), content),
+    }
+    if log_likelihood:
+        found = content.log_likelihood(walkers.position)
+        groups["log_likelihood"] = _sampled(found, index, content, partial=True)
+    if not weighted:
+        weight = _normalised(walkers).flatten()
+        groups["weighted_posterior"] = _sampled(
+            values | {"log_weight": weight}, raw, content
+        )
+    prior = content.prior(walkers.num_walkers, settings.seed)
+    groups["prior"] = _sampled(prior, raw, content)
+    if posterior_predictive:
+        new = content.predictive(values, settings.seed, "posterior predictive")
+        groups["posterior_predictive"] = _sampled(new, index, content)
+    if prior_predictive:
+        if not prior:
+            raise ArgumentError(
+                "`prior_predictive` needs a proper prior; the model has an improper one."
+            )
+        new = content.predictive(prior, settings.seed, "prior predictive")
+        groups["prior_predictive"] = _sampled(new, raw, content)
+    return groups
+
+
+def _sampled(
+    values: Values, index: Tensor, content: Content, *, partial: bool = False
+) -> Group:
+    """Return values of walkers `(C N, *shape)` in the order of an index `(C, N)`."""
+    arrays = {exported_name(n): as_array(value[index]) for n, value in values.items()}
+    return Group(arrays, dims=content.dims, partial=partial)
+
+
+def _fixed(values: Values, content: Content) -> Group:
+    arrays = {exported_name(name): as_array(value) for name, value in values.items()}
+    return Group(arrays, sampled=False, dims=content.dims)
+
+
+def _statistics(result: Exported, index: Tensor, *, weighted: bool) -> Group:
+    walkers = result.walkers
+    goal = walkers.evaluation.terms[1]
+    assert isinstance(goal.grad, Tensor)
+    broken = ~torch.isfinite(goal.energy + goal.grad.square().sum(1))
+    size = index.numel()
+    log_weight = _normalised(walkers).flatten()[index]
+    if not weighted:
+        log_weight = torch.full_like(log_weight, -math.log(size))
+    last = {name: result.history[name][-1] for name in ("acceptance_rate", "step_size")}
+    arrays = {
+        "lp": -goal.energy[index],
+        "log_weight": log_weight,
+        "acceptance_rate": last["acceptance_rate"][:, None].expand(index.shape),
+        "step_size": last["step_size"].expand(index.shape),
+        "diverging": broken[index],
+        "ancestor": walkers.ancestor[index],
+    }
+    found = {name: as_array(value) for name, value in arrays.items()}
+    return Group(found, meanings=STATISTICS)
+
+
+def _normalised(walkers: Walkers) -> Tensor:
+    """Return log-weights `(C, N)` that are of weight `1 / C` on each island."""
+    log_weight = walkers.by_island(walkers.log_weight)
+    total = log_sum_exp(log_weight)[:, None] + math.log(len(log_weight))
+    return log_weight - total
+
+
+def _path(result: Exported) -> Group:
+    """Return the annealing path, one draw per stage."""
+    chains = len(result.walkers.log_banked)
+    arrays: dict[str, np.ndarray[Any, Any]] = {}
+    for name, (column, _) in PATH.items():
+        if column not in result.history:
+            continue
+        values = result.history[column]
+        rows = values[:, None].expand(-1, chains) if values.ndim == 1 else values
+        arrays[name] = as_array(rows.mT)
+    return Group(arrays, meanings={name: meaning for name, (_, meaning) in PATH.items()})
