@@ -30,6 +30,10 @@ class JarzynskiKernel(MCMCKernel):
     `MCMC.diagnostics()` has the evidence, its error, the acceptance rate, the effective
     sample sizes and the number of different draws. Draws have equal weight.
 
+    For ArviZ take `pj.to_arviz(mcmc)`. Its own `from_pyro` works up to version 0.2x, but
+    takes deterministic and factor sites for data, leaves out most log-likelihoods, and has
+    wrong ones where there are as many draws as data.
+
     Args:
         model: Pyro model.
         num_walkers: Walkers of a chain.

@@ -122,9 +122,6 @@ class PyroModel:
         trace, feed = self.run(coordinates, num_particles)
         total = _sum_over(num_particles, self.max_plate_nesting)
         sites: dict[str, Site] = {n: s for n, s in trace.nodes.items() if is_density(s)}
-        for name, site in sites.items():
-            if is_masked_imputation(name, site):
-                site["log_prob"] = site["unscaled_log_prob"] * site["scale"]
         # In the order of the model: a set's would differ from one process to the next.
         names = list(feed.constrained)
         if self.enumerated is None:
@@ -174,6 +171,9 @@ class PyroModel:
             with poutine.trace() as recorder, feed, given, plate:
                 model(*self.args, **self.kwargs)
             recorder.trace.compute_log_prob()
+        for name, site in dict[str, Site](recorder.trace.nodes).items():
+            if is_density(site) and is_masked_imputation(name, site):
+                site["log_prob"] = site["unscaled_log_prob"] * site["scale"]
         missing = values.keys() - feed.constrained.keys()
         if missing:
             raise ModelError(

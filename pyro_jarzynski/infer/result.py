@@ -22,7 +22,7 @@ from pyro_jarzynski.errors import ArgumentError, EvidenceWarning, count, fractio
 from pyro_jarzynski.infer.doubts import find_doubts
 from pyro_jarzynski.infer.export.attributes import attributes
 from pyro_jarzynski.infer.export.content import content_of
-from pyro_jarzynski.infer.export.groups import result_groups
+from pyro_jarzynski.infer.export.groups import Wanted, result_groups
 from pyro_jarzynski.infer.posterior import Posterior
 from pyro_jarzynski.infer.settings import Settings
 from pyro_jarzynski.infer.summary import Summary, summarise
@@ -250,13 +250,8 @@ class SMCResult(LogWeightsMixin):
                 "The run was interrupted: its draws are not of the posterior. Run it to "
                 "the end, or pass `partial=True` for those of the law that it has reached."
             )
-        groups = result_groups(
-            self,
-            weighted=weighted,
-            log_likelihood=log_likelihood,
-            posterior_predictive=posterior_predictive,
-            prior_predictive=prior_predictive,
-        )
+        wanted = Wanted(log_likelihood, posterior_predictive, prior_predictive)
+        groups = result_groups(self, wanted, weighted=weighted)
         notes = attributes(self) | {"weighted": weighted} | dict(attrs or {})
         return build(groups, dims=dims, coords=coords, attrs=notes)
 

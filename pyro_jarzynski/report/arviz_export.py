@@ -2,23 +2,28 @@
 
 from typing import Any
 
+from pyro.infer import MCMC
+
 from pyro_jarzynski.ebm.learner import Learner
 from pyro_jarzynski.ebm.tracker import LikelihoodTracker
 from pyro_jarzynski.errors import ArgumentTypeError
+from pyro_jarzynski.infer.export.mcmc import mcmc_to_arviz
 from pyro_jarzynski.infer.result import SMCResult
 
 
-def to_arviz(run: SMCResult | Learner | LikelihoodTracker, **options: Any) -> Any:
+def to_arviz(run: SMCResult | Learner | LikelihoodTracker | MCMC, **options: Any) -> Any:
     """Return a run for ArviZ: draws, weights, likelihoods, and how it went.
 
-        tree = pj.to_arviz(result, coords={"school": names})
+        tree = pj.to_arviz(result, coords={"schools": names})
         arviz.summary(tree); arviz.loo(tree); arviz.plot_trace(tree)
 
     Args:
-        run: A result of `AnnealedSMC.run`, a learner, or a `LikelihoodTracker`.
-        **options: Those of its `to_arviz`: `dims`, `coords` and `attrs` of all; `weighted`,
-            `log_likelihood`, `posterior_predictive`, `prior_predictive` and `partial` of a
-            result; `data`, `num_draws` and `seed` of the others.
+        run: A result of `AnnealedSMC.run`, a learner, a `LikelihoodTracker`, or what
+            `pyro.infer.MCMC` has run with any kernel, NUTS included.
+        **options: Those of its `to_arviz`: `dims`, `coords` and `attrs` of all; `weighted`
+            and `partial` of a result; `log_likelihood`, `posterior_predictive` and
+            `prior_predictive` of a result and of `MCMC`; `data` and `num_draws` of a
+            learner or tracker; `seed` of new draws.
 
     Returns:
         `arviz.InferenceData` with ArviZ 0.2x, `xarray.DataTree` from its version 1 on.
@@ -28,10 +33,11 @@ def to_arviz(run: SMCResult | Learner | LikelihoodTracker, **options: Any) -> An
             trained; a name, a label, or an attribute cannot be used.
         MissingDependencyError: ArviZ cannot be imported.
     """
+    if isinstance(run, MCMC):
+        return mcmc_to_arviz(run, **options)
     if not isinstance(run, SMCResult | Learner | LikelihoodTracker):
         raise ArgumentTypeError(
-            "`run` must be a result of `AnnealedSMC.run`, a learner or a "
-            f"`LikelihoodTracker`, got {type(run).__name__}. What `MCMC` has run goes to "
-            "ArviZ by `arviz.from_pyro`, or run `AnnealedSMC` instead."
+            "`run` must be a result of `AnnealedSMC.run`, a learner, a `LikelihoodTracker` "
+            f"or a `pyro.infer.MCMC`, got {type(run).__name__}."
         )
     return run.to_arviz(**options)

@@ -1,7 +1,7 @@
 """The groups of an inference run, as ArviZ knows them: chain = island, draw = walker."""
 
 import math
-from typing import Any, Protocol
+from typing import Any, NamedTuple, Protocol
 
 import numpy as np
 import torch
@@ -57,59 +57,81 @@ class Exported(Protocol):
         """Latents and deterministic sites of all walkers."""
 
 
-def result_groups(
-    result: Exported,
-    *,
-    weighted: bool,
-    log_likelihood: bool,
-    posterior_predictive: bool,
-    prior_predictive: bool,
-) -> dict[str, Group]:
+class Wanted(NamedTuple):
+    """Groups that take time to fill."""
+
+    log_likelihood: bool = True
+    posterior_predictive: bool = False
+    prior_predictive: bool = False
+
+
+def result_groups(result: Exported, wanted: Wanted, *, weighted: bool) -> dict[str, Group]:
     """Return the groups of a run; see `SMCResult.to_arviz`."""
     walkers, settings = result.walkers, result.settings
     if not result.history:
         raise ArgumentError("The model has no latents: there are no draws to export.")
     assert isinstance(walkers.position, Tensor)
     content = content_of(result.posterior, settings.chunk_size)
-    values = result.values
-    check_names(list(values))
     raw = torch.arange(walkers.num_walkers, device=walkers.ancestor.device)
     raw = raw.view_as(result.draw_index)
     index = raw if weighted else result.draw_index
+    values = result.values
+    groups = draw_groups(content, walkers.position, values, index, settings.seed, wanted)
+    groups["sample_stats"] = _statistics(result, index, weighted=weighted)
+    groups["warmup_sample_stats"] = _path(result)
+    if not weighted:
+        weight = _normalised(walkers).flatten()
+        cloud = values | {"log_weight": weight}
+        groups["weighted_posterior"] = sampled(cloud, raw, content)
+    return groups
+
+
+def draw_groups(
+    content: Content,
+    walkers: Tensor,
+    values: Values,
+    index: Tensor,
+    seed: int,
+    wanted: Wanted,
+) -> dict[str, Group]:
+    """Return the groups that follow from draws alone, however they were made.
+
+    Args:
+        content: What the posterior knows.
+        walkers: Coordinates, `(n, D)`.
+        values: All sites there, each `(n, *shape)`.
+        index: Which of them are the draws of each chain, `(C, N)`.
+        seed: Seed of new draws.
+        wanted: Groups that take time to fill.
+    """
+    check_names(list(values))
+    logs = content.log_prior(walkers, values)
     groups = {
-        "posterior": _sampled(values, index, content),
-        "sample_stats": _statistics(result, index, weighted=weighted),
-        "warmup_sample_stats": _path(result),
-        "log_prior": _sampled(
-            content.log_prior(walkers.position, values), index, content, partial=True
-        ),
+        "posterior": sampled(values, index, content),
+        "log_prior": sampled(logs, index, content, partial=True),
         "observed_data": _fixed(content.observed(), content),
         "constant_data": _fixed(content.constant(), content),
     }
-    if log_likelihood:
-        found = content.log_likelihood(walkers.position)
-        groups["log_likelihood"] = _sampled(found, index, content, partial=True)
-    if not weighted:
-        weight = _normalised(walkers).flatten()
-        groups["weighted_posterior"] = _sampled(
-            values | {"log_weight": weight}, raw, content
-        )
-    prior = content.prior(walkers.num_walkers, settings.seed)
-    groups["prior"] = _sampled(prior, raw, content)
-    if posterior_predictive:
-        new = content.predictive(values, settings.seed, "posterior predictive")
-        groups["posterior_predictive"] = _sampled(new, index, content)
-    if prior_predictive:
+    if wanted.log_likelihood:
+        logs = content.log_likelihood(walkers)
+        groups["log_likelihood"] = sampled(logs, index, content, partial=True)
+    if wanted.posterior_predictive:
+        new = content.predictive(values, seed, "posterior predictive")
+        groups["posterior_predictive"] = sampled(new, index, content)
+    prior = content.prior(index.numel(), seed)
+    raw = torch.arange(index.numel(), device=index.device).view_as(index)
+    groups["prior"] = sampled(prior, raw, content)
+    if wanted.prior_predictive:
         if not prior:
             raise ArgumentError(
                 "`prior_predictive` needs a proper prior; the model has an improper one."
             )
-        new = content.predictive(prior, settings.seed, "prior predictive")
-        groups["prior_predictive"] = _sampled(new, raw, content)
+        new = content.predictive(prior, seed, "prior predictive")
+        groups["prior_predictive"] = sampled(new, raw, content)
     return groups
 
 
-def _sampled(
+def sampled(
     values: Values, index: Tensor, content: Content, *, partial: bool = False
 ) -> Group:
     """Return values of walkers `(C N, *shape)` in the order of an index `(C, N)`."""

@@ -1,0 +1,123 @@
+"""Runs of `pyro.infer.MCMC` for ArviZ, which from its version 1 on reads none of Pyro."""
+
+from dataclasses import replace
+from typing import Any
+
+import torch
+from pyro.infer import MCMC
+from torch import Tensor
+
+from pyro_jarzynski.diagnostics.inference_data import Coords, Dims, Group, build
+from pyro_jarzynski.errors import ArgumentError
+from pyro_jarzynski.infer.export.content import Content, ModelContent
+from pyro_jarzynski.infer.export.groups import Wanted, draw_groups, sampled
+from pyro_jarzynski.infer.model import PyroModel
+from pyro_jarzynski.infer.posterior import ModelPosterior
+
+STATISTICS = {
+    "lp": "log-density of prior and data in unconstrained coordinates, nats",
+    "diverging": "whether the trajectory to the draw diverged",
+}
+
+
+def mcmc_to_arviz(
+    mcmc: MCMC,
+    *,
+    dims: Dims | None = None,
+    coords: Coords | None = None,
+    attrs: dict[str, Any] | None = None,
+    log_likelihood: bool = True,
+    posterior_predictive: bool = False,
+    prior_predictive: bool = False,
+    seed: int = 0,
+) -> Any:
+    """Return what `pyro.infer.MCMC` has drawn, with any kernel, for ArviZ.
+
+    Args:
+        mcmc: It has run a Pyro model.
+        dims: Names of the dimensions of variables, in place of plates'.
+        coords: Labels along dimensions.
+        attrs: Further attributes: strings, numbers, or lists of these.
+        log_likelihood: Whether to evaluate the log-likelihood of each datum.
+        posterior_predictive: Whether to draw new data, one set for each draw.
+        prior_predictive: The same for draws of the prior.
+        seed: Seed of such draws, and of discrete latents.
+
+    Returns:
+        `arviz.InferenceData` with ArviZ 0.2x, `xarray.DataTree` from its version 1 on.
+
+    Raises:
+        ArgumentError: It has not run, or not a model, or not all latents were kept.
+    """
+    draws = _draws(mcmc)
+    args, kwargs = mcmc._args or (), mcmc._kwargs or {}
+    model = PyroModel(mcmc.kernel.model, args, kwargs, seed=seed, improper=True)
+    chains, size = next(iter(draws.values())).shape[:2]
+    walkers = _coordinates(model, draws)
+    posterior = ModelPosterior(model, None, len(walkers), seed)
+    content = ModelContent(posterior, None)
+    values = posterior.constrain(walkers, deterministic=True)
+    # As they were drawn, to the last bit.
+    values |= {latent.name: draws[latent.name].flatten(0, 1) for latent in model.latents}
+    index = torch.arange(chains * size).view(chains, size)
+    wanted = Wanted(log_likelihood, posterior_predictive, prior_predictive)
+    groups = draw_groups(content, walkers, values, index, seed, wanted)
+    groups["sample_stats"] = _statistics(mcmc, posterior, walkers, index, content)
+    notes = {"kernel": type(mcmc.kernel).__name__, **_evidence(mcmc), **(attrs or {})}
+    return build(groups, dims=dims, coords=coords, attrs=notes)
+
+
+def _draws(mcmc: MCMC) -> dict[str, Tensor]:
+    if getattr(mcmc.kernel, "model", None) is None:
+        raise ArgumentError(
+            "`run` must have run a Pyro model; this `MCMC` has a potential function, of "
+            "which neither data nor prior are known."
+        )
+    if getattr(mcmc, "_samples", None) is None:
+        raise ArgumentError("`run` has no draws: call its `run` first.")
+    return mcmc.get_samples(group_by_chain=True)
+
+
+def _coordinates(model: PyroModel, draws: dict[str, Tensor]) -> Tensor:
+    """Return draws in unconstrained coordinates, `(C N, D)`."""
+    parts = []
+    for latent in model.latents:
+        if latent.name not in draws:
+            raise ArgumentError(
+                f"`run` has no draws of the latent {latent.name!r}; run it without "
+                "`save_params`."
+            )
+        plain = latent.transform.inv(draws[latent.name].flatten(0, 1))
+        parts.append(plain.reshape(len(plain), -1))
+    if not parts:
+        raise ArgumentError("The model has no latents: there are no draws to export.")
+    return torch.cat(parts, 1)
+
+
+def _statistics(
+    mcmc: MCMC,
+    posterior: ModelPosterior,
+    walkers: Tensor,
+    index: Tensor,
+    content: Content,
+) -> Group:
+    diverging = torch.zeros_like(index, dtype=torch.bool)
+    for chain, found in enumerate(_diagnostics(mcmc)):
+        diverging[chain, found.get("divergences", [])] = True
+    with torch.no_grad():
+        values = {"lp": -posterior.joint_energy(walkers), "diverging": diverging.flatten()}
+    return replace(sampled(values, index, content), meanings=STATISTICS)
+
+
+def _evidence(mcmc: MCMC) -> dict[str, Any]:
+    """Return the log evidence of each chain, if the kernel has estimated it."""
+    rows = _diagnostics(mcmc)
+    found = [row["log evidence"] for row in rows if "log evidence" in row]
+    return {"log_marginal_likelihood": found} if found else {}
+
+
+def _diagnostics(mcmc: MCMC) -> list[dict[str, Any]]:
+    """Return what the kernel of each chain has told."""
+    # Not `mcmc.diagnostics()`: that of Pyro takes memory that grows as the draws squared.
+    rows: list[Any] = mcmc._diagnostics
+    return rows
