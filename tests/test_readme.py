@@ -18,7 +18,13 @@ def public_names() -> set[str]:
     return set(re.findall(r"^(?:from .* import| {4}).*? as (\w+),?$", source, flags=re.M))
 
 
-@pytest.mark.parametrize("code", EXAMPLES, ids=["posterior", "train", "evidence"])
+# The second goes on where the first ends.
+PROGRAMS = [EXAMPLES[0] + EXAMPLES[1], *EXAMPLES[2:]]
+
+
+@pytest.mark.parametrize("code", PROGRAMS, ids=["posterior", "train", "evidence"])
+@pytest.mark.filterwarnings("ignore:.*ArviZ is undergoing:FutureWarning")
+@pytest.mark.filterwarnings("ignore:Estimated shape parameter of Pareto:UserWarning")
 def test_examples_run(code, tmp_path, monkeypatch, capsys):
     monkeypatch.chdir(tmp_path)
     with torch.random.fork_rng():

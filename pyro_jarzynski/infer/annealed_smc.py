@@ -9,8 +9,10 @@ from typing import Any
 import torch
 from tqdm.auto import tqdm
 
+from pyro_jarzynski.core.evaluation import Evaluation
 from pyro_jarzynski.core.interrupt import deferred_interrupt
 from pyro_jarzynski.core.kernels import MALA, Kernel
+from pyro_jarzynski.core.walkers import Walkers
 from pyro_jarzynski.errors import (
     EvidenceWarning,
     NonFiniteEnergyWarning,
@@ -140,7 +142,7 @@ class AnnealedSMC:
         self.result = None
         legs = make_legs(self.model, args, kwargs, self.settings)
         if not legs[-1].posterior.size:
-            self.result = self._without_latents(legs[-1])
+            self.result = _without_latents(legs[-1], self.settings)
             return self.result
         recorder = Recorder(self.settings, start)
         try:
@@ -170,12 +172,33 @@ class AnnealedSMC:
                     return
                 check()
 
-    def _without_latents(self, leg: Leg) -> SMCResult:
-        """Return the result for a model whose likelihood is its evidence."""
-        posterior = leg.posterior
-        assert isinstance(posterior, ModelPosterior)
-        log_evidence = posterior.model.log_densities(torch.empty(0))[1]
-        return SMCResult.without_latents(posterior, self.settings, log_evidence)
+
+def _without_latents(leg: Leg, settings: Settings) -> SMCResult:
+    """Return the exact result where there are no latents: the likelihood is the evidence."""
+    posterior = leg.posterior
+    assert isinstance(posterior, ModelPosterior)
+    log_evidence = posterior.model.log_densities(torch.empty(0))[1]
+    num = settings.num_walkers * settings.num_chains
+    zero, nowhere = torch.zeros(num, dtype=torch.float64), torch.empty(num, 0)
+    walkers = Walkers(
+        position=nowhere,
+        evaluation=Evaluation(zero, nowhere, zero),
+        log_weight=zero,
+        log_banked=log_evidence.detach().double().expand(settings.num_chains),
+        ancestor=torch.arange(num),
+        steps=torch.zeros((), dtype=torch.int64),
+    )
+    return SMCResult(
+        posterior=posterior,
+        walkers=walkers,
+        history={},
+        settings=settings,
+        complete=True,
+        num_gradients=0,
+        seconds=0.0,
+        stage_log_weights=[],
+        num_undecorrelated=0,
+    )
 
 
 @contextmanager

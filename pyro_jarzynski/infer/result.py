@@ -12,7 +12,6 @@ from scipy.special import ndtri, stdtrit
 from torch import Tensor
 
 from pyro_jarzynski.core import weights
-from pyro_jarzynski.core.evaluation import Evaluation
 from pyro_jarzynski.core.noise import stream
 from pyro_jarzynski.core.resampling import systematic
 from pyro_jarzynski.core.walkers import Walkers
@@ -70,34 +69,6 @@ class SMCResult(LogWeightsMixin):
         self.seconds = seconds
         self._stage_log_weights = stage_log_weights
         self.num_undecorrelated = num_undecorrelated
-
-    @classmethod
-    def without_latents(
-        cls, posterior: Posterior, settings: Settings, log_evidence: Tensor
-    ) -> "SMCResult":
-        """Return the exact result for a model without latents."""
-        num = settings.num_walkers * settings.num_chains
-        zero = torch.zeros(num, dtype=torch.float64)
-        nowhere = torch.empty(num, 0)
-        walkers = Walkers(
-            position=nowhere,
-            evaluation=Evaluation(zero, nowhere, zero),
-            log_weight=zero,
-            log_banked=log_evidence.detach().double().expand(settings.num_chains),
-            ancestor=torch.arange(num),
-            steps=torch.zeros((), dtype=torch.int64),
-        )
-        return cls(
-            posterior=posterior,
-            walkers=walkers,
-            history={},
-            settings=settings,
-            complete=True,
-            num_gradients=0,
-            seconds=0.0,
-            stage_log_weights=[],
-            num_undecorrelated=0,
-        )
 
     @property
     def log_evidence(self) -> float:
