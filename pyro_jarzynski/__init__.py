@@ -44,6 +44,7 @@ from pyro_jarzynski.infer.annealed_smc import AnnealedSMC as AnnealedSMC
 from pyro_jarzynski.infer.evidence_bounds import EvidenceBounds as EvidenceBounds
 from pyro_jarzynski.infer.evidence_bounds import evidence_bounds as evidence_bounds
 from pyro_jarzynski.infer.mcmc_kernel import JarzynskiKernel as JarzynskiKernel
+from pyro_jarzynski.infer.modes import mode_masses as mode_masses
 from pyro_jarzynski.infer.posterior import Target as Target
 from pyro_jarzynski.infer.result import SMCResult as SMCResult
 from pyro_jarzynski.infer.schedules import AdaptiveTempering as AdaptiveTempering
@@ -51,10 +52,22 @@ from pyro_jarzynski.infer.schedules import DataTempering as DataTempering
 from pyro_jarzynski.infer.self_test import SelfTest as SelfTest
 from pyro_jarzynski.infer.self_test import self_test as self_test
 from pyro_jarzynski.report.arviz_export import to_arviz as to_arviz
+from pyro_jarzynski.report.energy_plots import plot_energy as plot_energy
+from pyro_jarzynski.report.evidence_plots import plot_evidence as plot_evidence
+from pyro_jarzynski.report.evidence_plots import plot_mode_masses as plot_mode_masses
+from pyro_jarzynski.report.evidence_plots import plot_work as plot_work
+from pyro_jarzynski.report.html import Table as Table
 from pyro_jarzynski.report.html import write_report as write_report
+from pyro_jarzynski.report.inference_plots import plot_annealing as plot_annealing
+from pyro_jarzynski.report.inference_plots import plot_genealogy as plot_genealogy
+from pyro_jarzynski.report.inference_plots import plot_weights as plot_weights
+from pyro_jarzynski.report.inference_report import (
+    write_inference_report as write_inference_report,
+)
 from pyro_jarzynski.report.plots import plot_mixture as plot_mixture
 from pyro_jarzynski.report.plots import plot_samples as plot_samples
 from pyro_jarzynski.report.plots import plot_training as plot_training
+from pyro_jarzynski.report.plots import save_figure as save_figure
 from pyro_jarzynski.runtime.model_files import SavedModel as SavedModel
 from pyro_jarzynski.runtime.model_files import load_model as load_model
 from pyro_jarzynski.runtime.model_files import save_model as save_model

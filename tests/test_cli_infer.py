@@ -14,7 +14,9 @@ from safetensors.torch import load_file
 from tests.command_line import call, flat, names_in
 
 ROOT = Path(__file__).parent.parent
-FILES = {"draws.safetensors", "summary.csv", "history.csv", "result.json"}
+PICTURES = {"annealing.png", "evidence.png", "weights.png", "genealogy.png"}
+TABLES = {"draws.safetensors", "summary.csv", "history.csv", "result.json"}
+FILES = PICTURES | TABLES | {"arviz.nc", "report.html"}
 SOURCE = """
 import time
 
@@ -27,6 +29,11 @@ def mean(y, scale=1.0):
     twice = pyro.deterministic("twice", 2 * m)
     with pyro.plate("data", len(y)):
         pyro.sample("y", dist.Normal(m, scale), obs=y)
+
+
+def known(y):
+    with pyro.plate("data", len(y)):
+        pyro.sample("y", dist.Normal(0.0, 1.0), obs=y)
 
 
 def slow(y):
@@ -70,6 +77,25 @@ def test_evidence_and_summary_are_printed_and_draws_are_left(source):
     )
     assert record["complete"]
     assert record["notes"]["seed"] == 0
+    assert "report.html" in answer.shown.split("Report: ")[1].replace(" ", "")
+    page = (source / "out" / "report.html").read_text(encoding="utf-8")
+    assert "model.py:mean" in page
+    assert f"{record['log_evidence']:.3f} ± {record['log_evidence_error']:.3f} nats" in page
+
+
+def test_model_without_latents_has_a_report_without_pictures(source):
+    answer = infer(source, model="known")
+    assert answer.code == 0, answer.error
+    assert names_in(source / "out") == TABLES | {"report.html"}
+    assert "-4.338 ± 0.000 nats" in (source / "out" / "report.html").read_text()
+
+
+def test_report_is_not_drawn_again_from_the_files(source):
+    assert infer(source).code == 0
+    answer = call("report", source / "out")
+    assert answer.code == 1
+    assert "holds an inference run" in answer.error
+    assert "call `pyro-jarzynski infer` again" in answer.error
 
 
 @pytest.mark.parametrize("kernel", ["mala", "hmc", "ula", "underdamped"])
@@ -89,7 +115,7 @@ def test_settings_reach_the_sampler(source):
     [
         ("missing.py:mean", "There is no file"),
         ("model.py", "must be given as FILE.py:MODEL"),
-        ("model.py:median", "has no model 'median'; it has mean, slow"),
+        ("model.py:median", "has no model 'median'; it has known, mean, slow"),
         ("model.py:number", "has no model 'number'"),
         ("data.json:mean", "is not a Python file"),
     ],
@@ -166,4 +192,7 @@ def test_ctrl_c_ends_with_what_was_reached(source):
     assert "Interrupted: what was reached so far is in" in flat(error)
     assert "Doubt: The run ended at inverse temperature" in out
     assert names_in(source / "out") == FILES
+    assert "The run ended at inverse temperature" in (
+        source / "out" / "report.html"
+    ).read_text(encoding="utf-8")
     assert not json.loads((source / "out" / "result.json").read_text())["complete"]

@@ -1,5 +1,6 @@
 """Inference on the command line: `pyro-jarzynski infer model.py:model --data data.json`."""
 
+from dataclasses import fields
 from enum import StrEnum
 from pathlib import Path
 from typing import Annotated, Any
@@ -13,6 +14,7 @@ from pyro_jarzynski.experiments.output import prepare_directory
 from pyro_jarzynski.infer.annealed_smc import AnnealedSMC
 from pyro_jarzynski.infer.result import SMCResult
 from pyro_jarzynski.infer.schedules import AdaptiveTempering
+from pyro_jarzynski.report.inference_report import write_inference_report
 from pyro_jarzynski.runtime.draw_files import save_draws
 from pyro_jarzynski.runtime.model_source import (
     check_arguments,
@@ -77,8 +79,8 @@ def infer(
 ) -> None:
     """Draw from the posterior of a Pyro model and estimate its evidence.
 
-    Prints evidence and summary, and leaves draws.safetensors, summary.csv, history.csv
-    and result.json.
+    Prints evidence and summary, and leaves draws.safetensors, summary.csv, history.csv,
+    result.json, arviz.nc, pictures and report.html.
     """
     program = load_source(model)
     arguments = {} if data is None else load_arguments(data)
@@ -109,7 +111,15 @@ def infer(
 
 def _finish(out: Path, result: SMCResult, notes: dict[str, Any]) -> None:
     save_draws(out, result, notes=notes)
+    used = {f.name: getattr(result.settings, f.name) for f in fields(result.settings)}
+    page = write_inference_report(
+        out,
+        result,
+        title=f"pyro-jarzynski: {notes['model']}",
+        settings={name: str(value) for name, value in (notes | used).items()},
+    )
     typer.echo(str(result.summary()))
     for doubt in result.doubts:
         typer.echo(f"Doubt: {doubt}")
     typer.echo(f"Draws: {out / 'draws.safetensors'}")
+    typer.echo(f"Report: {page}")

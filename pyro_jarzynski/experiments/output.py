@@ -93,8 +93,13 @@ def render(out: Path) -> dict[str, str]:
     """Draw the pictures of a run and write its report; return the summary that it shows.
 
     Raises:
-        ModelFileError: The directory holds no whole run.
+        ModelFileError: The directory holds no whole run of a training.
     """
+    if (out / "result.json").exists() and not (out / "model.json").exists():
+        raise ModelFileError(
+            f"{out} holds an inference run, of which the report cannot be drawn again from "
+            "its files. Open its report.html, or call `pyro-jarzynski infer` again."
+        )
     saved = load_model(out)
     drawers = {"digits": _draw_digits, "gmm": _draw_mixture}
     experiment = saved.notes.get("experiment")

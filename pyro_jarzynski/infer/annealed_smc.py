@@ -174,7 +174,7 @@ class AnnealedSMC:
 
 
 def _without_latents(leg: Leg, settings: Settings) -> SMCResult:
-    """Return the exact result where there are no latents: the likelihood is the evidence."""
+    """Return the exact result without latents: the likelihood is the evidence."""
     posterior = leg.posterior
     assert isinstance(posterior, ModelPosterior)
     log_evidence = posterior.model.log_densities(torch.empty(0))[1]

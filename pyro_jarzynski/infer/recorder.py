@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from pyro_jarzynski.core.trees import Position
-from pyro_jarzynski.core.weights import log_mean_exp
+from pyro_jarzynski.core.weights import log_mean_exp, log_sum_exp
 from pyro_jarzynski.infer.annealing import Counted, Reached
 from pyro_jarzynski.infer.result import SMCResult
 from pyro_jarzynski.infer.settings import Settings
@@ -63,7 +63,7 @@ class Recorder:
         self.counters[id(reached.leg.terms)] = reached.leg.terms
         if not reached.counts:
             return
-        self.log_weights.append(info.log_weight)
+        self.log_weights.append(_normalised(reached.walkers.by_island(info.log_weight)))
         self.num_undecorrelated += not reached.decorrelated
         self.rows.append(
             Row(
@@ -124,6 +124,11 @@ class Recorder:
             stage_log_weights=self.log_weights,
             num_undecorrelated=self.num_undecorrelated,
         )
+
+
+def _normalised(log_weight: Tensor) -> Tensor:
+    """Return log-weights `(C, N)` of which each island has as much, `(C N,)`."""
+    return (log_weight - log_sum_exp(log_weight)[:, None]).flatten()
 
 
 def _repeated(position: Position) -> float:

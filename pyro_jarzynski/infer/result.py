@@ -43,6 +43,8 @@ class SMCResult(LogWeightsMixin):
         complete: Whether the posterior was reached.
         num_gradients: Energies and gradients evaluated, the pilot's included.
         seconds: Time of the run.
+        stage_log_weights: Log-weights of all walkers before the resampling of each stage,
+            `(N C,)`, normalised on each island.
         num_undecorrelated: Stages whose moves ended before the walkers had decorrelated.
     """
 
@@ -67,7 +69,7 @@ class SMCResult(LogWeightsMixin):
         self.complete = complete
         self.num_gradients = num_gradients
         self.seconds = seconds
-        self._stage_log_weights = stage_log_weights
+        self.stage_log_weights = stage_log_weights
         self.num_undecorrelated = num_undecorrelated
 
     @property
@@ -113,7 +115,7 @@ class SMCResult(LogWeightsMixin):
     @cached_property
     def pareto_k(self) -> Tensor:
         """Shape of the largest weights at each stage, `(stages,)`; see `pareto_k`."""
-        return torch.tensor([pareto_k(weight) for weight in self._stage_log_weights])
+        return torch.tensor([pareto_k(weight) for weight in self.stage_log_weights])
 
     def weighted_samples(self) -> tuple[dict[str, Tensor], Tensor]:
         """Return the walkers by site, each `(N C, *shape)`, and their log-weights."""
@@ -287,6 +289,6 @@ class SMCResult(LogWeightsMixin):
         return (
             f"SMCResult({self.status}, log_evidence={self.log_evidence:.3f} ± "
             f"{self.log_evidence_error:.3f}, {chains} chains of "
-            f"{self.settings.num_walkers} walkers, {len(self._stage_log_weights)} stages, "
+            f"{self.settings.num_walkers} walkers, {len(self.stage_log_weights)} stages, "
             f"{self.seconds:.1f} s)"
         )

@@ -62,7 +62,7 @@ def summarise(
     rows: dict[str, list[float]] = {}
     for name, site in draws.items():
         chains = site.double().reshape(*site.shape[:2], -1)
-        errors = _errors(walkers, values[name])
+        errors = family_errors(walkers, values[name])
         for index, label in enumerate(scalar_names(name, site.shape[2:])):
             scalar = chains[..., index]
             rows[label] = [
@@ -76,8 +76,13 @@ def summarise(
     return pd.DataFrame.from_dict(rows, orient="index", columns=[*names, "mcse", "r_hat"])
 
 
-def _errors(walkers: Walkers, values: Tensor) -> Tensor:
-    """Return the standard error of the mean of each scalar, `(d,)`."""
+def family_errors(walkers: Walkers, values: Tensor) -> Tensor:
+    """Return the standard error of the mean of each scalar, `(d,)`, from the genealogy.
+
+    Args:
+        walkers: The walkers, on their islands.
+        values: Values of all of them, `(C N, *shape)` with `d` scalars.
+    """
     flat = values.double().reshape(len(values), -1)
     weight = walkers.weight.flatten()[:, None] / len(walkers.log_banked)
     centred = weight * (flat - (weight * flat).sum(0))

@@ -60,9 +60,11 @@ def curve(
         ax.fill_between(x, y - band, y + band, color=colour, alpha=0.2, linewidth=0)
 
 
-def finish(ax: Axes, label: str, *, beside: Axes | None = None) -> None:
+def finish(
+    ax: Axes, y: str, *, x: str = "step (updates)", beside: Axes | None = None
+) -> None:
     """Label the axes, with the legend above them, where no curve can run into it."""
-    ax.set(xlabel="step (updates)", ylabel=label)
+    ax.set(xlabel=x, ylabel=y)
     ax.xaxis.set_major_locator(MaxNLocator(6, integer=True))
     ax.grid(alpha=0.25)
     owners = [ax] if beside is None else [ax, beside]

@@ -9,8 +9,8 @@ import os
 from base64 import b64encode
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 from jinja2 import Environment, PackageLoader, StrictUndefined
 
@@ -21,6 +21,52 @@ PNG_SIGNATURE = b"\x89PNG\r\n\x1a\n"
 NUM_ROWS = 12
 
 
+@dataclass(frozen=True)
+class Table:
+    """A table of a report.
+
+    Attributes:
+        columns: Meaning of each column, by name.
+        rows: A number, or the name of the row, for every column.
+        first: Show only so many rows from the start; `None` is all.
+        last: Show only so many rows from the end; `None` is all.
+    """
+
+    columns: Mapping[str, str]
+    rows: Sequence[Mapping[str, float | str]]
+    first: int | None = None
+    last: int | None = None
+
+    @property
+    def shown(self) -> Sequence[Mapping[str, float | str]]:
+        """The rows that are shown."""
+        rows = self.rows[: self.first]
+        return rows if self.last is None else rows[-self.last :]
+
+    @property
+    def told(self) -> str:
+        """Which rows are shown."""
+        number, total = len(self.shown), len(self.rows)
+        if number == total:
+            return f"All {total} rows." if total > 1 else "The only row."
+        end = "last" if self.last is not None else "first"
+        return f"The {end} {number} of {total} rows."
+
+    @property
+    def used(self) -> dict[str, str]:
+        """Columns that have a number in any row."""
+        return {
+            name: meaning
+            for name, meaning in self.columns.items()
+            if not all(_is_missing(row[name]) for row in self.rows)
+        }
+
+    @property
+    def cells(self) -> list[list[str]]:
+        """The rows that are shown, as text."""
+        return [[_text(row[name]) for name in self.used] for row in self.shown]
+
+
 def write_report(
     path: Path | str,
     *,
@@ -28,8 +74,10 @@ def write_report(
     summary: Mapping[str, str],
     settings: Mapping[str, str],
     figures: Mapping[str, Path],
-    history: History | None,
+    history: History | Table | None,
     notes: Sequence[str] = (),
+    warnings: Sequence[str] = (),
+    tables: Mapping[str, Table] | None = None,
 ) -> Path:
     """Write the report of a run as one HTML page; the old one stays until it is whole.
 
@@ -39,9 +87,11 @@ def write_report(
         summary: What the reader wants to know first, values with units by name.
         settings: Settings of the run, by name.
         figures: PNG files by caption.
-        history: Its last rows are shown, without the columns that have no number; `None`
-            leaves the section out.
+        history: Of a `History` the last rows are shown. Columns without any number are left
+            out; `None` leaves the section out.
         notes: Paragraphs below the summary.
+        warnings: Paragraphs above the notes that nobody should miss.
+        tables: Further tables by heading, above the history.
 
     Returns:
         The path.
@@ -50,6 +100,7 @@ def write_report(
         OutputError: A figure cannot be read or is not a PNG, or the page cannot be
             written.
     """
+    shown = [*(tables or {}).items(), ("History", _as_table(history))]
     content = (
         _environment()
         .get_template("report.html")
@@ -61,7 +112,8 @@ def write_report(
                 caption: _embed(caption, Path(file)) for caption, file in figures.items()
             },
             notes=notes,
-            **_table(history),
+            warnings=warnings,
+            tables=[(heading, table) for heading, table in shown if table.rows],
         )
     )
     _replace(Path(path), content.encode())
@@ -91,18 +143,19 @@ def _embed(caption: str, file: Path) -> str:
     return b64encode(content).decode()
 
 
-def _table(history: History | None) -> dict[str, Any]:
-    rows = [] if history is None else history.rows
-    columns = {
-        name: meaning
-        for name, meaning in COLUMNS.items()
-        if not all(math.isnan(row[name]) for row in rows)
-    }
-    shown = [[_number(row[name]) for name in columns] for row in rows[-NUM_ROWS:]]
-    return {"columns": columns, "rows": shown, "num_rows": len(rows)}
+def _as_table(history: History | Table | None) -> Table:
+    if isinstance(history, Table):
+        return history
+    return Table(COLUMNS, [] if history is None else history.rows, last=NUM_ROWS)
 
 
-def _number(value: float) -> str:
+def _is_missing(value: float | str) -> bool:
+    return not isinstance(value, str) and math.isnan(value)
+
+
+def _text(value: float | str) -> str:
+    if isinstance(value, str):
+        return value
     if math.isnan(value):
         return "–"
     return f"{value:.0f}" if float(value).is_integer() else f"{value:.5g}"

@@ -8,6 +8,7 @@ from typing import Any
 from safetensors.torch import save_file
 from torch import Tensor
 
+from pyro_jarzynski.errors import OutputError
 from pyro_jarzynski.infer.result import SMCResult
 
 
@@ -18,11 +19,24 @@ def save_draws(
 
     Args:
         directory: Made if it is not there. It gets `draws.safetensors` (draws of equal
-            weight by site, `(chains, walkers, *shape)`, deterministic sites included),
-            `summary.csv`, `history.csv` and `result.json`.
+            weight by site, `(chains, walkers, *shape)`, deterministic sites and draws of
+            the discrete latents included), `summary.csv`, `history.csv`, `result.json`, and
+            if there are latents `arviz.nc`, which `arviz.from_netcdf` reads.
         result: The result.
         notes: Further settings and figures that JSON can hold.
+
+    Raises:
+        OutputError: A file cannot be written.
     """
+    try:
+        _save(directory, result, notes or {})
+    except OSError as error:
+        raise OutputError(
+            f"`directory` must be one that can be written, got {directory}: {error}."
+        ) from error
+
+
+def _save(directory: Path, result: SMCResult, notes: Mapping[str, Any]) -> None:
     directory.mkdir(parents=True, exist_ok=True)
     draws = result.get_samples(group_by_chain=True, deterministic=True)
     save_file(
@@ -43,9 +57,12 @@ def save_draws(
         "method": result.posterior.method,
         "gradient_evaluations": result.num_gradients,
         "seconds": result.seconds,
-        "notes": dict(notes or {}),
+        "notes": dict(notes),
     }
     (directory / "result.json").write_text(json.dumps(record, indent=2), encoding="utf-8")
+    if draws:
+        tree = result.to_arviz(partial=True)
+        tree.to_netcdf(str(directory / "arviz.nc"))
 
 
 def _history(result: SMCResult) -> Any:

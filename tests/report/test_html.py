@@ -8,7 +8,7 @@ from matplotlib.figure import Figure
 
 from pyro_jarzynski.ebm.history import COLUMNS
 from pyro_jarzynski.errors import OutputError
-from pyro_jarzynski.report.html import write_report
+from pyro_jarzynski.report.html import Table, write_report
 from pyro_jarzynski.report.plots import save_figure
 from tests.report.histories import made_up
 
@@ -88,7 +88,9 @@ def test_picture_is_embedded_with_caption_and_alternative(write, picture):
     assert "<figcaption>The course of the training</figcaption>" in text
 
 
-@pytest.mark.parametrize("place", ["title", "summary", "settings", "figures", "notes"])
+@pytest.mark.parametrize(
+    "place", ["title", "summary", "settings", "figures", "notes", "warnings", "tables"]
+)
 def test_strings_are_escaped(place, write, picture):
     given = {
         "title": EVIL,
@@ -96,6 +98,8 @@ def test_strings_are_escaped(place, write, picture):
         "settings": {EVIL: EVIL},
         "figures": {EVIL: picture},
         "notes": [EVIL],
+        "warnings": [EVIL],
+        "tables": {EVIL: Table({EVIL: EVIL}, [{EVIL: EVIL}])},
     }[place]
     text = write(**{place: given})
     page = Page(text)
@@ -142,6 +146,65 @@ def test_history_can_be_left_out(history, write):
 def test_empty_parts_leave_no_headings(write):
     text = write(summary={}, settings={}, figures={}, history=None)
     assert not Page(text).named("h2")
+
+
+def small_table(num_rows=3, **shown):
+    columns = {"name": "what it is", "mean": "its mean", "none": "never known"}
+    rows = [
+        {"name": f"x[{k}]", "mean": k + 0.25, "none": math.nan} for k in range(num_rows)
+    ]
+    return Table(columns, rows, **shown)
+
+
+def test_history_can_be_a_table(write):
+    text = write(history=small_table())
+    assert "<h2>History</h2>" in text
+    assert "All 3 rows." in text
+    assert "<tr><td>x[1]</td><td>1.25</td></tr>" in text
+    assert "<dt><code>mean</code></dt><dd>its mean</dd>" in text
+    assert "never known" not in text
+    Page(text)
+
+
+def test_tables_stand_above_the_history(write):
+    text = write(tables={"Latents": small_table(5, first=2)})
+    places = ["Settings", "<h2>Latents</h2>", "The first 2 of 5 rows.", "<h2>History</h2>"]
+    found = [text.index(place) for place in places]
+    assert found == sorted(found)
+    assert "x[1]" in text
+    assert "x[2]" not in text
+    Page(text)
+
+
+@pytest.mark.parametrize(
+    ("shown", "names", "told"),
+    [
+        ({}, ["x[0]", "x[1]", "x[2]"], "All 3 rows."),
+        ({"first": 2}, ["x[0]", "x[1]"], "The first 2 of 3 rows."),
+        ({"last": 2}, ["x[1]", "x[2]"], "The last 2 of 3 rows."),
+        ({"first": 3}, ["x[0]", "x[1]", "x[2]"], "All 3 rows."),
+    ],
+    ids=["all", "first", "last", "enough"],
+)
+def test_part_of_a_table_is_told(shown, names, told):
+    table = small_table(**shown)
+    assert [row["name"] for row in table.shown] == names
+    assert table.told == told
+
+
+def test_empty_table_leaves_no_heading(write):
+    text = write(tables={"Latents": small_table(0)}, history=small_table(0))
+    assert "Latents" not in text
+    assert "History" not in text
+
+
+def test_warnings_stand_between_summary_and_notes(write):
+    text = write(warnings=["Do not trust it."], notes=["Mind the gap."])
+    assert '<p class="warning">Do not trust it.</p>' in text
+    places = ["78.2 nats", "Do not trust it.", "Mind the gap.", "<figure>"]
+    found = [text.index(place) for place in places]
+    assert found == sorted(found)
+    assert 'class="warning"' not in write()
 
 
 def test_missing_figure_is_an_error_and_keeps_the_old_page(write, tmp_path):

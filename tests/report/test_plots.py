@@ -14,14 +14,9 @@ from pyro_jarzynski.report.plots import (
     save_figure,
 )
 from tests.report.histories import labels, line, made_up
+from tests.report.layout import assert_legible
 
 PNG_SIGNATURE = b"\x89PNG\r\n\x1a\n"
-
-
-def drawn_ticks(axis):
-    low, high = sorted(axis.get_view_interval())
-    places = zip(axis.get_majorticklocs(), axis.get_ticklabels(), strict=True)
-    return [text for place, text in places if low <= place <= high]
 
 
 def mixture_run(num_rows=20, **columns):
@@ -87,19 +82,7 @@ class TestAllPlots:
     ids=["training", "long numbers", "mixture"],
 )
 def test_no_text_overlaps_or_leaves_the_page(draw):
-    figure = draw().flat[0].figure
-    figure.draw_without_rendering()
-    owners = [each for ax in figure.axes for each in (ax.xaxis, ax.yaxis)]
-    owners = [owner for owner in owners if owner.get_visible()]
-    texts = [text for owner in owners for text in (owner.label, *drawn_ticks(owner))]
-    texts += [ax.get_legend() for ax in figure.axes if ax.get_legend()]
-    boxes = [each.get_window_extent() for each in texts]
-    boxes = [box for box in boxes if box.width > 0]
-    page = figure.bbox.padded(1)
-    for index, box in enumerate(boxes):
-        assert page.x0 <= box.x0 < box.x1 <= page.x1
-        assert page.y0 <= box.y0 < box.y1 <= page.y1
-        assert not box.padded(-1).count_overlaps(boxes[:index])
+    assert_legible(draw().flat[0].figure)
 
 
 class TestSamples:

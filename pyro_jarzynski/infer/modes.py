@@ -1,0 +1,79 @@
+"""How much of the posterior each of its modes holds."""
+
+from collections.abc import Callable
+
+import torch
+from torch import Tensor
+
+from pyro_jarzynski.errors import ArgumentError, ArgumentTypeError, count
+from pyro_jarzynski.infer.result import SMCResult
+from pyro_jarzynski.infer.summary import family_errors
+
+
+def mode_masses(
+    result: SMCResult,
+    assign: Callable[[dict[str, Tensor]], Tensor],
+    *,
+    num_modes: int | None = None,
+) -> tuple[Tensor, Tensor]:
+    """Return the mass of each mode and its standard error.
+
+    Masses are shares of the weight of an island, averaged over the islands. Errors are the
+    spread of the islands, `sd / √C`; of a single island that between the families of
+    walkers with a common ancestor.
+
+    Args:
+        result: A run.
+        assign: Takes values by site, each `(n, *shape)`, to the mode of each, `(n,)`:
+            integers from 0, or booleans for two modes.
+        num_modes: Number of modes; `None` is that of the largest label. A mode that no
+            walker found has mass 0 and error 0, which is not to be trusted.
+
+    Returns:
+        Masses and standard errors, each `(modes,)`, float64.
+
+    Raises:
+        ArgumentError: The model has no latents, or `assign` returns another shape, or a
+            label that is negative or too large.
+        ArgumentTypeError: `assign` does not return a tensor of integers.
+    """
+    if not result.history:
+        raise ArgumentError(
+            "`result` has no walkers to assign: its model has no latents, so that there "
+            "are no modes."
+        )
+    labels = _labels(result, assign)
+    num = int(labels.max()) + 1 if num_modes is None else count("num_modes", num_modes)
+    if int(labels.max()) >= num:
+        raise ArgumentError(
+            f"`assign` must return modes below `num_modes` {num}, got {int(labels.max())}."
+        )
+    walkers = result.walkers
+    inside = torch.nn.functional.one_hot(labels, num).to(walkers.weight)
+    islands = inside.reshape(*walkers.weight.shape, num)
+    shares = (walkers.weight[..., None] * islands).sum(1)
+    if len(shares) == 1:
+        return shares[0], family_errors(walkers, inside)
+    return shares.mean(0), shares.std(0) / len(shares) ** 0.5
+
+
+def _labels(result: SMCResult, assign: Callable[[dict[str, Tensor]], Tensor]) -> Tensor:
+    """Return the mode of each walker, checked."""
+    labels, size = assign(result.weighted_samples()[0]), len(result.walkers.log_weight)
+    if not isinstance(labels, Tensor) or labels.is_floating_point() or labels.is_complex():
+        got = labels.dtype if isinstance(labels, Tensor) else type(labels).__name__
+        raise ArgumentTypeError(
+            f"`assign` must return a tensor of integers, the mode of each draw; got {got}. "
+            "Call `.long()` on it."
+        )
+    if labels.shape != (size,):
+        raise ArgumentError(
+            f"`assign` must return one mode per draw, shape ({size},); got "
+            f"{tuple(labels.shape)}."
+        )
+    if (labels < 0).any():
+        raise ArgumentError(
+            f"`assign` must return modes from 0, got {int(labels.min())}; give draws of no "
+            "mode a mode of their own."
+        )
+    return labels.long()
