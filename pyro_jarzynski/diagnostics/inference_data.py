@@ -25,8 +25,10 @@ Dims: TypeAlias = Mapping[str, Sequence[str]]
 Coords: TypeAlias = Mapping[str, Sequence[Any]]
 
 SAMPLE_DIMS = ("chain", "draw")
-# Names that ArviZ gives a meaning of its own.
+# Names that ArviZ gives a meaning of its own, and those of dimensions that its version 1
+# makes for itself, so that some of its functions fail where there is another.
 RESERVED = ("chain", "draw", "sample")
+TAKEN = (*RESERVED, "component", "group")
 # Groups that have all attributes; the others tell when and with what they were made.
 DESCRIBED = ("posterior", "sample_stats")
 LIBRARIES = ("pyro-jarzynski", "pyro-ppl", "torch", "numpy", "arviz", "xarray")
@@ -41,15 +43,17 @@ class Group:
             group is not `sampled`.
         sampled: Whether the arrays have one entry per chain and draw.
         dims: Names of the dimensions of `shape`, as far as they are known.
+        leading: Names of dimensions that stand before those, of which `dims` says nothing.
         partial: Whether variables may lack the last dimensions that are known of them, as
             a log-likelihood lacks those of one datum.
         meanings: What each variable is, with its unit.
-        draws: Labels of the draws; `None` counts them.
+        draws: Labels of draws that are none of the posterior's; `None` for those.
     """
 
     variables: Mapping[str, np.ndarray]
     sampled: bool = True
     dims: Dims = field(default_factory=dict)
+    leading: Sequence[str] = ()
     partial: bool = False
     meanings: Mapping[str, str] = field(default_factory=dict)
     draws: np.ndarray | None = None
@@ -176,6 +180,10 @@ def _check_dims(dims: Dims, groups: Mapping[str, Group]) -> Dims:
             raise ArgumentTypeError(
                 f"`dims[{name!r}]` must be a list of names, got {given!r}."
             )
+        if len(set(given)) < len(given):
+            raise ArgumentError(
+                f"`dims[{name!r}]` must name each dimension otherwise, got {list(given)}."
+            )
         if clash := sorted(set(given) & set(RESERVED)):
             raise ArgumentError(
                 f"`dims[{name!r}]` must not use {clash[0]!r}, which ArviZ reserves for its "
@@ -193,7 +201,7 @@ def _dataset(group: Group, dims: Dims, coords: Coords) -> "xr.Dataset":
         if name in RESERVED:
             raise ArgumentError(
                 f"The name {name!r} is reserved by ArviZ for a dimension of its own; "
-                "rename the site of the model."
+                "rename the site or the argument of the model."
             )
         shape = values.shape[len(lead) :]
         own = [*lead, *_names(name, shape, group, dims)]
@@ -219,26 +227,29 @@ def _dataset(group: Group, dims: Dims, coords: Coords) -> "xr.Dataset":
 
 def _names(name: str, shape: tuple[int, ...], group: Group, dims: Dims) -> list[str]:
     """Return one name per dimension of a variable."""
-    if name not in dims:
-        known = list(group.dims.get(name, ()))
-    else:
-        known = list(dims[name])
-        if len(known) != len(shape) and not (group.partial and len(known) > len(shape)):
-            raise ArgumentError(
-                f"`dims[{name!r}]` must name {len(shape)} dimensions of sizes {shape}, got "
-                f"{len(known)}."
-            )
+    lead = list(group.leading)
+    known = lead + list(dims.get(name, group.dims.get(name, ())))
+    complete = len(known) == len(shape) or (group.partial and len(known) > len(shape))
+    if name in dims and not complete:
+        rest = shape[len(lead) :]
+        raise ArgumentError(
+            f"`dims[{name!r}]` must name {len(rest)} dimensions of sizes {rest}, got "
+            f"{len(dims[name])}."
+        )
     known = known[: len(shape)]
     return known + [f"{name}_dim_{i}" for i in range(len(known), len(shape))]
 
 
 def _labels(dim: str, size: int, coords: Coords, draws: np.ndarray | None) -> np.ndarray:
-    if dim in coords:
-        given = np.asarray(coords[dim])
-        if given.shape != (size,):
-            raise ArgumentError(
-                f"`coords[{dim!r}]` must hold {size} labels, one along each place of that "
-                f"dimension; got {len(coords[dim])}."
-            )
-        return given
-    return np.arange(size) if draws is None else draws
+    if draws is not None:
+        return draws
+    if dim not in coords:
+        return np.arange(size)
+    given = np.asarray(coords[dim])
+    if given.shape != (size,):
+        got = str(len(given)) if given.ndim else repr(coords[dim])
+        raise ArgumentError(
+            f"`coords[{dim!r}]` must hold {size} labels, one along each place of that "
+            f"dimension; got {got}."
+        )
+    return given

@@ -91,6 +91,7 @@ def weighted_hdi(
     last = torch.searchsorted(
         below.mT.contiguous(), (before + probability - ROUNDING).mT.contiguous()
     ).mT
+    last = last.maximum(torch.arange(len(ordered), device=last.device)[:, None])
     reached = last < len(ordered)
     upper = ordered.gather(0, last.clamp(max=len(ordered) - 1))
     width = torch.where(reached, upper - ordered, torch.inf)
@@ -178,9 +179,8 @@ def weighted_loo(log_likelihood: Tensor, log_weight: Tensor) -> WeightedLOO:
         Vehtari, Gelman, Gabry (2017), Stat. Comput. 27(5).
     """
     values, weight = _checked(log_likelihood, log_weight)
-    alive = weight > 0
-    rows = values[alive].reshape(int(alive.sum()), -1).mT
-    log_weight = weight[alive].log()
+    rows, log_weight = values.reshape(len(values), -1).mT, weight.log()
+    _check_likelihoods(rows)
     left_out, shapes = pareto_smoothed(log_weight - rows)
     pointwise = weights.log_sum_exp(left_out + rows)
     lppd = weights.log_sum_exp(log_weight + rows)
@@ -192,6 +192,18 @@ def weighted_loo(log_likelihood: Tensor, log_weight: Tensor) -> WeightedLOO:
         pointwise=pointwise,
         pareto_k=shapes,
     )
+
+
+def _check_likelihoods(rows: Tensor) -> None:
+    if not len(rows):
+        raise ArgumentError("`log_likelihood` must hold at least one datum, got none.")
+    bad = (~torch.isfinite(rows)).any(1).nonzero()
+    if len(bad):
+        raise ArgumentError(
+            f"`log_likelihood` is not finite for datum {int(bad[0])} at a draw that has "
+            "weight: these draws do not know what is likely without it. Draw again without "
+            "that datum."
+        )
 
 
 def _checked(values: Tensor, log_weight: Tensor) -> tuple[Tensor, Tensor]:
@@ -209,10 +221,13 @@ def _checked(values: Tensor, log_weight: Tensor) -> tuple[Tensor, Tensor]:
             f"`log_weight` must have shape ({len(values)},), one per draw; got "
             f"{tuple(log_weight.shape)}."
         )
-    values = values.to(torch.float64)
+    weight = weights.normalise(log_weight)
+    # Draws without weight may be anything: infinite ones would turn sums into NaN.
+    alive = weight > 0
+    values = values[alive].to(torch.float64)
     if torch.isnan(values).any():
         raise ArgumentError("`values` has NaN; leave such draws out, with their weights.")
-    return values, weights.normalise(log_weight)
+    return values, weight[alive]
 
 
 def _cumulative(values: Tensor, weight: Tensor) -> tuple[Tensor, Tensor]:

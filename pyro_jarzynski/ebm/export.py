@@ -121,12 +121,15 @@ def audit_groups(
     if data is not None:
         energies = audit.log_prob(data).to(torch.float64) + audit.log_normalizer
         groups["log_likelihood"] = Group(
-            {"x": as_array(energies - normalizers[..., None])}, dims={"x": ["datum"]}
+            {"x": as_array(energies - normalizers[..., None])},
+            leading=["datum"],
+            partial=True,
         )
         groups["observed_data"] = Group(
             {"x": as_array(data)},
             sampled=False,
-            dims={"x": ["datum", *(f"x_dim_{i}" for i in range(data.ndim - 1))]},
+            dims={"x": [f"x_dim_{i}" for i in range(data.ndim - 1)]},
+            leading=["datum"],
         )
     return groups
 

@@ -68,14 +68,12 @@ def _value(
     plates = [to_symbol[frame.dim] for frame in plate_frames(site)]
     support = fn.enumerate_support(expand=False)
     support = support.reshape(len(support), *first.shape[first.ndim - fn.event_dim :])
-    if own in symbols:
-        order = [symbols.index(s) for s in (*plates, own) if s in symbols]
-        parents = [i for i in range(len(symbols)) if i not in order]
-        # The parents' values are one each: the sum finds it.
-        one_hot = indicator.permute([*parents, *order])
-        index = one_hot.sum(list(range(len(parents)))) if parents else one_hot
-        index = index.argmax(-1)
-    else:
-        # A single value, which packing has squeezed away.
-        index = indicator.sum().long() * 0
-    return support[index].reshape(first.shape)
+    if own not in symbols:
+        # A single value, of which packing has squeezed the dimension away.
+        return support[0].expand(first.shape)
+    order = [symbols.index(s) for s in (*plates, own) if s in symbols]
+    parents = [i for i in range(len(symbols)) if i not in order]
+    # The parents' values are one each: the sum finds it.
+    one_hot = indicator.permute([*parents, *order])
+    one_hot = one_hot.sum(list(range(len(parents)))) if parents else one_hot
+    return support[one_hot.argmax(-1)].reshape(first.shape)

@@ -78,7 +78,12 @@ class Simulate(Messenger):
         if not is_observation(msg):
             return
         if msg["name"] not in self.data:
-            self.data[msg["name"]] = msg["fn"].sample().detach()
+            fn, value = msg["fn"], msg["value"]
+            # As many as the data are, also where no plate declares how many.
+            places = value.shape[: value.ndim - fn.event_dim]
+            batch = torch.broadcast_shapes(fn.batch_shape, places)
+            drawn = fn if batch == fn.batch_shape else fn.expand(batch)
+            self.data[msg["name"]] = drawn.sample().detach()
         msg["value"] = self.data[msg["name"]]
 
 

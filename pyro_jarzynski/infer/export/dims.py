@@ -4,7 +4,7 @@ from typing import Any
 
 from torch import Tensor
 
-from pyro_jarzynski.diagnostics.inference_data import RESERVED
+from pyro_jarzynski.diagnostics.inference_data import TAKEN
 from pyro_jarzynski.errors import ArgumentError
 from pyro_jarzynski.infer.enumeration import Site, is_density
 from pyro_jarzynski.infer.model import PyroModel
@@ -31,8 +31,8 @@ def check_names(names: list[str]) -> None:
 def site_dims(model: PyroModel) -> dict[str, list[str]]:
     """Return the names of the dimensions of each site, by its exported name.
 
-    A dimension of a plate is called as the plate, or `<plate>_plate` if ArviZ reserves that
-    name; any other `<site>_dim_<i>`.
+    A dimension of a plate is called as the plate, or `<plate>_plate` if ArviZ has another
+    of that name; any other `<site>_dim_<i>`.
     """
     sites: dict[str, Site] = dict(model.traces[0].nodes)
     return {
@@ -51,7 +51,7 @@ def _dims(name: str, site: Site) -> list[str]:
         place = value.ndim - event + frame.dim
         if place >= 0 and value.shape[place] == frame.size:
             plate = exported_name(frame.name)
-            dims[place] = f"{plate}_plate" if plate in RESERVED else plate
+            dims[place] = f"{plate}_plate" if plate in TAKEN else plate
     return dims
 
 

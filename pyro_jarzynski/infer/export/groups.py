@@ -9,7 +9,7 @@ from torch import Tensor
 
 from pyro_jarzynski.core.walkers import Walkers
 from pyro_jarzynski.core.weights import log_sum_exp
-from pyro_jarzynski.diagnostics.inference_data import Group, as_array
+from pyro_jarzynski.diagnostics.inference_data import Dims, Group, as_array
 from pyro_jarzynski.errors import ArgumentError
 from pyro_jarzynski.infer.export.content import Content, Values, content_of
 from pyro_jarzynski.infer.export.dims import check_names, exported_name
@@ -104,13 +104,16 @@ def draw_groups(
         seed: Seed of new draws.
         wanted: Groups that take time to fill.
     """
-    check_names(list(values))
+    data, arguments = content.observed(), content.constant()
+    check_names([*values, *data])
+    check_names(list(arguments))
     logs = content.log_prior(walkers, values)
     groups = {
         "posterior": sampled(values, index, content),
         "log_prior": sampled(logs, index, content, partial=True),
-        "observed_data": _fixed(content.observed(), content),
-        "constant_data": _fixed(content.constant(), content),
+        "observed_data": _fixed(data, content.dims),
+        # An argument may be called as a site of another shape.
+        "constant_data": _fixed(arguments, {}),
     }
     if wanted.log_likelihood:
         logs = content.log_likelihood(walkers)
@@ -139,9 +142,9 @@ def sampled(
     return Group(arrays, dims=content.dims, partial=partial)
 
 
-def _fixed(values: Values, content: Content) -> Group:
+def _fixed(values: Values, dims: Dims) -> Group:
     arrays = {exported_name(name): as_array(value) for name, value in values.items()}
-    return Group(arrays, sampled=False, dims=content.dims)
+    return Group(arrays, sampled=False, dims=dims)
 
 
 def _statistics(result: Exported, index: Tensor, *, weighted: bool) -> Group:
@@ -183,4 +186,5 @@ def _path(result: Exported) -> Group:
         values = result.history[column]
         rows = values[:, None].expand(-1, chains) if values.ndim == 1 else values
         arrays[name] = as_array(rows.mT)
-    return Group(arrays, meanings={name: meaning for name, (_, meaning) in PATH.items()})
+    meanings = {name: meaning for name, (_, meaning) in PATH.items()}
+    return Group(arrays, meanings=meanings, draws=np.arange(len(result.history["beta"])))
