@@ -41,6 +41,11 @@ def slow(y):
     mean(y)
 
 
+def misnamed(y):
+    m = pyro.sample("chain", dist.Normal(0.0, 1.0))
+    pyro.sample("y", dist.Normal(m, 1.0).expand([2]).to_event(1), obs=y)
+
+
 number = 3
 """
 # log N(y; 0, I + 11ᵀ) for y = (1, 2).
@@ -98,6 +103,13 @@ def test_report_is_not_drawn_again_from_the_files(source):
     assert "call `pyro-jarzynski infer` again" in answer.error
 
 
+def test_names_that_arviz_cannot_have_cost_its_file_alone(source):
+    with pytest.warns(UserWarning, match="arviz.nc is not written.*'chain' is reserved"):
+        answer = infer(source, model="misnamed")
+    assert answer.code == 0, answer.error
+    assert names_in(source / "out") == FILES - {"arviz.nc"}
+
+
 @pytest.mark.parametrize("kernel", ["mala", "hmc", "ula", "underdamped"])
 def test_every_kernel_can_be_named(source, kernel):
     assert infer(source, "--kernel", kernel).code == 0
@@ -115,7 +127,7 @@ def test_settings_reach_the_sampler(source):
     [
         ("missing.py:mean", "There is no file"),
         ("model.py", "must be given as FILE.py:MODEL"),
-        ("model.py:median", "has no model 'median'; it has known, mean, slow"),
+        ("model.py:median", "has no model 'median'; it has known, mean, misnamed, slow"),
         ("model.py:number", "has no model 'number'"),
         ("data.json:mean", "is not a Python file"),
     ],

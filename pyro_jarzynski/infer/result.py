@@ -191,12 +191,12 @@ class SMCResult(LogWeightsMixin):
     ) -> Any:
         """Return the run for ArviZ: islands are its chains, walkers its draws.
 
-        The draws of `posterior` are of equal weight, because every function of ArviZ takes
-        them for that; `weighted_posterior` has the walkers as they are, with `log_weight`.
-        `warmup_sample_stats` is the annealing path, with one draw per stage. Dimensions are
-        called as the plates of the model. ArviZ takes walkers for independent, and those of
-        one ancestor are not: its Monte Carlo errors are too small where few ancestors are
-        left, and those of `summary` are right.
+        The draws of `posterior` are of equal weight, all islands alike: every function of
+        ArviZ takes them for that. `weighted_posterior` has the walkers as they are, with
+        `log_weight`. `warmup_sample_stats` is the annealing path, with one draw per stage.
+        Dimensions are called as the plates of the model. ArviZ takes walkers for
+        independent, and those of one ancestor are not: its Monte Carlo errors are too small
+        where few ancestors are left, and those of `summary` are right.
 
         Args:
             dims: Names of the dimensions of variables, in place of plates'.
@@ -204,7 +204,9 @@ class SMCResult(LogWeightsMixin):
             attrs: Further attributes: strings, numbers, or lists of these.
             weighted: Whether `posterior` has the walkers as they are, with their weights in
                 `sample_stats`: for `pj.weighted_summary` and its like alone.
-            log_likelihood: Whether to evaluate the log-likelihood of each datum.
+            log_likelihood: Whether to evaluate the log-likelihood of each datum, one number
+                for every draw, with the scales and masks of the model: masked data have 0.
+                Where discrete latents tie data together it is that of one given the rest.
             posterior_predictive: Whether to draw new data, one set for each draw; runs the
                 model once per draw.
             prior_predictive: The same for draws of the prior.

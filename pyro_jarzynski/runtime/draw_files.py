@@ -1,6 +1,7 @@
 """Draws on disk: tensors in safetensors, evidence and settings in JSON, tables in CSV."""
 
 import json
+import warnings
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -8,7 +9,7 @@ from typing import Any
 from safetensors.torch import save_file
 from torch import Tensor
 
-from pyro_jarzynski.errors import OutputError
+from pyro_jarzynski.errors import ArgumentError, OutputError
 from pyro_jarzynski.infer.result import SMCResult
 
 
@@ -27,6 +28,9 @@ def save_draws(
 
     Raises:
         OutputError: A file cannot be written.
+
+    Warns:
+        UserWarning: Sites have names that ArviZ cannot have; `arviz.nc` is left out.
     """
     try:
         _save(directory, result, notes or {})
@@ -61,8 +65,17 @@ def _save(directory: Path, result: SMCResult, notes: Mapping[str, Any]) -> None:
     }
     (directory / "result.json").write_text(json.dumps(record, indent=2), encoding="utf-8")
     if draws:
+        _save_for_arviz(directory / "arviz.nc", result)
+
+
+def _save_for_arviz(file: Path, result: SMCResult) -> None:
+    try:
         tree = result.to_arviz(partial=True)
-        tree.to_netcdf(str(directory / "arviz.nc"))
+    except ArgumentError as error:
+        # All else is saved: names that ArviZ cannot have must not lose it.
+        warnings.warn(f"{file.name} is not written. {error}", UserWarning, stacklevel=4)
+        return
+    tree.to_netcdf(str(file))
 
 
 def _history(result: SMCResult) -> Any:
