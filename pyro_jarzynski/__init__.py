@@ -30,12 +30,15 @@ from pyro_jarzynski.ebm.contrastive import ContrastiveDivergence as ContrastiveD
 from pyro_jarzynski.ebm.contrastive import (
     PersistentContrastiveDivergence as PersistentContrastiveDivergence,
 )
+from pyro_jarzynski.ebm.distribution import EnergyDistribution as EnergyDistribution
 from pyro_jarzynski.ebm.energy import EnergyModel as EnergyModel
 from pyro_jarzynski.ebm.energy import StartableEnergy as StartableEnergy
+from pyro_jarzynski.ebm.followers import Followers as Followers
 from pyro_jarzynski.ebm.history import History as History
 from pyro_jarzynski.ebm.jarzynski import JarzynskiLearner as JarzynskiLearner
 from pyro_jarzynski.ebm.networks import MLP as MLP
 from pyro_jarzynski.ebm.networks import GaussianMixtureEnergy as GaussianMixtureEnergy
+from pyro_jarzynski.ebm.svi import JarzynskiOptim as JarzynskiOptim
 from pyro_jarzynski.ebm.tracker import Likelihood as Likelihood
 from pyro_jarzynski.ebm.tracker import LikelihoodTracker as LikelihoodTracker
 from pyro_jarzynski.errors import EvidenceWarning as EvidenceWarning

@@ -4,13 +4,17 @@ import torch
 from torch import Tensor
 
 from pyro_jarzynski.core import smc
+from pyro_jarzynski.core.evaluation import evaluate
 from pyro_jarzynski.core.kernels import Kernel, with_step_size
 from pyro_jarzynski.core.noise import stream
 from pyro_jarzynski.core.resampling import Resampler, get_resampler
 from pyro_jarzynski.core.transitions import Tools, Visit
 from pyro_jarzynski.core.walkers import init
 from pyro_jarzynski.ebm.energy import StartableEnergy
-from pyro_jarzynski.errors import count, fraction
+from pyro_jarzynski.errors import ArgumentError, count, fraction
+
+# What of walkers is kept; energies are evaluated anew.
+KEPT = ("position", "log_weight", "log_banked", "ancestor", "steps")
 
 
 class Cloud:
@@ -49,10 +53,10 @@ class Cloud:
         self.resampler = get_resampler(resampler)
         if chunk_size is not None:
             count("chunk_size", chunk_size)
-        generator = stream(seed, purpose, _device_of(model))
-        self.tools = Tools(generator, chunk_size)
+        self.generator = stream(seed, purpose, _device_of(model))
+        self.tools = Tools(self.generator, chunk_size)
         self.num_resamplings = 0
-        first = model.draw(num_walkers, generator)
+        first = model.draw(num_walkers, self.generator)
         self.restart(first, log_normalizer=model.start_log_normalizer())
 
     def restart(self, position: Tensor, *, log_normalizer: float = 0.0) -> None:
@@ -105,6 +109,40 @@ class Cloud:
     def set_step_size(self, step_size: float) -> None:
         """Use another step size from now on."""
         self.kernel = with_step_size(self.kernel, step_size)
+
+    def state_dict(self) -> dict[str, Tensor]:
+        """Return all that a continuation needs beside the parameters of the model."""
+        walkers = self.walkers
+        state = {name: getattr(walkers, name) for name in KEPT}
+        if isinstance(walkers.momentum, Tensor):
+            state["momentum"] = walkers.momentum
+        return state | {
+            "step_size": torch.tensor(self.kernel.step_size, dtype=torch.float64),
+            "num_resamplings": torch.tensor(self.num_resamplings),
+            "generator": self.generator.get_state(),
+        }
+
+    def load_state_dict(self, state: dict[str, Tensor]) -> None:
+        """Restore walkers that belong to the present parameters of the model.
+
+        Raises:
+            ArgumentError: They are of another shape.
+        """
+        if state["position"].shape[1:] != self.position.shape[1:]:
+            raise ArgumentError(
+                f"`state` must have walkers of shape {tuple(self.position.shape[1:])}, got "
+                f"{tuple(state['position'].shape[1:])}: it is of another model."
+            )
+        kept = {name: state[name].to(self.position.device) for name in KEPT}
+        evaluation = evaluate(
+            self.model, kept["position"], chunk_size=self.tools.chunk_size
+        )
+        self.walkers = self.walkers._replace(
+            **kept, evaluation=evaluation, momentum=state.get("momentum")
+        )
+        self.set_step_size(float(state["step_size"]))
+        self.num_resamplings = int(state["num_resamplings"])
+        self.generator.set_state(state["generator"].cpu())
 
     def sample(self, num: int, seed: int) -> Tensor:
         """Draw `num` walkers by their weights, `(num, *event)`."""

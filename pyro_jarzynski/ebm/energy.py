@@ -5,13 +5,15 @@ the base: `Z_0 = 1` exactly, and draws of the base are exact first walkers.
 """
 
 from abc import ABC, abstractmethod
-from copy import deepcopy
+from copy import copy, deepcopy
+from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torch.distributions import Distribution
+from torch.distributions import Distribution, constraints
 
 from pyro_jarzynski.core.evaluation import EnergyFn
+from pyro_jarzynski.ebm.distribution import EnergyDistribution, Following
 from pyro_jarzynski.errors import ArgumentError, ArgumentTypeError, EnergyError
 
 
@@ -21,7 +23,41 @@ class StartableEnergy(nn.Module, ABC):
     What can be trained from exact first walkers: `EnergyModel`, `GaussianMixtureEnergy`,
     or a subclass of your own. `forward` takes `(N, *event)` walkers to `(N,)` energies in
     nats.
+
+    Attributes:
+        followers: Walkers that follow its parameters, once there are any.
     """
+
+    followers: Following | None = None
+
+    @property
+    def support(self) -> Any:
+        """Where the density is positive; `None` is everywhere."""
+        return None
+
+    def distribution(self) -> EnergyDistribution:
+        """Return the law of the model as a distribution of Pyro.
+
+        Raises:
+            ArgumentError: No walkers follow the model, or its parameters have changed since
+                they did.
+        """
+        followers = self.followers
+        if followers is None:
+            raise ArgumentError(
+                "No walkers follow this energy, so that its normaliser is not known. Build "
+                "`JarzynskiOptim(optim, energy)`, a learner, or `Followers(energy)` first, "
+                "while it can be drawn exactly."
+            )
+        if not followers.are_current():
+            raise ArgumentError(
+                "The parameters of this energy have changed since its walkers followed "
+                "them. Train it by `JarzynskiOptim` or a learner, or call "
+                "`energy.followers.update()` after each change."
+            )
+        event = followers.audit_cloud.position.ndim - 1
+        everywhere = constraints.independent(constraints.real, event)
+        return EnergyDistribution(self, followers, support=self.support or everywhere)
 
     @abstractmethod
     def draw(self, num: int, generator: torch.Generator) -> Tensor:
@@ -62,7 +98,7 @@ class EnergyModel(StartableEnergy):
                 f"`base` must have batch shape (), got {tuple(base.batch_shape)}; call "
                 f"its `to_event({len(base.batch_shape)})`."
             )
-        self.net, self.base = net, base
+        self.net, self.base = net, _unvalidated(base)
         if zero_last_layer:
             _zero_last_layer(net)
         self._check_start()
@@ -71,6 +107,11 @@ class EnergyModel(StartableEnergy):
     def event_shape(self) -> torch.Size:
         """Shape of one walker."""
         return self.base.event_shape
+
+    @property
+    def support(self) -> Any:
+        """Where the density is positive: where that of the base is."""
+        return self.base.support
 
     def forward(self, x: Tensor) -> Tensor:
         """Return the energies of `(N, *event)` walkers, `(N,)`, in nats."""
@@ -154,6 +195,19 @@ def _shaken(model: nn.Module, sample: Tensor) -> EnergyFn:
     if torch.isfinite(at(shaken)(sample)).all():
         return at(shaken)
     return at(dict(model.named_parameters()))
+
+
+def _unvalidated(base: Distribution) -> Distribution:
+    """Return a distribution that gives no density outside its support, but no error.
+
+    Walkers step there, and their weights tell; `torch.func.vmap` refuses the checks, too.
+    """
+    plain = copy(base)
+    plain._validate_args = False
+    for inner in ("base_dist", "_component_distribution"):
+        if isinstance(getattr(plain, inner, None), Distribution):
+            setattr(plain, inner, _unvalidated(getattr(plain, inner)))
+    return plain
 
 
 def _zero_last_layer(net: nn.Module) -> None:

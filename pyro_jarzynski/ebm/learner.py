@@ -22,7 +22,6 @@ from torch import Tensor, nn
 from torch.optim import Optimizer
 from torch.optim.lr_scheduler import LRScheduler
 
-from pyro_jarzynski.core.adaptation import adapted
 from pyro_jarzynski.core.curvature import warn_if_unstable
 from pyro_jarzynski.core.interrupt import deferred_interrupt
 from pyro_jarzynski.core.kernels import ULA, Kernel
@@ -34,6 +33,7 @@ from pyro_jarzynski.ebm.cloud import Cloud
 from pyro_jarzynski.ebm.data import Batches, check_data
 from pyro_jarzynski.ebm.energy import StartableEnergy
 from pyro_jarzynski.ebm.export import audit_groups, training_group
+from pyro_jarzynski.ebm.followers import Followers
 from pyro_jarzynski.ebm.gradient import WalkerGradient, walker_gradient
 from pyro_jarzynski.ebm.history import History
 from pyro_jarzynski.ebm.tracker import Likelihood, LikelihoodTracker
@@ -57,8 +57,7 @@ class Snapshot(NamedTuple):
     step: int
     validation_nll: float
     parameters: dict[str, Any]
-    walkers: Walkers
-    audit_walkers: Walkers
+    walkers: tuple[Walkers, Walkers]
 
 
 class Update(NamedTuple):
@@ -97,26 +96,17 @@ class Learner(ABC):
         """Draw the walkers at the model's present parameters."""
         self.model, self.optimizer, self.lr_scheduler = model, optimizer, lr_scheduler
         self.parameters = _trainable(model, optimizer)
-        settings: dict[str, Any] = {
-            "kernel": kernel,
-            "moves_per_update": moves_per_update,
-            "ess_threshold": ess_threshold,
-            "resampler": resampler,
-            "chunk_size": chunk_size,
-        }
-        count("audit_walkers", audit_walkers)
-        self.audit = LikelihoodTracker(
-            model, num_walkers=audit_walkers, seed=seed, **settings
-        )
-        settings["num_moves"] = settings.pop("moves_per_update")
-        if not self.weighted:
-            settings["ess_threshold"] = 0.0
-        self.cloud = Cloud(
+        self.followers = Followers(
             model,
             num_walkers=num_walkers,
+            audit_walkers=audit_walkers,
+            kernel=kernel,
+            moves_per_update=moves_per_update,
+            ess_threshold=ess_threshold,
+            resampler=resampler,
+            weighted=self.weighted,
             seed=seed,
-            purpose="training walkers",
-            **settings,
+            chunk_size=chunk_size,
         )
         self.data_generator = stream(seed, "data")
         self.history = History()
@@ -137,6 +127,16 @@ class Learner(ABC):
             `E_ρ[∂_θ U]` for each parameter, the acceptance rate, and the effective sample
             size as a fraction of the walkers.
         """
+
+    @property
+    def cloud(self) -> Cloud:
+        """The walkers that train the model."""
+        return self.followers.cloud
+
+    @property
+    def audit(self) -> LikelihoodTracker:
+        """The walkers that only follow it, and give every likelihood reported."""
+        return self.followers.audit
 
     @property
     def step_size(self) -> float:
@@ -299,8 +299,7 @@ class Learner(ABC):
         if self.best is None:
             return
         self.model.load_state_dict(self.best.parameters)
-        self.cloud.walkers = self.best.walkers
-        self.audit.cloud.walkers = self.best.audit_walkers
+        self.followers.walkers = self.best.walkers
         self._negative = self.gradient_now()
 
     def gradient_now(self) -> list[Tensor]:
@@ -323,14 +322,14 @@ class Learner(ABC):
         energy, norm = self._differentiate(batch)
         nll = energy + self.log_normalizer
         kept = [parameter.detach().clone() for parameter in self.parameters]
-        clouds = self.cloud.walkers, self.audit.cloud.walkers
+        walkers = self.followers.walkers
         try:
             self.optimizer.step()
             negative, rate, ess = self.advance(batches)
             self.audit.update()
         except JarzynskiError:
             # Parameters that their walkers cannot follow are of no use to anybody.
-            self.cloud.walkers, self.audit.cloud.walkers = clouds
+            self.followers.walkers = walkers
             with torch.no_grad():
                 for parameter, value in zip(self.parameters, kept, strict=True):
                     parameter.copy_(value)
@@ -339,9 +338,7 @@ class Learner(ABC):
             self.lr_scheduler.step()
         self._negative = negative
         self.num_steps += 1
-        self.cloud.kernel = adapted(self.cloud.kernel, rate)
-        # The audit takes its step size from here, never from its own walkers.
-        self.audit.cloud.set_step_size(self.step_size)
+        self.followers.adapt(rate)
         return Update(nll, rate, ess, norm)
 
     def _differentiate(self, batch: Tensor) -> tuple[float, float]:
@@ -409,8 +406,7 @@ class Learner(ABC):
                 self.num_steps,
                 nll,
                 deepcopy(self.model.state_dict()),
-                self.cloud.walkers,
-                self.audit.cloud.walkers,
+                self.followers.walkers,
             )
         return nll
 

@@ -22,7 +22,13 @@ def imported(node):
 
 
 def called(node):
-    return {ast.unparse(node.func)} if isinstance(node, ast.Call) else set()
+    if not isinstance(node, ast.Call):
+        return set()
+    plain = any(
+        word.arg == "allow_pickle" and ast.unparse(word.value) == "False"
+        for word in node.keywords
+    )
+    return set() if plain else {ast.unparse(node.func)}
 
 
 def found(source):
@@ -41,3 +47,5 @@ def test_the_search_finds_what_it_looks_for():
     assert found("import pickle") == {"pickle"}
     assert found("from joblib import load") == {"joblib"}
     assert found("x = torch.load(path)") == {"torch.load"}
+    assert found("x = np.load(path, allow_pickle=True)") == {"np.load"}
+    assert not found("x = np.load(path, allow_pickle=False)")

@@ -1,0 +1,151 @@
+"""Walkers that follow the parameters of a model: those that train it, and its audit."""
+
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from pyro_jarzynski.core.adaptation import adapted
+from pyro_jarzynski.core.kernels import MALA, Kernel
+from pyro_jarzynski.core.resampling import Resampler
+from pyro_jarzynski.core.smc import StepInfo
+from pyro_jarzynski.core.transitions import Visit
+from pyro_jarzynski.core.walkers import Walkers
+from pyro_jarzynski.ebm.cloud import Cloud
+from pyro_jarzynski.ebm.energy import StartableEnergy
+from pyro_jarzynski.ebm.tracker import LikelihoodTracker
+from pyro_jarzynski.errors import count
+
+
+class Followers:
+    """Two clouds that are carried along with the parameters of a model.
+
+    The one gives the gradient of `log Z`; the other, the audit, gives its value, because an
+    optimiser exploits the walkers that it takes the gradient from. From then on
+    `model.distribution()` knows its normaliser.
+
+    Args:
+        model: Energy that can be drawn exactly at its present parameters.
+        num_walkers: Walkers that give the gradient.
+        audit_walkers: Walkers that give `log Z`, likelihoods and draws.
+        kernel: How walkers move; the step size of MALA and HMC is adapted.
+        moves_per_update: Moves of every walker per update.
+        ess_threshold: Resample when `ESS < ess_threshold N`, in [0, 1].
+        resampler: A name or function of `core.resampling`.
+        weighted: Whether walkers of the first cloud are ever resampled by their weights.
+        seed: Seed of both clouds.
+        chunk_size: Walkers per call of the model; `None` takes all at once.
+
+    Raises:
+        ArgumentError: A number is out of its range.
+        EnergyError: The energy couples walkers, is random, or has a wrong shape.
+    """
+
+    def __init__(
+        self,
+        model: StartableEnergy,
+        *,
+        num_walkers: int = 1024,
+        audit_walkers: int = 512,
+        kernel: Kernel = MALA(),  # noqa: B008
+        moves_per_update: int = 1,
+        ess_threshold: float = 0.5,
+        resampler: str | Resampler = "systematic",
+        weighted: bool = True,
+        seed: int = 0,
+        chunk_size: int | None = None,
+    ) -> None:
+        """Draw the walkers of both clouds at the model's present parameters."""
+        count("audit_walkers", audit_walkers)
+        shared: dict[str, Any] = {
+            "kernel": kernel,
+            "resampler": resampler,
+            "seed": seed,
+            "chunk_size": chunk_size,
+        }
+        self.model = model
+        self.audit = LikelihoodTracker(
+            model,
+            num_walkers=audit_walkers,
+            moves_per_update=moves_per_update,
+            ess_threshold=ess_threshold,
+            **shared,
+        )
+        self.cloud = Cloud(
+            model,
+            num_walkers=num_walkers,
+            num_moves=moves_per_update,
+            ess_threshold=ess_threshold if weighted else 0.0,
+            purpose="training walkers",
+            **shared,
+        )
+        model.followers = self
+
+    def update(self, visit: Visit | None = None) -> StepInfo:
+        """Carry both clouds to the present parameters; call after each change of them.
+
+        If that fails, both are where they were.
+
+        Returns:
+            What happened to the cloud that gives the gradient.
+        """
+        before = self.walkers
+        try:
+            info = self.cloud.follow(visit)
+            self.audit.update()
+        except Exception:
+            self.walkers = before
+            raise
+        self.adapt(float(info.acceptance_rate))
+        return info
+
+    @property
+    def audit_cloud(self) -> Cloud:
+        """The audit walkers."""
+        return self.audit.cloud
+
+    @property
+    def chunk_size(self) -> int | None:
+        """Walkers per call of the model."""
+        return self.cloud.tools.chunk_size
+
+    def adapt(self, acceptance_rate: float) -> None:
+        """Adapt the step size of both clouds to the acceptance rate of the first."""
+        self.cloud.kernel = adapted(self.cloud.kernel, acceptance_rate)
+        # The audit takes its step size from here, never from its own walkers.
+        self.audit.cloud.set_step_size(self.cloud.kernel.step_size)
+
+    @property
+    def walkers(self) -> tuple[Walkers, Walkers]:
+        """The walkers of both clouds, which are never changed in place."""
+        return self.cloud.walkers, self.audit.cloud.walkers
+
+    @walkers.setter
+    def walkers(self, walkers: tuple[Walkers, Walkers]) -> None:
+        self.cloud.walkers, self.audit.cloud.walkers = walkers
+
+    def state_dict(self) -> dict[str, dict[str, Tensor]]:
+        """Return all that a continuation needs beside the parameters: tensors by cloud."""
+        return {"cloud": self.cloud.state_dict(), "audit": self.audit_cloud.state_dict()}
+
+    def load_state_dict(self, state: dict[str, dict[str, Tensor]]) -> None:
+        """Restore walkers that belong to the present parameters."""
+        self.cloud.load_state_dict(state["cloud"])
+        self.audit_cloud.load_state_dict(state["audit"])
+
+    def are_current(self) -> bool:
+        """Tell whether the walkers are weighted for the present parameters."""
+        return all(_is_current(cloud) for cloud in (self.cloud, self.audit.cloud))
+
+
+# Walkers at which a model is asked whether it has changed.
+NUM_ASKED = 4
+TOLERANCE = 1e-4
+
+
+def _is_current(cloud: Cloud) -> bool:
+    known: Tensor = cloud.walkers.evaluation.energy[:NUM_ASKED]
+    with torch.no_grad():
+        energy = cloud.model(cloud.position[:NUM_ASKED])
+    close = (energy - known).abs() <= TOLERANCE * (1 + known.abs())
+    return bool((close | ~torch.isfinite(known)).all())

@@ -1,0 +1,106 @@
+"""Energy-based models inside `pyro.infer.SVI`: an optimiser that walkers follow."""
+
+from collections.abc import Callable, Iterable
+from typing import Any
+
+import torch
+from pyro.optim import PyroOptim
+from torch import Tensor
+
+from pyro_jarzynski.ebm.energy import StartableEnergy
+from pyro_jarzynski.ebm.followers import Followers
+from pyro_jarzynski.errors import ArgumentError, ArgumentTypeError
+
+
+class JarzynskiOptim(PyroOptim):
+    """An optimiser of Pyro after which the walkers of energy-based models follow.
+
+        optim = pj.JarzynskiOptim(pyro.optim.Adam({"lr": 1e-3}), ebm)
+        svi = SVI(model, guide, optim, Trace_ELBO())
+
+    where the Pyro model calls `pyro.module("ebm", ebm)` and `ebm.distribution()`. Walkers
+    move once per `svi.step`, whatever the ELBO; `evaluate_loss`, NUTS and predictions
+    never move them.
+
+    Args:
+        optim: Any optimiser of `pyro.optim`.
+        *models: Energy-based models in the Pyro model, at their start or followed already.
+        **settings: Settings of `Followers` for models that nobody follows yet.
+
+    Raises:
+        ArgumentError: There is no model, or one twice.
+        ArgumentTypeError: `optim` is no optimiser of Pyro.
+    """
+
+    def __init__(
+        self,
+        optim: PyroOptim | Callable[..., None],
+        *models: StartableEnergy,
+        **settings: Any,
+    ) -> None:
+        """Draw the walkers of models that nobody follows."""
+        if not isinstance(optim, PyroOptim):
+            raise ArgumentTypeError(
+                "`optim` must be an optimiser of `pyro.optim`, such as Adam({'lr': 1e-3}); "
+                f"got {type(optim).__name__}."
+            )
+        if not models or len({id(model) for model in models}) < len(models):
+            raise ArgumentError(
+                f"`models` must be one or several different energies, got {len(models)}."
+            )
+        self.optim, self.models = optim, models
+        for model in models:
+            if model.followers is None:
+                Followers(model, **settings)
+
+    @property
+    def followers(self) -> list[Followers]:
+        """The walkers of all models."""
+        return [m.followers for m in self.models if isinstance(m.followers, Followers)]
+
+    def __call__(self, params: Iterable[Tensor], *args: Any, **kwargs: Any) -> None:
+        """Change the parameters, and carry the walkers to where they are."""
+        params = list(params)
+        self._check_held(params)
+        before = [param.detach().clone() for param in params]
+        walkers = [each.walkers for each in self.followers]
+        self.optim(params, *args, **kwargs)
+        try:
+            for each in self.followers:
+                each.update()
+        except Exception:
+            # Parameters that their walkers cannot follow are of no use to anybody.
+            for each, kept in zip(self.followers, walkers, strict=True):
+                each.walkers = kept
+            with torch.no_grad():
+                for param, value in zip(params, before, strict=True):
+                    param.copy_(value)
+            raise
+
+    def _check_held(self, params: list[Tensor]) -> None:
+        held = {id(param) for param in params}
+        for model in self.models:
+            for name, parameter in model.named_parameters():
+                if parameter.requires_grad and id(parameter) not in held:
+                    raise ArgumentError(
+                        f"The parameter {name!r} of a followed energy is not among those "
+                        "that are trained: call `pyro.module(name, energy)` in the model, "
+                        "or set its `requires_grad` to False."
+                    )
+
+    def __getattr__(self, name: str) -> Any:
+        """Hand what is not known here to the optimiser."""
+        if name in ("optim", "models"):
+            raise AttributeError(name)
+        return getattr(self.optim, name)
+
+    def get_state(self) -> dict:
+        """Return the state of optimiser and walkers."""
+        walkers = [each.state_dict() for each in self.followers]
+        return {"optim": self.optim.get_state(), "followers": walkers}
+
+    def set_state(self, state_dict: dict) -> None:
+        """Restore optimiser and walkers, which belong to the present parameters."""
+        self.optim.set_state(state_dict["optim"])
+        for each, state in zip(self.followers, state_dict["followers"], strict=True):
+            each.load_state_dict(state)
