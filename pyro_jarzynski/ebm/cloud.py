@@ -1,5 +1,7 @@
 """A cloud of walkers that follows the parameters of a model under training."""
 
+from typing import Any
+
 import torch
 from torch import Tensor
 
@@ -9,7 +11,7 @@ from pyro_jarzynski.core.kernels import Kernel, with_step_size
 from pyro_jarzynski.core.noise import stream
 from pyro_jarzynski.core.resampling import Resampler, get_resampler
 from pyro_jarzynski.core.transitions import Tools, Visit
-from pyro_jarzynski.core.walkers import init
+from pyro_jarzynski.core.walkers import Walkers, init
 from pyro_jarzynski.ebm.energy import StartableEnergy
 from pyro_jarzynski.errors import ArgumentError, count, fraction
 
@@ -74,6 +76,27 @@ class Cloud:
         position = self.walkers.position
         assert isinstance(position, Tensor)
         return position
+
+    @property
+    def active(self) -> Walkers:
+        """The walkers that give the gradient."""
+        return self.walkers
+
+    @property
+    def num_walkers(self) -> int:
+        """Number of walkers."""
+        return self.walkers.num_walkers
+
+    def prepare(self) -> None:
+        """Make ready for an update of the parameters."""
+
+    def mark(self) -> Any:
+        """Return what `undo` needs to come back here."""
+        return self.walkers
+
+    def undo(self, mark: Any) -> None:
+        """Put the cloud back to where it was at the last mark."""
+        self.walkers = mark
 
     def follow(self, visit: Visit | None = None) -> smc.StepInfo:
         """Carry the walkers to the present parameters of the model."""

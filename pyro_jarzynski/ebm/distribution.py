@@ -24,6 +24,10 @@ class Walked(Protocol):
     def position(self) -> Tensor:
         """Their positions, `(N, *event)`."""
 
+    @property
+    def active(self) -> Walkers:
+        """The walkers that give the gradient."""
+
 
 class Following(Protocol):
     """Two clouds that follow a model; see `Followers`."""
@@ -158,7 +162,7 @@ class _LogNormalizer(torch.autograd.Function):
         law, followers = ctx.law, ctx.law.followers
         slopes = walker_gradient(
             law.model,
-            followers.cloud.walkers,
+            followers.cloud.active,
             ctx.saved_tensors,
             chunk_size=followers.chunk_size,
         )

@@ -11,10 +11,11 @@ from pyro_jarzynski.core.resampling import Resampler
 from pyro_jarzynski.core.smc import StepInfo
 from pyro_jarzynski.core.transitions import Visit
 from pyro_jarzynski.core.walkers import Walkers
+from pyro_jarzynski.ebm.batched_cloud import BatchedCloud
 from pyro_jarzynski.ebm.cloud import Cloud
 from pyro_jarzynski.ebm.energy import StartableEnergy
 from pyro_jarzynski.ebm.tracker import LikelihoodTracker
-from pyro_jarzynski.errors import count
+from pyro_jarzynski.errors import ArgumentError, count
 
 
 class Followers:
@@ -33,6 +34,8 @@ class Followers:
         ess_threshold: Resample when `ESS < ess_threshold N`, in [0, 1].
         resampler: A name or function of `core.resampling`.
         weighted: Whether walkers of the first cloud are ever resampled by their weights.
+        walker_batch_size: Walkers of the first cloud that move per update; the weights of
+            the others are evaluated when they are needed. `None` moves all.
         seed: Seed of both clouds.
         chunk_size: Walkers per call of the model; `None` takes all at once.
 
@@ -52,6 +55,7 @@ class Followers:
         ess_threshold: float = 0.5,
         resampler: str | Resampler = "systematic",
         weighted: bool = True,
+        walker_batch_size: int | None = None,
         seed: int = 0,
         chunk_size: int | None = None,
     ) -> None:
@@ -71,14 +75,21 @@ class Followers:
             ess_threshold=ess_threshold,
             **shared,
         )
-        self.cloud = Cloud(
-            model,
-            num_walkers=num_walkers,
-            num_moves=moves_per_update,
-            ess_threshold=ess_threshold if weighted else 0.0,
-            purpose="training walkers",
-            **shared,
-        )
+        shared |= {
+            "num_walkers": num_walkers,
+            "num_moves": moves_per_update,
+            "ess_threshold": ess_threshold if weighted else 0.0,
+            "purpose": "training walkers",
+        }
+        if walker_batch_size is None:
+            self.cloud = Cloud(model, **shared)
+        elif weighted:
+            self.cloud = BatchedCloud(model, batch_size=walker_batch_size, **shared)
+        else:
+            raise ArgumentError(
+                "`walker_batch_size` needs walkers with weights: those of contrastive "
+                "divergence have none that could be evaluated later."
+            )
         model.followers = self
 
     def update(self, visit: Visit | None = None) -> StepInfo:
@@ -89,12 +100,12 @@ class Followers:
         Returns:
             What happened to the cloud that gives the gradient.
         """
-        before = self.walkers
+        mark = self.mark()
         try:
             info = self.cloud.follow(visit)
             self.audit.update()
         except Exception:
-            self.walkers = before
+            self.undo(mark)
             raise
         self.adapt(float(info.acceptance_rate))
         return info
@@ -114,6 +125,15 @@ class Followers:
         self.cloud.kernel = adapted(self.cloud.kernel, acceptance_rate)
         # The audit takes its step size from here, never from its own walkers.
         self.audit.cloud.set_step_size(self.cloud.kernel.step_size)
+
+    def mark(self) -> Any:
+        """Return what `undo` needs to come back here."""
+        return self.cloud.mark(), self.audit_cloud.mark()
+
+    def undo(self, mark: Any) -> None:
+        """Put both clouds back to where they were at the last mark."""
+        self.cloud.undo(mark[0])
+        self.audit_cloud.undo(mark[1])
 
     @property
     def walkers(self) -> tuple[Walkers, Walkers]:
@@ -144,8 +164,10 @@ TOLERANCE = 1e-4
 
 
 def _is_current(cloud: Cloud) -> bool:
-    known: Tensor = cloud.walkers.evaluation.energy[:NUM_ASKED]
+    asked = cloud.active
+    known = asked.evaluation.energy[:NUM_ASKED]
+    assert isinstance(asked.position, Tensor)
     with torch.no_grad():
-        energy = cloud.model(cloud.position[:NUM_ASKED])
+        energy = cloud.model(asked.position[:NUM_ASKED])
     close = (energy - known).abs() <= TOLERANCE * (1 + known.abs())
     return bool((close | ~torch.isfinite(known)).all())

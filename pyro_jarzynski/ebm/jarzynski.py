@@ -22,6 +22,8 @@ class JarzynskiLearner(Learner):
         audit_walkers: Walkers that only follow, and give every likelihood reported.
         kernel: How walkers move. The step size of MALA and HMC is adapted.
         moves_per_update: Moves of every walker per update.
+        walker_batch_size: Walkers that move per update, each once per pass; the weights of
+            the others telescope, and are evaluated when they are needed. `None` moves all.
         ess_threshold: Resample when `ESS < ess_threshold N`, in [0, 1].
         resampler: A name or function of `core.resampling`.
         lr_scheduler: Any torch scheduler, stepped once per update.
@@ -43,9 +45,8 @@ class JarzynskiLearner(Learner):
         """Carry the weighted walkers to the new parameters."""
         gather = WalkerGradient(self.parameters)
         info = self.cloud.follow(gather)
-        size = self.cloud.walkers.num_walkers
         return (
             self.gradient_from(gather),
             float(info.acceptance_rate),
-            float(info.ess) / size,
+            float(info.ess) / len(info.log_weight),
         )

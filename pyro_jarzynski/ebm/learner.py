@@ -87,6 +87,7 @@ class Learner(ABC):
         audit_walkers: int = 512,
         kernel: Kernel = ULA(),  # noqa: B008
         moves_per_update: int = 1,
+        walker_batch_size: int | None = None,
         ess_threshold: float = 0.5,
         resampler: str | Resampler = "systematic",
         lr_scheduler: LRScheduler | None = None,
@@ -105,6 +106,7 @@ class Learner(ABC):
             ess_threshold=ess_threshold,
             resampler=resampler,
             weighted=self.weighted,
+            walker_batch_size=walker_batch_size,
             seed=seed,
             chunk_size=chunk_size,
         )
@@ -220,7 +222,7 @@ class Learner(ABC):
             "kernel": repr(self.cloud.kernel),
             "moves_per_update": self.cloud.num_moves,
             "ess_threshold": self.cloud.ess_threshold,
-            "num_walkers": self.cloud.walkers.num_walkers,
+            "num_walkers": self.cloud.num_walkers,
             "optimizer": type(self.optimizer).__name__,
             "num_steps": self.num_steps,
             "sampling_time": self.history["seconds"][-1],
@@ -306,7 +308,7 @@ class Learner(ABC):
         """Return `E_ρ[∂_θ U]` at the walkers as they are, by a pass of its own."""
         return walker_gradient(
             self.model,
-            self.cloud.walkers,
+            self.cloud.active,
             self.parameters,
             weighted=self.weighted,
             chunk_size=self.cloud.tools.chunk_size,
@@ -322,14 +324,15 @@ class Learner(ABC):
         energy, norm = self._differentiate(batch)
         nll = energy + self.log_normalizer
         kept = [parameter.detach().clone() for parameter in self.parameters]
-        walkers = self.followers.walkers
+        mark = self.followers.mark()
+        self.cloud.prepare()
         try:
             self.optimizer.step()
             negative, rate, ess = self.advance(batches)
             self.audit.update()
         except JarzynskiError:
             # Parameters that their walkers cannot follow are of no use to anybody.
-            self.followers.walkers = walkers
+            self.followers.undo(mark)
             with torch.no_grad():
                 for parameter, value in zip(self.parameters, kept, strict=True):
                     parameter.copy_(value)

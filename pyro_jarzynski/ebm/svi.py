@@ -63,15 +63,17 @@ class JarzynskiOptim(PyroOptim):
         params = list(params)
         self._check_held(params)
         before = [param.detach().clone() for param in params]
-        walkers = [each.walkers for each in self.followers]
+        marks = [each.mark() for each in self.followers]
+        for each in self.followers:
+            each.cloud.prepare()
         self.optim(params, *args, **kwargs)
         try:
             for each in self.followers:
                 each.update()
         except Exception:
             # Parameters that their walkers cannot follow are of no use to anybody.
-            for each, kept in zip(self.followers, walkers, strict=True):
-                each.walkers = kept
+            for each, mark in zip(self.followers, marks, strict=True):
+                each.undo(mark)
             with torch.no_grad():
                 for param, value in zip(params, before, strict=True):
                     param.copy_(value)
