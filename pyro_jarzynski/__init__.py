@@ -25,7 +25,9 @@ from pyro_jarzynski.diagnostics.weighted import weighted_mean as weighted_mean
 from pyro_jarzynski.diagnostics.weighted import weighted_quantile as weighted_quantile
 from pyro_jarzynski.diagnostics.weighted import weighted_sd as weighted_sd
 from pyro_jarzynski.diagnostics.weighted import weighted_summary as weighted_summary
+from pyro_jarzynski.ebm.check import NormalizerBounds as NormalizerBounds
 from pyro_jarzynski.ebm.check import annealed_walkers as annealed_walkers
+from pyro_jarzynski.ebm.check import normalizer_bounds as normalizer_bounds
 from pyro_jarzynski.ebm.contrastive import ContrastiveDivergence as ContrastiveDivergence
 from pyro_jarzynski.ebm.contrastive import (
     PersistentContrastiveDivergence as PersistentContrastiveDivergence,

@@ -6,17 +6,24 @@ size of every temperature; they are then frozen and replayed by fresh walkers, s
 the estimate of `Z` stays unbiased.
 """
 
+from typing import NamedTuple
+
 import torch
+from torch import Tensor
 
 from pyro_jarzynski.core import smc
 from pyro_jarzynski.core.adaptation import adapted
+from pyro_jarzynski.core.backward import go_back
+from pyro_jarzynski.core.evaluation import Energy
 from pyro_jarzynski.core.kernels import MALA, Kernel
 from pyro_jarzynski.core.noise import stream
 from pyro_jarzynski.core.paths import Tempering
+from pyro_jarzynski.core.resampling import systematic
 from pyro_jarzynski.core.smc import Stage
 from pyro_jarzynski.core.transitions import Tools
 from pyro_jarzynski.core.walkers import Walkers, init
-from pyro_jarzynski.ebm.energy import EnergyModel
+from pyro_jarzynski.ebm.data import check_data
+from pyro_jarzynski.ebm.energy import EnergyModel, device_of
 from pyro_jarzynski.errors import count
 
 
@@ -50,28 +57,130 @@ def annealed_walkers(
         Neal (2001), Statistics and Computing 11; with resampling Del Moral, Doucet, Jasra
         (2006), J. R. Stat. Soc. B 68(3).
     """
-    count("num_temperatures", num_temperatures)
-    count("num_walkers", num_walkers)
-    count("num_pilot_walkers", num_pilot_walkers)
-    count("num_moves", num_moves)
-    betas = torch.linspace(0, 1, num_temperatures + 1, dtype=torch.float64).tolist()
-    path = Tempering(lambda x: -model.base.log_prob(x), model, betas)
-    device = next(model.parameters()).device
-    generator = stream(seed, "annealing", device)
-    tools = Tools(generator, chunk_size)
+    plan = _Plan.make(
+        model, num_temperatures, num_moves, num_pilot_walkers, kernel, seed, chunk_size
+    )
+    return plan.go_up(count("num_walkers", num_walkers))
 
-    kernels = []
-    walkers = init(model.draw(num_pilot_walkers, generator), path[0])
-    for index in range(1, len(path)):
-        walkers, info = smc.step(
-            walkers, path[index], kernel, num_moves=num_moves, tools=tools
-        )
-        kernel = adapted(kernel, float(info.acceptance_rate), rate=0.3)
-        kernels.append(kernel)
 
-    fresh = model.draw(num_walkers, generator)
-    walkers = init(fresh, path[0], chunk_size=chunk_size)
-    stages = [Stage(path[k], kernel, num_moves) for k, kernel in enumerate(kernels, 1)]
-    for moved, _ in smc.follow(walkers, stages, tools=tools):
-        walkers = moved
-    return walkers
+class NormalizerBounds(NamedTuple):
+    """Outcome of `normalizer_bounds`, in nats.
+
+    Attributes:
+        lower: `log Ẑ` from the base up: below `log Z` on average.
+        lower_error: Its standard error.
+        upper: `-log Ẑ⁻¹` from draws of the model down: above `log Z` on average.
+        upper_error: Its standard error.
+    """
+
+    lower: float
+    lower_error: float
+    upper: float
+    upper_error: float
+
+    @property
+    def gap(self) -> float:
+        """Difference of the bounds; near zero if both are tight."""
+        return self.upper - self.lower
+
+
+def normalizer_bounds(
+    model: EnergyModel,
+    draws: Tensor,
+    *,
+    num_temperatures: int = 400,
+    num_walkers: int = 1024,
+    num_moves: int = 5,
+    num_pilot_walkers: int = 128,
+    kernel: Kernel = MALA(0.3),  # noqa: B008
+    seed: int = 0,
+    chunk_size: int | None = None,
+) -> NormalizerBounds:
+    """Bound `log Z` of a trained model from both sides.
+
+    Up from the base, walkers that are too fast or miss a mode give too small a `Z`; down
+    from draws of the model, too large a one. A gap tells that one of them errs.
+
+    Args:
+        model: The model; its present parameters are checked.
+        draws: Draws of the model, `(n, *event)`, such as `learner.audit.sample(n)`. The
+            upper bound is one as far as they are of the model.
+        num_temperatures: Equal steps of the inverse temperature between 0 and 1.
+        num_walkers: Walkers on the way up.
+        num_moves: Moves of every walker per temperature.
+        num_pilot_walkers: Walkers that find the step sizes and are then thrown away.
+        kernel: How walkers move; its step size is where the pilot starts.
+        seed: Seed of all walkers; use another than that of the training.
+        chunk_size: Walkers per call of the model; `None` takes all at once.
+
+    Raises:
+        DataError: The draws are empty, not finite, or of another shape than the model's.
+
+    Source:
+        Grosse, Ghahramani, Adams (2015), arXiv:1511.02543.
+    """
+    plan = _Plan.make(
+        model, num_temperatures, num_moves, num_pilot_walkers, kernel, seed, chunk_size
+    )
+    check_data("draws", draws, model.draw(1, plan.generator))
+    up = plan.go_up(count("num_walkers", num_walkers))
+    down = plan.go_down(draws)
+    return NormalizerBounds(
+        lower=float(up.log_normalizer),
+        lower_error=float(up.log_normalizer_error),
+        upper=-float(down.log_normalizer),
+        upper_error=float(down.log_normalizer_error),
+    )
+
+
+class _Plan(NamedTuple):
+    """The way from the base to a model, with the step size of each temperature."""
+
+    model: EnergyModel
+    base: Energy
+    stages: list[Stage]
+    generator: torch.Generator
+    tools: Tools
+
+    @classmethod
+    def make(
+        cls,
+        model: EnergyModel,
+        num_temperatures: int,
+        num_moves: int,
+        num_pilot_walkers: int,
+        kernel: Kernel,
+        seed: int,
+        chunk_size: int | None,
+    ) -> "_Plan":
+        """Let a pilot find the step sizes."""
+        count("num_temperatures", num_temperatures)
+        count("num_pilot_walkers", num_pilot_walkers)
+        count("num_moves", num_moves)
+        betas = torch.linspace(0, 1, num_temperatures + 1, dtype=torch.float64).tolist()
+        path = Tempering(lambda x: -model.base.log_prob(x), model, betas)
+        generator = stream(seed, "annealing", device_of(model))
+        tools = Tools(generator, chunk_size)
+        stages = []
+        walkers = init(model.draw(num_pilot_walkers, generator), path[0])
+        for index in range(1, len(path)):
+            walkers, info = smc.step(
+                walkers, path[index], kernel, num_moves=num_moves, tools=tools
+            )
+            kernel = adapted(kernel, float(info.acceptance_rate), rate=0.3)
+            stages.append(Stage(path[index], kernel, num_moves))
+        return cls(model, path[0], stages, generator, tools)
+
+    def go_up(self, num_walkers: int) -> Walkers:
+        """Carry fresh walkers from the base to the model."""
+        fresh = self.model.draw(num_walkers, self.generator)
+        walkers = init(fresh, self.base, chunk_size=self.tools.chunk_size)
+        for moved, _ in smc.follow(walkers, self.stages, tools=self.tools):
+            walkers = moved
+        return walkers
+
+    def go_down(self, draws: Tensor) -> Walkers:
+        """Carry draws of the model to the base."""
+        top = self.stages[-1].energy
+        walkers = init(draws, top, chunk_size=self.tools.chunk_size)
+        return go_back(walkers, self.stages, self.base, self.tools, resampler=systematic)

@@ -12,7 +12,7 @@ from pyro_jarzynski.core.noise import stream
 from pyro_jarzynski.core.resampling import Resampler, get_resampler
 from pyro_jarzynski.core.transitions import Tools, Visit
 from pyro_jarzynski.core.walkers import Walkers, init
-from pyro_jarzynski.ebm.energy import StartableEnergy
+from pyro_jarzynski.ebm.energy import StartableEnergy, device_of
 from pyro_jarzynski.errors import ArgumentError, count, fraction
 
 # What of walkers is kept; energies are evaluated anew.
@@ -55,7 +55,7 @@ class Cloud:
         self.resampler = get_resampler(resampler)
         if chunk_size is not None:
             count("chunk_size", chunk_size)
-        self.generator = stream(seed, purpose, _device_of(model))
+        self.generator = stream(seed, purpose, device_of(model))
         self.tools = Tools(self.generator, chunk_size)
         self.num_resamplings = 0
         first = model.draw(num_walkers, self.generator)
@@ -178,7 +178,3 @@ class Cloud:
         # Ancestors come sorted: shuffled, a part of the draws is a sample as well.
         order = torch.randperm(num, generator=generator, device=chosen.device)
         return chosen[order]
-
-
-def _device_of(model: StartableEnergy) -> torch.device:
-    return next((p.device for p in model.parameters()), torch.device("cpu"))

@@ -151,6 +151,11 @@ class EnergyModel(StartableEnergy):
             )
 
 
+def device_of(model: nn.Module) -> torch.device:
+    """Return the device of a model's parameters."""
+    return next((p.device for p in model.parameters()), torch.device("cpu"))
+
+
 def check_walkers_are_independent(model: nn.Module, walkers: Tensor) -> None:
     """Raise if the energy of one walker depends on another, or on hidden randomness.
 

@@ -5,8 +5,9 @@ import math
 import pytest
 import torch
 
-from pyro_jarzynski import EnergyModel, annealed_walkers
-from pyro_jarzynski.errors import ArgumentError
+from pyro_jarzynski import EnergyModel, annealed_walkers, normalizer_bounds
+from pyro_jarzynski.core.noise import stream
+from pyro_jarzynski.errors import ArgumentError, DataError
 from tests.ebm.models import Bowl, network_model, standard_normal
 
 SMALL = {"num_temperatures": 50, "num_walkers": 500, "num_moves": 2}
@@ -59,3 +60,48 @@ def test_chunks_change_nothing(bowl):
 def test_counts_must_be_positive(bowl, name):
     with pytest.raises(ArgumentError, match=f"`{name}` must be at least 1, got 0"):
         annealed_walkers(bowl, **{name: 0})
+
+
+EXACT = -2 * math.log(2)
+
+
+def gaussian_draws(num, variance=0.5):
+    """Draws of the bowl if the variance is ½."""
+    return variance**0.5 * torch.randn(num, 4, generator=stream(0, "draws"))
+
+
+class TestBounds:
+    def test_both_are_near_the_exact_value(self, bowl):
+        """False alarms: 1.3e-4 for both, a z of 4."""
+        bounds = normalizer_bounds(bowl, gaussian_draws(500), **SMALL)
+        assert abs(bounds.lower - EXACT) < 4 * bounds.lower_error
+        assert abs(bounds.upper - EXACT) < 4 * bounds.upper_error
+        assert bounds.gap == bounds.upper - bounds.lower
+
+    def test_too_few_temperatures_open_a_gap(self, bowl):
+        """On average one is below and the other above: means over 60 runs of 4 walkers."""
+        with torch.no_grad():
+            bowl.net.a.fill_(8.0)
+        exact = -2 * math.log(9)
+        rough = {"num_temperatures": 1, "num_walkers": 4, "num_moves": 1}
+        draws = gaussian_draws(240, 1 / 9).split(4)
+        found = [
+            normalizer_bounds(bowl, part, seed=seed, **rough)
+            for seed, part in enumerate(draws)
+        ]
+        lower = sum(bounds.lower for bounds in found) / len(found)
+        upper = sum(bounds.upper for bounds in found) / len(found)
+        assert lower < exact - 0.1
+        assert upper > exact + 0.1
+
+    @pytest.mark.parametrize(
+        ("draws", "told"),
+        [
+            (torch.zeros(0, 4), "`draws` is empty"),
+            (torch.zeros(3, 5), r"`draws` must have shape \(n, 4\)"),
+            (torch.full((3, 4), math.nan), "`draws`"),
+        ],
+    )
+    def test_draws_that_cannot_be(self, bowl, draws, told):
+        with pytest.raises(DataError, match=told):
+            normalizer_bounds(bowl, draws, **SMALL)
