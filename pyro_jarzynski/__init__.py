@@ -18,6 +18,11 @@ from pyro_jarzynski.core.smc import step as step
 from pyro_jarzynski.core.transitions import Tools as Tools
 from pyro_jarzynski.core.walkers import Walkers as Walkers
 from pyro_jarzynski.core.walkers import init as init
+from pyro_jarzynski.data.images import LabelledImages as LabelledImages
+from pyro_jarzynski.data.images import load_images as load_images
+from pyro_jarzynski.data.logit import LogitTransform as LogitTransform
+from pyro_jarzynski.data.tables import load_table as load_table
+from pyro_jarzynski.data.toys import toy as toy
 from pyro_jarzynski.diagnostics.weighted import WeightedLOO as WeightedLOO
 from pyro_jarzynski.diagnostics.weighted import weighted_hdi as weighted_hdi
 from pyro_jarzynski.diagnostics.weighted import weighted_loo as weighted_loo
@@ -25,13 +30,22 @@ from pyro_jarzynski.diagnostics.weighted import weighted_mean as weighted_mean
 from pyro_jarzynski.diagnostics.weighted import weighted_quantile as weighted_quantile
 from pyro_jarzynski.diagnostics.weighted import weighted_sd as weighted_sd
 from pyro_jarzynski.diagnostics.weighted import weighted_summary as weighted_summary
+from pyro_jarzynski.ebm.algebra import ConditionedNet as ConditionedNet
+from pyro_jarzynski.ebm.algebra import SumNet as SumNet
 from pyro_jarzynski.ebm.check import NormalizerBounds as NormalizerBounds
 from pyro_jarzynski.ebm.check import annealed_walkers as annealed_walkers
 from pyro_jarzynski.ebm.check import normalizer_bounds as normalizer_bounds
+from pyro_jarzynski.ebm.closed_forms import QuadraticEnergy as QuadraticEnergy
+from pyro_jarzynski.ebm.closed_forms import RBMEnergy as RBMEnergy
 from pyro_jarzynski.ebm.contrastive import ContrastiveDivergence as ContrastiveDivergence
 from pyro_jarzynski.ebm.contrastive import (
     PersistentContrastiveDivergence as PersistentContrastiveDivergence,
 )
+from pyro_jarzynski.ebm.convolutional import ConvNet as ConvNet
+from pyro_jarzynski.ebm.convolutional import Convolution as Convolution
+from pyro_jarzynski.ebm.convolutional import ResidualMLP as ResidualMLP
+from pyro_jarzynski.ebm.convolutional import cifar_network as cifar_network
+from pyro_jarzynski.ebm.convolutional import mnist_network as mnist_network
 from pyro_jarzynski.ebm.distribution import EnergyDistribution as EnergyDistribution
 from pyro_jarzynski.ebm.energy import EnergyModel as EnergyModel
 from pyro_jarzynski.ebm.energy import StartableEnergy as StartableEnergy
