@@ -10,6 +10,8 @@ from pyro_jarzynski.diagnostics.arviz_library import smooth_largest
 # Fewer weights than this have no tail that could be fitted.
 MIN_WEIGHTS = 25
 MIN_SPREAD = 1e-8
+# Up to this shape, means of the weights can be trusted.
+MAX_PARETO_K = 0.7
 
 
 def pareto_k(log_weight: Tensor) -> float:

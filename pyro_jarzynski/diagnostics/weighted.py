@@ -13,14 +13,13 @@ from torch import Tensor
 
 from pyro_jarzynski.core import weights
 from pyro_jarzynski.diagnostics.names import scalar_names
-from pyro_jarzynski.diagnostics.psis import pareto_smoothed
+from pyro_jarzynski.diagnostics.psis import MAX_PARETO_K, pareto_smoothed
 from pyro_jarzynski.errors import ArgumentError, ArgumentTypeError, fraction
 
 # Imported where a table is made: it takes a fifth of a second that others do not need.
 if TYPE_CHECKING:
     import pandas as pd
 
-MAX_PARETO_K = 0.7
 # Sums of weights reach a share up to this.
 ROUNDING = 1e-12
 

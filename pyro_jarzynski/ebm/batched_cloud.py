@@ -53,7 +53,8 @@ class BatchedCloud(Cloud):
         **settings: As of `Cloud`.
 
     Source:
-        Carbone, Hua, Coste, Vanden-Eijnden (2023), arXiv:2305.19414, appendix on images.
+        Carbone, Hua, Coste, Vanden-Eijnden (2023), arXiv:2305.19414: the batches of
+        walkers of its code for images, which evaluates all of them at every update.
     """
 
     def __init__(

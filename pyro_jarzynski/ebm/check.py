@@ -6,7 +6,7 @@ size of every temperature; they are then frozen and replayed by fresh walkers, s
 the estimate of `Z` stays unbiased.
 """
 
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
@@ -58,7 +58,13 @@ def annealed_walkers(
         (2006), J. R. Stat. Soc. B 68(3).
     """
     plan = _Plan.make(
-        model, num_temperatures, num_moves, num_pilot_walkers, kernel, seed, chunk_size
+        model,
+        num_temperatures=num_temperatures,
+        num_moves=num_moves,
+        num_pilot_walkers=num_pilot_walkers,
+        kernel=kernel,
+        seed=seed,
+        chunk_size=chunk_size,
     )
     return plan.go_up(count("num_walkers", num_walkers))
 
@@ -88,13 +94,8 @@ def normalizer_bounds(
     model: EnergyModel,
     draws: Tensor,
     *,
-    num_temperatures: int = 400,
     num_walkers: int = 1024,
-    num_moves: int = 5,
-    num_pilot_walkers: int = 128,
-    kernel: Kernel = MALA(0.3),  # noqa: B008
-    seed: int = 0,
-    chunk_size: int | None = None,
+    **settings: Any,
 ) -> NormalizerBounds:
     """Bound `log Z` of a trained model from both sides.
 
@@ -105,13 +106,8 @@ def normalizer_bounds(
         model: The model; its present parameters are checked.
         draws: Draws of the model, `(n, *event)`, such as `learner.audit.sample(n)`. The
             upper bound is one as far as they are of the model.
-        num_temperatures: Equal steps of the inverse temperature between 0 and 1.
         num_walkers: Walkers on the way up.
-        num_moves: Moves of every walker per temperature.
-        num_pilot_walkers: Walkers that find the step sizes and are then thrown away.
-        kernel: How walkers move; its step size is where the pilot starts.
-        seed: Seed of all walkers; use another than that of the training.
-        chunk_size: Walkers per call of the model; `None` takes all at once.
+        **settings: The other arguments of `annealed_walkers`.
 
     Raises:
         DataError: The draws are empty, not finite, or of another shape than the model's.
@@ -119,9 +115,7 @@ def normalizer_bounds(
     Source:
         Grosse, Ghahramani, Adams (2015), arXiv:1511.02543.
     """
-    plan = _Plan.make(
-        model, num_temperatures, num_moves, num_pilot_walkers, kernel, seed, chunk_size
-    )
+    plan = _Plan.make(model, **settings)
     check_data("draws", draws, model.draw(1, plan.generator))
     up = plan.go_up(count("num_walkers", num_walkers))
     down = plan.go_down(draws)
@@ -146,12 +140,13 @@ class _Plan(NamedTuple):
     def make(
         cls,
         model: EnergyModel,
-        num_temperatures: int,
-        num_moves: int,
-        num_pilot_walkers: int,
-        kernel: Kernel,
-        seed: int,
-        chunk_size: int | None,
+        *,
+        num_temperatures: int = 400,
+        num_moves: int = 5,
+        num_pilot_walkers: int = 128,
+        kernel: Kernel = MALA(0.3),  # noqa: B008
+        seed: int = 0,
+        chunk_size: int | None = None,
     ) -> "_Plan":
         """Let a pilot find the step sizes."""
         count("num_temperatures", num_temperatures)

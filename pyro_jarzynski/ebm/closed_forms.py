@@ -10,8 +10,9 @@ import torch
 from torch import Tensor, nn
 from torch.nn.functional import softplus
 
+from pyro_jarzynski.core.noise import normal_like, stream
 from pyro_jarzynski.ebm.energy import StartableEnergy
-from pyro_jarzynski.errors import ArgumentError, ArgumentTypeError, count, positive
+from pyro_jarzynski.errors import ArgumentError, count, positive
 
 # 2¹⁶ hidden states: a sum over them takes milliseconds.
 MAX_ENUMERATED = 16
@@ -133,9 +134,7 @@ class RBMEnergy(StartableEnergy):
         self.sd = positive("sd", sd)
         if weight_scale:
             positive("weight_scale", weight_scale)
-        if isinstance(seed, bool) or not isinstance(seed, int):
-            raise ArgumentTypeError(f"`seed` must be an integer, got {seed!r}.")
-        generator = torch.Generator().manual_seed(seed)
+        generator = stream(seed, "first weights")
         weight = torch.randn(visible, hidden, generator=generator) * weight_scale
         self.weight = nn.Parameter(weight)
         self.bias = nn.Parameter(torch.zeros(visible))
@@ -202,9 +201,9 @@ class RBMEnergy(StartableEnergy):
 
 
 def _normal(num: int, like: Tensor, generator: torch.Generator) -> Tensor:
-    return torch.randn(
-        (num, len(like)), dtype=like.dtype, device=like.device, generator=generator
-    )
+    noise = normal_like(like.detach().expand(num, -1), generator)
+    assert isinstance(noise, Tensor)
+    return noise
 
 
 def _cholesky(precision: Tensor, mean: Tensor) -> Tensor:

@@ -5,14 +5,12 @@ walkers, and end in a linear layer, which `EnergyModel` sets to zero.
 """
 
 import math
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Sequence
 from typing import NamedTuple
 
-import torch
 from torch import Tensor, nn
 
-from pyro_jarzynski.ebm.networks import ACTIVATIONS
+from pyro_jarzynski.ebm.networks import ACTIVATIONS, seeded
 from pyro_jarzynski.errors import ArgumentError, EnergyError, count, one_of
 
 
@@ -65,7 +63,7 @@ class ConvNet(nn.Module):
         for width in hidden:
             count("hidden", width)
         smooth, layers = ACTIVATIONS[activation], list[nn.Module]()
-        with _seeded(seed):
+        with seeded(seed):
             for number, settings in enumerate(convolutions, 1):
                 layer = Convolution(*settings)
                 sides = _sides_after(layer, sides, number)
@@ -175,7 +173,7 @@ class ResidualMLP(nn.Module):
         count("blocks", blocks)
         one_of("activation", activation, ACTIVATIONS)
         smooth = ACTIVATIONS[activation]
-        with _seeded(seed):
+        with seeded(seed):
             self.first = nn.Linear(size, width)
             self.blocks = nn.ModuleList(_block(width, smooth) for _ in range(blocks))
             # The last of all modules, since this is the one `EnergyModel` sets to zero.
@@ -187,14 +185,6 @@ class ResidualMLP(nn.Module):
         for block in self.blocks:
             h = h + block(h)
         return self.last(h)
-
-
-@contextmanager
-def _seeded(seed: int) -> Iterator[None]:
-    """Let torch's initial weights come from a seed, and its own generator be as before."""
-    with torch.random.fork_rng():
-        torch.manual_seed(seed)
-        yield
 
 
 def _block(width: int, smooth: Callable[[], nn.Module]) -> nn.Sequential:

@@ -1,5 +1,7 @@
 """Walkers that follow the parameters of a model: those that train it, and its audit."""
 
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import contextmanager
 from typing import Any
 
 import torch
@@ -100,13 +102,9 @@ class Followers:
         Returns:
             What happened to the cloud that gives the gradient.
         """
-        mark = self.mark()
-        try:
+        with all_or_nothing([self]):
             info = self.cloud.follow(visit)
             self.audit.update()
-        except Exception:
-            self.undo(mark)
-            raise
         self.adapt(float(info.acceptance_rate))
         return info
 
@@ -156,6 +154,27 @@ class Followers:
     def are_current(self) -> bool:
         """Tell whether the walkers are weighted for the present parameters."""
         return all(_is_current(cloud) for cloud in (self.cloud, self.audit.cloud))
+
+
+@contextmanager
+def all_or_nothing(
+    followers: Sequence[Followers], parameters: Iterable[Tensor] = ()
+) -> Iterator[None]:
+    """Put parameters and walkers back to where they were if what is done to them fails.
+
+    Parameters that their walkers cannot follow are of no use to anybody.
+    """
+    kept = [(parameter, parameter.detach().clone()) for parameter in parameters]
+    marks = [each.mark() for each in followers]
+    try:
+        yield
+    except Exception:
+        for each, mark in zip(followers, marks, strict=True):
+            each.undo(mark)
+        with torch.no_grad():
+            for parameter, value in kept:
+                parameter.copy_(value)
+        raise
 
 
 # Walkers at which a model is asked whether it has changed.

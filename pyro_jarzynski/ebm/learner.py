@@ -33,14 +33,13 @@ from pyro_jarzynski.ebm.cloud import Cloud
 from pyro_jarzynski.ebm.data import Batches, check_data
 from pyro_jarzynski.ebm.energy import StartableEnergy
 from pyro_jarzynski.ebm.export import audit_groups, training_group
-from pyro_jarzynski.ebm.followers import Followers
+from pyro_jarzynski.ebm.followers import Followers, all_or_nothing
 from pyro_jarzynski.ebm.gradient import WalkerGradient, walker_gradient
 from pyro_jarzynski.ebm.history import History
 from pyro_jarzynski.ebm.tracker import Likelihood, LikelihoodTracker
 from pyro_jarzynski.errors import (
     ArgumentError,
     AuditWarning,
-    JarzynskiError,
     NonFiniteEnergyError,
     count,
 )
@@ -323,20 +322,11 @@ class Learner(ABC):
     def _update(self, batch: Tensor, batches: Batches) -> Update:
         energy, norm = self._differentiate(batch)
         nll = energy + self.log_normalizer
-        kept = [parameter.detach().clone() for parameter in self.parameters]
-        mark = self.followers.mark()
-        self.cloud.prepare()
-        try:
+        with all_or_nothing([self.followers], self.parameters):
+            self.cloud.prepare()
             self.optimizer.step()
             negative, rate, ess = self.advance(batches)
             self.audit.update()
-        except JarzynskiError:
-            # Parameters that their walkers cannot follow are of no use to anybody.
-            self.followers.undo(mark)
-            with torch.no_grad():
-                for parameter, value in zip(self.parameters, kept, strict=True):
-                    parameter.copy_(value)
-            raise
         if self.lr_scheduler is not None:
             self.lr_scheduler.step()
         self._negative = negative

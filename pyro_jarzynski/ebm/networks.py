@@ -1,7 +1,8 @@
 """Networks and closed-form energies to put into an EBM."""
 
 import math
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 
 import torch
 from torch import Tensor, nn
@@ -14,6 +15,14 @@ ACTIVATIONS: dict[str, type[nn.Module]] = {
     "softplus": nn.Softplus,
     "tanh": nn.Tanh,
 }
+
+
+@contextmanager
+def seeded(seed: int) -> Iterator[None]:
+    """Let torch's initial weights come from a seed, and its own generator be as before."""
+    with torch.random.fork_rng():
+        torch.manual_seed(seed)
+        yield
 
 
 class MLP(nn.Module):
@@ -39,8 +48,7 @@ class MLP(nn.Module):
         one_of("activation", activation, ACTIVATIONS)
         self.sizes, self.activation = list(sizes), activation
         layers: list[nn.Module] = []
-        with torch.random.fork_rng():
-            torch.manual_seed(seed)
+        with seeded(seed):
             for width, after in zip(sizes, [*sizes[1:], 1], strict=True):
                 layers += [nn.Linear(width, after), ACTIVATIONS[activation]()]
         self.layers = nn.Sequential(*layers[:-1])

@@ -3,12 +3,11 @@
 from collections.abc import Callable, Iterable
 from typing import Any
 
-import torch
 from pyro.optim import PyroOptim
 from torch import Tensor
 
 from pyro_jarzynski.ebm.energy import StartableEnergy
-from pyro_jarzynski.ebm.followers import Followers
+from pyro_jarzynski.ebm.followers import Followers, all_or_nothing
 from pyro_jarzynski.errors import ArgumentError, ArgumentTypeError
 
 
@@ -62,22 +61,12 @@ class JarzynskiOptim(PyroOptim):
         """Change the parameters, and carry the walkers to where they are."""
         params = list(params)
         self._check_held(params)
-        before = [param.detach().clone() for param in params]
-        marks = [each.mark() for each in self.followers]
-        for each in self.followers:
-            each.cloud.prepare()
-        self.optim(params, *args, **kwargs)
-        try:
+        with all_or_nothing(self.followers, params):
+            for each in self.followers:
+                each.cloud.prepare()
+            self.optim(params, *args, **kwargs)
             for each in self.followers:
                 each.update()
-        except Exception:
-            # Parameters that their walkers cannot follow are of no use to anybody.
-            for each, mark in zip(self.followers, marks, strict=True):
-                each.undo(mark)
-            with torch.no_grad():
-                for param, value in zip(params, before, strict=True):
-                    param.copy_(value)
-            raise
 
     def _check_held(self, params: list[Tensor]) -> None:
         held = {id(param) for param in params}

@@ -98,7 +98,7 @@ class Chain:
             "betas": self.betas,
             "ess": self.ess,
             "unique draws": len(given.unique(dim=0)),
-            "unique ancestors": len(walkers.ancestor.unique()),
+            "unique ancestors": int(walkers.num_ancestors.sum()),
         }
 
     def _move(self, num_moves: int) -> None:

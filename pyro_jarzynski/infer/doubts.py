@@ -4,6 +4,7 @@ from typing import Protocol
 
 from torch import Tensor
 
+from pyro_jarzynski.diagnostics.psis import MAX_PARETO_K
 from pyro_jarzynski.infer.settings import Settings
 from pyro_jarzynski.infer.summary import Summary
 
@@ -12,7 +13,6 @@ MAX_ISLAND_SPREAD = 1.0
 MAX_R_HAT = 1.1
 MIN_ACCEPTANCE = 0.1
 MIN_CONDITIONAL_ESS = 0.1
-MAX_PARETO_K = 0.7
 MAX_STUCK = 0.05
 
 

@@ -252,7 +252,7 @@ class SMCResult(LogWeightsMixin):
         headline = (
             f"log evidence {self.log_evidence:.3f} ± {self.log_evidence_error:.3f}; "
             f"{len(walkers.log_weight)} walkers on {len(walkers.log_banked)} islands, "
-            f"descending from {len(walkers.ancestor.unique())} of the first"
+            f"descending from {int(walkers.num_ancestors.sum())} of the first"
         )
         return Summary(summarise(draws, values, walkers, probability), headline)
 

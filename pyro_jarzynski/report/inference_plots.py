@@ -15,8 +15,8 @@ from matplotlib.ticker import MaxNLocator
 from torch import Tensor
 
 from pyro_jarzynski.core.weights import log_mean_exp, normalise
+from pyro_jarzynski.diagnostics.psis import MAX_PARETO_K
 from pyro_jarzynski.errors import ArgumentError, count
-from pyro_jarzynski.infer.doubts import MAX_PARETO_K
 from pyro_jarzynski.infer.result import SMCResult
 from pyro_jarzynski.report import drawing
 from pyro_jarzynski.report.drawing import (
