@@ -54,10 +54,13 @@ from pyro_jarzynski.ebm.history import History as History
 from pyro_jarzynski.ebm.jarzynski import JarzynskiLearner as JarzynskiLearner
 from pyro_jarzynski.ebm.networks import MLP as MLP
 from pyro_jarzynski.ebm.networks import GaussianMixtureEnergy as GaussianMixtureEnergy
+from pyro_jarzynski.ebm.renewal import Renewal as Renewal
 from pyro_jarzynski.ebm.svi import JarzynskiOptim as JarzynskiOptim
 from pyro_jarzynski.ebm.tracker import Likelihood as Likelihood
 from pyro_jarzynski.ebm.tracker import LikelihoodTracker as LikelihoodTracker
+from pyro_jarzynski.errors import AuditWarning as AuditWarning
 from pyro_jarzynski.errors import EvidenceWarning as EvidenceWarning
+from pyro_jarzynski.errors import ExploitationWarning as ExploitationWarning
 from pyro_jarzynski.errors import JarzynskiError as JarzynskiError
 from pyro_jarzynski.infer.annealed_smc import AnnealedSMC as AnnealedSMC
 from pyro_jarzynski.infer.evidence_bounds import EvidenceBounds as EvidenceBounds

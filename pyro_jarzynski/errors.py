@@ -77,6 +77,10 @@ class AuditWarning(UserWarning):
     """The audit walkers have collapsed: their likelihoods are not to be trusted."""
 
 
+class ExploitationWarning(UserWarning):
+    """The walkers that train a model no longer stand for it: its gradient is biased."""
+
+
 class StepSizeWarning(UserWarning):
     """The step size is too large for the curvature of the energy."""
 

@@ -57,7 +57,7 @@ def annealed_walkers(
         Neal (2001), Statistics and Computing 11; with resampling Del Moral, Doucet, Jasra
         (2006), J. R. Stat. Soc. B 68(3).
     """
-    plan = _Plan.make(
+    plan = Plan.make(
         model,
         num_temperatures=num_temperatures,
         num_moves=num_moves,
@@ -115,7 +115,7 @@ def normalizer_bounds(
     Source:
         Grosse, Ghahramani, Adams (2015), arXiv:1511.02543.
     """
-    plan = _Plan.make(model, **settings)
+    plan = Plan.make(model, **settings)
     check_data("draws", draws, model.draw(1, plan.generator))
     up = plan.go_up(count("num_walkers", num_walkers))
     down = plan.go_down(draws)
@@ -127,7 +127,7 @@ def normalizer_bounds(
     )
 
 
-class _Plan(NamedTuple):
+class Plan(NamedTuple):
     """The way from the base to a model, with the step size of each temperature."""
 
     model: EnergyModel
@@ -147,7 +147,7 @@ class _Plan(NamedTuple):
         kernel: Kernel = MALA(0.3),  # noqa: B008
         seed: int = 0,
         chunk_size: int | None = None,
-    ) -> "_Plan":
+    ) -> "Plan":
         """Let a pilot find the step sizes."""
         count("num_temperatures", num_temperatures)
         count("num_pilot_walkers", num_pilot_walkers)

@@ -1,6 +1,15 @@
-"""A cloud of walkers that follows the parameters of a model under training."""
+"""Walkers that follow the parameters of a model under training.
 
-from typing import Any
+A walker that stays where it is while the parameters change from `θ_j` to `θ_k` gets
+
+    A += U_{θ_j}(X) - U_{θ_k}(X),
+
+whatever they were in between: its weight telescopes. So a cloud need not follow every
+update. It can wait, or send its walkers in blocks of which one follows per update, and has
+exactly the weights that it would have if all had been evaluated every time.
+"""
+
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
@@ -10,7 +19,8 @@ from pyro_jarzynski.core.evaluation import evaluate
 from pyro_jarzynski.core.kernels import Kernel, with_step_size
 from pyro_jarzynski.core.noise import stream
 from pyro_jarzynski.core.resampling import Resampler, get_resampler
-from pyro_jarzynski.core.transitions import Tools, Visit
+from pyro_jarzynski.core.transitions import Tools, Visit, reweight
+from pyro_jarzynski.core.trees import map_tree
 from pyro_jarzynski.core.walkers import Walkers, init
 from pyro_jarzynski.ebm.energy import StartableEnergy, device_of
 from pyro_jarzynski.errors import ArgumentError, count, fraction
@@ -19,20 +29,43 @@ from pyro_jarzynski.errors import ArgumentError, count, fraction
 KEPT = ("position", "log_weight", "log_banked", "ancestor", "steps")
 
 
+class Place(NamedTuple):
+    """Where the walkers stand; never changed in place.
+
+    Attributes:
+        blocks: Walkers of each block, weighted for the parameters that it followed last.
+        behind: Updates of the parameters since then, for each block.
+        turn: The block that followed last.
+    """
+
+    blocks: tuple[Walkers, ...]
+    behind: tuple[int, ...]
+    turn: int
+
+
 class Cloud:
-    """Walkers weighted for a model, carried along whenever its parameters change.
+    """Walkers weighted for a model, carried along when its parameters change.
 
     Args:
         model: The energy under training.
         num_walkers: Number of walkers `N`.
         kernel: How the walkers move.
-        num_moves: Moves per change of the parameters.
-        ess_threshold: Resample when `ESS < ess_threshold N`; 0 never does.
+        num_moves: Moves whenever walkers follow.
+        ess_threshold: Resample a block when its `ESS` is below this share; 0 never does.
         resampler: A name or function of `core.resampling`.
         seed: Seed of the run.
         purpose: What the cloud is for; clouds of one run differ in it.
+        block_size: Walkers of a block, of which one follows per update, each in its turn.
+            Blocks are resampled by themselves. `None` is one block of all.
         chunk_size: Walkers per call of the model; `None` takes all at once.
+
+    Source:
+        Carbone, Hua, Coste, Vanden-Eijnden (2023), arXiv:2305.19414: the batches of
+        walkers of its code for images, which evaluates all of them at every update.
     """
+
+    place: Place
+    _present: Walkers | None
 
     def __init__(
         self,
@@ -45,7 +78,8 @@ class Cloud:
         resampler: str | Resampler,
         seed: int,
         purpose: str,
-        chunk_size: int | None,
+        block_size: int | None = None,
+        chunk_size: int | None = None,
     ) -> None:
         """Draw the first walkers."""
         count("num_walkers", num_walkers)
@@ -55,6 +89,12 @@ class Cloud:
         self.resampler = get_resampler(resampler)
         if chunk_size is not None:
             count("chunk_size", chunk_size)
+        self.block_size = num_walkers if block_size is None else block_size
+        if count("walker_batch_size", self.block_size) > num_walkers:
+            raise ArgumentError(
+                f"`walker_batch_size` must be at most {num_walkers}, the number of "
+                f"walkers, got {block_size}."
+            )
         self.generator = stream(seed, purpose, device_of(model))
         self.tools = Tools(self.generator, chunk_size)
         self.num_resamplings = 0
@@ -63,45 +103,73 @@ class Cloud:
 
     def restart(self, position: Tensor, *, log_normalizer: float = 0.0) -> None:
         """Put the walkers elsewhere, with equal weights."""
+        # Draws may come sorted, mode by mode: each block takes some of every kind.
+        blocks = -(-len(position) // self.block_size)
+        rows = torch.arange(len(position), device=position.device)
         self.walkers = init(
-            position,
+            torch.cat([position[rows[first::blocks]] for first in range(blocks)]),
             self.model,
             log_normalizer=log_normalizer,
             chunk_size=self.tools.chunk_size,
         )
 
     @property
-    def position(self) -> Tensor:
-        """Positions of the walkers, `(N, *event)`."""
-        position = self.walkers.position
-        assert isinstance(position, Tensor)
-        return position
+    def walkers(self) -> Walkers:
+        """All walkers, weighted for the present parameters: no block is resampled or moved.
+
+        What is evaluated for this is kept for the next who asks, and used by nobody else:
+        to look at the walkers does not change the course of a run.
+        """
+        if self._present is None:
+            known = zip(self.place.blocks, self.place.behind, strict=True)
+            present = [
+                reweight(block, self.model, self.tools, None) if behind else block
+                for block, behind in known
+            ]
+            self._present = _join(present, self.active.steps)
+        return self._present
+
+    @walkers.setter
+    def walkers(self, walkers: Walkers) -> None:
+        blocks = _split(walkers, self.block_size)
+        self._go(Place(blocks, (0,) * len(blocks), 0))
 
     @property
     def active(self) -> Walkers:
-        """The walkers that give the gradient."""
-        return self.walkers
+        """The block that followed last, which gives the gradient."""
+        return self.place.blocks[self.place.turn]
+
+    @property
+    def num_blocks(self) -> int:
+        """Number of blocks."""
+        return len(self.place.blocks)
 
     @property
     def num_walkers(self) -> int:
         """Number of walkers."""
-        return self.walkers.num_walkers
+        return sum(block.num_walkers for block in self.place.blocks)
 
-    def prepare(self) -> None:
-        """Make ready for an update of the parameters."""
+    @property
+    def position(self) -> Tensor:
+        """Positions of the walkers, `(N, *event)`."""
+        position = map_tree(_concatenate, *(b.position for b in self.place.blocks))
+        assert isinstance(position, Tensor)
+        return position
 
     def mark(self) -> Any:
         """Return what `undo` needs to come back here."""
-        return self.walkers
+        return self.place, self.num_resamplings
 
     def undo(self, mark: Any) -> None:
-        """Put the cloud back to where it was at the last mark."""
-        self.walkers = mark
+        """Put the cloud back to where it was at the mark."""
+        place, self.num_resamplings = mark
+        self._go(place)
 
     def follow(self, visit: Visit | None = None) -> smc.StepInfo:
-        """Carry the walkers to the present parameters of the model."""
-        self.walkers, info = smc.step(
-            self.walkers,
+        """Carry the next block to the present parameters of the model."""
+        turn = (self.place.turn + 1) % self.num_blocks
+        block, info = smc.step(
+            self.place.blocks[turn],
             self.model,
             self.kernel,
             num_moves=self.num_moves,
@@ -110,24 +178,39 @@ class Cloud:
             tools=self.tools,
             visit=visit,
         )
+        self.wait()
+        self._put(turn, block)
         self.num_resamplings += int(info.resampled)
         return info
 
+    def wait(self) -> None:
+        """Take note that the parameters have changed, without following them."""
+        behind = tuple(number + 1 for number in self.place.behind)
+        self._go(self.place._replace(behind=behind))
+
+    def replace_next(self, block: Walkers) -> None:
+        """Put walkers of the present parameters in the place of the next block."""
+        turn = (self.place.turn + 1) % self.num_blocks
+        blocks, behind = list(self.place.blocks), list(self.place.behind)
+        blocks[turn], behind[turn] = block, 0
+        self._go(self.place._replace(blocks=tuple(blocks), behind=tuple(behind)))
+
     def relax(self) -> Tensor:
-        """Move the walkers under the model they are at; return the acceptance rate."""
-        self.walkers, rate = smc.move(
-            self.walkers,
+        """Move the block that followed last once more; return the acceptance rate."""
+        block, rate = smc.move(
+            self.active,
             self.model,
             self.kernel,
             num_moves=self.num_moves,
             tools=self.tools,
         )
+        self._put(self.place.turn, block)
         return rate
 
     def forget_weights(self) -> None:
-        """Make all weights equal again, as contrastive divergence does."""
-        zero = torch.zeros_like(self.walkers.log_weight)
-        self.walkers = self.walkers._replace(log_weight=zero)
+        """Make the last block's weights equal again, as contrastive divergence does."""
+        zero = torch.zeros_like(self.active.log_weight)
+        self._put(self.place.turn, self.active._replace(log_weight=zero))
 
     def set_step_size(self, step_size: float) -> None:
         """Use another step size from now on."""
@@ -142,6 +225,7 @@ class Cloud:
         return state | {
             "step_size": torch.tensor(self.kernel.step_size, dtype=torch.float64),
             "num_resamplings": torch.tensor(self.num_resamplings),
+            "turn": torch.tensor(self.place.turn),
             "generator": self.generator.get_state(),
         }
 
@@ -151,18 +235,21 @@ class Cloud:
         Raises:
             ArgumentError: They are of another shape.
         """
-        if state["position"].shape[1:] != self.position.shape[1:]:
+        known = self.active.position
+        assert isinstance(known, Tensor)
+        if state["position"].shape[1:] != known.shape[1:]:
             raise ArgumentError(
-                f"`state` must have walkers of shape {tuple(self.position.shape[1:])}, got "
+                f"`state` must have walkers of shape {tuple(known.shape[1:])}, got "
                 f"{tuple(state['position'].shape[1:])}: it is of another model."
             )
-        kept = {name: state[name].to(self.position.device) for name in KEPT}
+        kept = {name: state[name].to(known.device) for name in KEPT}
         evaluation = evaluate(
             self.model, kept["position"], chunk_size=self.tools.chunk_size
         )
-        self.walkers = self.walkers._replace(
+        self.walkers = Walkers(
             **kept, evaluation=evaluation, momentum=state.get("momentum")
         )
+        self._go(self.place._replace(turn=int(state["turn"])))
         self.set_step_size(float(state["step_size"]))
         self.num_resamplings = int(state["num_resamplings"])
         self.generator.set_state(state["generator"].cpu())
@@ -173,8 +260,46 @@ class Cloud:
 
     def draw_index(self, num: int, seed: int) -> Tensor:
         """Draw the indices of `num` walkers by their weights, `(num,)`."""
-        generator = stream(seed, "sample", self.walkers.log_weight.device)
-        chosen = self.resampler(self.walkers.log_weight, num, generator)
+        log_weight = self.walkers.log_weight
+        generator = stream(seed, "sample", log_weight.device)
+        chosen = self.resampler(log_weight, num, generator)
         # Ancestors come sorted: shuffled, a part of the draws is a sample as well.
         order = torch.randperm(num, generator=generator, device=chosen.device)
         return chosen[order]
+
+    def _go(self, place: Place) -> None:
+        self.place, self._present = place, None
+
+    def _put(self, turn: int, block: Walkers) -> None:
+        """Replace a block by walkers at the present parameters."""
+        blocks, behind = list(self.place.blocks), list(self.place.behind)
+        blocks[turn], behind[turn] = block, 0
+        self._go(Place(tuple(blocks), tuple(behind), turn))
+
+
+def _split(walkers: Walkers, size: int) -> tuple[Walkers, ...]:
+    if walkers.num_walkers <= size:
+        return (walkers,)
+    rows = torch.arange(walkers.num_walkers, device=walkers.log_weight.device).split(size)
+    return tuple(map_tree(lambda x, r=r: x[r] if x.ndim else x, walkers) for r in rows)
+
+
+def _join(blocks: list[Walkers], steps: Tensor) -> Walkers:
+    """Return one cloud of all walkers, each weighted by the evidence of its block."""
+    if len(blocks) == 1:
+        return blocks[0]
+    # Relative to the first, so that the weights stay in the range of one block's.
+    banked = blocks[0].log_banked
+    weighted = [
+        block._replace(
+            log_weight=block.log_weight + (block.log_banked - banked),
+            log_banked=banked,
+            steps=steps,
+        )
+        for block in blocks
+    ]
+    return map_tree(_concatenate, *weighted)
+
+
+def _concatenate(*parts: Tensor) -> Tensor:
+    return torch.cat(parts) if parts[0].ndim else parts[0]

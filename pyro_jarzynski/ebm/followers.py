@@ -13,11 +13,11 @@ from pyro_jarzynski.core.resampling import Resampler
 from pyro_jarzynski.core.smc import StepInfo
 from pyro_jarzynski.core.transitions import Visit
 from pyro_jarzynski.core.walkers import Walkers
-from pyro_jarzynski.ebm.batched_cloud import BatchedCloud
 from pyro_jarzynski.ebm.cloud import Cloud
 from pyro_jarzynski.ebm.energy import StartableEnergy
+from pyro_jarzynski.ebm.renewal import Renewal, Renewed, renew
 from pyro_jarzynski.ebm.tracker import LikelihoodTracker
-from pyro_jarzynski.errors import ArgumentError, count
+from pyro_jarzynski.errors import count
 
 
 class Followers:
@@ -36,8 +36,11 @@ class Followers:
         ess_threshold: Resample when `ESS < ess_threshold N`, in [0, 1].
         resampler: A name or function of `core.resampling`.
         weighted: Whether walkers of the first cloud are ever resampled by their weights.
-        walker_batch_size: Walkers of the first cloud that move per update; the weights of
-            the others are evaluated when they are needed. `None` moves all.
+        walker_batch_size: Walkers of the first cloud that follow each update: independent
+            blocks that take turns. The weights of the others telescope, and are evaluated
+            when they are needed. `None` moves all.
+        audit_every: Updates that the audit follows at once; `None` is as many as there are
+            blocks, so that the walkers of both clouds move equally often.
         seed: Seed of both clouds.
         chunk_size: Walkers per call of the model; `None` takes all at once.
 
@@ -58,6 +61,7 @@ class Followers:
         resampler: str | Resampler = "systematic",
         weighted: bool = True,
         walker_batch_size: int | None = None,
+        audit_every: int | None = None,
         seed: int = 0,
         chunk_size: int | None = None,
     ) -> None:
@@ -77,21 +81,19 @@ class Followers:
             ess_threshold=ess_threshold,
             **shared,
         )
-        shared |= {
-            "num_walkers": num_walkers,
-            "num_moves": moves_per_update,
-            "ess_threshold": ess_threshold if weighted else 0.0,
-            "purpose": "training walkers",
-        }
-        if walker_batch_size is None:
-            self.cloud = Cloud(model, **shared)
-        elif weighted:
-            self.cloud = BatchedCloud(model, batch_size=walker_batch_size, **shared)
-        else:
-            raise ArgumentError(
-                "`walker_batch_size` needs walkers with weights: those of contrastive "
-                "divergence have none that could be evaluated later."
-            )
+        self.cloud = Cloud(
+            model,
+            num_walkers=num_walkers,
+            num_moves=moves_per_update,
+            ess_threshold=ess_threshold if weighted else 0.0,
+            purpose="training walkers",
+            block_size=walker_batch_size,
+            **shared,
+        )
+        blocks = self.cloud.num_blocks
+        self.audit_every = (
+            blocks if audit_every is None else count("audit_every", audit_every)
+        )
         model.followers = self
 
     def update(self, visit: Visit | None = None) -> StepInfo:
@@ -104,9 +106,25 @@ class Followers:
         """
         with all_or_nothing([self]):
             info = self.cloud.follow(visit)
-            self.audit.update()
+            self.update_audit()
         self.adapt(float(info.acceptance_rate))
         return info
+
+    def update_audit(self) -> None:
+        """Let the audit follow if it is its turn, and else take note of the update."""
+        if self.audit_cloud.place.behind[0] + 1 >= self.audit_every:
+            self.audit.update()
+        else:
+            self.audit_cloud.wait()
+
+    def renew(self, renewal: Renewal) -> Renewed:
+        """Replace the audit, and the next of several training blocks, by fresh walkers."""
+        return renew(self.cloud, self.audit_cloud, renewal)
+
+    @property
+    def audit_waits(self) -> bool:
+        """Whether the audit has not followed the last update."""
+        return self.audit_cloud.place.behind[0] > 0
 
     @property
     def audit_cloud(self) -> Cloud:
@@ -153,7 +171,7 @@ class Followers:
 
     def are_current(self) -> bool:
         """Tell whether the walkers are weighted for the present parameters."""
-        return all(_is_current(cloud) for cloud in (self.cloud, self.audit.cloud))
+        return _is_current(self.cloud)
 
 
 @contextmanager

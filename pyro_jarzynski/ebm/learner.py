@@ -11,10 +11,8 @@ the likelihood from an audit cloud that feeds nothing.
 
 import math
 import time
-import warnings
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from copy import deepcopy
 from typing import Any, ClassVar, NamedTuple
 
 import torch
@@ -27,8 +25,9 @@ from pyro_jarzynski.core.interrupt import deferred_interrupt
 from pyro_jarzynski.core.kernels import ULA, Kernel
 from pyro_jarzynski.core.noise import stream
 from pyro_jarzynski.core.resampling import Resampler
-from pyro_jarzynski.core.walkers import Walkers
 from pyro_jarzynski.diagnostics.inference_data import Coords, Dims, build
+from pyro_jarzynski.ebm.alarms import Alarms
+from pyro_jarzynski.ebm.best import Snapshot, better, validation_nll
 from pyro_jarzynski.ebm.cloud import Cloud
 from pyro_jarzynski.ebm.data import Batches, check_data
 from pyro_jarzynski.ebm.energy import StartableEnergy
@@ -36,27 +35,16 @@ from pyro_jarzynski.ebm.export import audit_groups, training_group
 from pyro_jarzynski.ebm.followers import Followers, all_or_nothing
 from pyro_jarzynski.ebm.gradient import WalkerGradient, walker_gradient
 from pyro_jarzynski.ebm.history import History
+from pyro_jarzynski.ebm.parameters import check_followed, trainable
+from pyro_jarzynski.ebm.renewal import Renewal, check_renewal
 from pyro_jarzynski.ebm.tracker import Likelihood, LikelihoodTracker
 from pyro_jarzynski.errors import (
     ArgumentError,
-    AuditWarning,
     NonFiniteEnergyError,
     count,
 )
 
-# Standard error of log Z, at most 1 by its nature, from which it has no meaning.
-COLLAPSED = 0.95
-
 Callback = Callable[["Learner", dict[str, float]], None]
-
-
-class Snapshot(NamedTuple):
-    """What the best model so far consists of: parameters, and walkers that fit them."""
-
-    step: int
-    validation_nll: float
-    parameters: dict[str, Any]
-    walkers: tuple[Walkers, Walkers]
 
 
 class Update(NamedTuple):
@@ -87,6 +75,8 @@ class Learner(ABC):
         kernel: Kernel = ULA(),  # noqa: B008
         moves_per_update: int = 1,
         walker_batch_size: int | None = None,
+        audit_every: int | None = None,
+        renewal: Renewal | None = None,
         ess_threshold: float = 0.5,
         resampler: str | Resampler = "systematic",
         lr_scheduler: LRScheduler | None = None,
@@ -95,7 +85,7 @@ class Learner(ABC):
     ) -> None:
         """Draw the walkers at the model's present parameters."""
         self.model, self.optimizer, self.lr_scheduler = model, optimizer, lr_scheduler
-        self.parameters = _trainable(model, optimizer)
+        self.parameters = trainable(model, optimizer)
         self.followers = Followers(
             model,
             num_walkers=num_walkers,
@@ -106,15 +96,17 @@ class Learner(ABC):
             resampler=resampler,
             weighted=self.weighted,
             walker_batch_size=walker_batch_size,
+            audit_every=audit_every,
             seed=seed,
             chunk_size=chunk_size,
         )
+        self.alarms = Alarms(self.followers, weighted=self.weighted)
+        self.renewal = check_renewal(model, renewal)
         self.data_generator = stream(seed, "data")
         self.history = History()
         self.num_steps = 0
         self.best: Snapshot | None = None
         self._negative: list[Tensor] = []
-        self._warned = False
 
     @abstractmethod
     def begin(self, batches: Batches) -> None:
@@ -156,11 +148,11 @@ class Learner(ABC):
 
     @property
     def training_log_normalizer(self) -> float:
-        """Estimate of `log Z` by the walkers that train the model: biased by that.
+        """Estimate of `log Z` by the walkers of the last gradient: biased by that.
 
         NaN for walkers without weights, which have none.
         """
-        return float(self.cloud.walkers.log_normalizer) if self.weighted else math.nan
+        return float(self.cloud.active.log_normalizer) if self.weighted else math.nan
 
     def nll(self, x: Tensor) -> Likelihood:
         """Return the mean negative log-likelihood of data `(n, *event)`, in nats."""
@@ -274,6 +266,7 @@ class Learner(ABC):
                 raise ArgumentError("`patience` needs `validation` data; got None.")
         if validation is not None:
             check_data("validation", validation, self.cloud.position)
+        check_followed(self.followers)
         batches = Batches(data, batch_size, self.cloud.position, self.data_generator)
         if not self._negative:
             self.begin(batches)
@@ -283,9 +276,12 @@ class Learner(ABC):
         source, nlls = iter(batches), list[float]()
         with deferred_interrupt() as raise_if_interrupted:
             while self.num_steps < last and not self._is_stale(patience, first):
-                update = self._update(next(source), batches)
-                nlls.append(update.nll)
-                if self.num_steps % eval_every == 0 or self.num_steps == last:
+                number = self.num_steps + 1
+                ends_row = number % eval_every == 0 or number == last
+                update = self._update(next(source), batches, ends_row=ends_row)
+                if not math.isnan(update.nll):
+                    nlls.append(update.nll)
+                if ends_row:
                     seconds = time.perf_counter() - clock
                     row = self._record(update, sum(nlls) / len(nlls), seconds, validation)
                     nlls.clear()
@@ -299,8 +295,7 @@ class Learner(ABC):
         """Put back the parameters of the lowest validation NLL, if any were scored."""
         if self.best is None:
             return
-        self.model.load_state_dict(self.best.parameters)
-        self.followers.walkers = self.best.walkers
+        self.best.put_back(self.model, self.followers)
         self._negative = self.gradient_now()
 
     def gradient_now(self) -> list[Tensor]:
@@ -319,19 +314,22 @@ class Learner(ABC):
             return gather.sum
         return self.gradient_now()
 
-    def _update(self, batch: Tensor, batches: Batches) -> Update:
+    def _update(self, batch: Tensor, batches: Batches, *, ends_row: bool) -> Update:
         energy, norm = self._differentiate(batch)
-        nll = energy + self.log_normalizer
+        # Where the audit waits, log Z would cost an evaluation of its walkers.
+        known = ends_row or not self.followers.audit_waits
+        nll = energy + self.log_normalizer if known else math.nan
         with all_or_nothing([self.followers], self.parameters):
-            self.cloud.prepare()
             self.optimizer.step()
             negative, rate, ess = self.advance(batches)
-            self.audit.update()
+            self.followers.update_audit()
         if self.lr_scheduler is not None:
             self.lr_scheduler.step()
         self._negative = negative
         self.num_steps += 1
         self.followers.adapt(rate)
+        if self.renewal is not None and self.num_steps % self.renewal.every == 0:
+            self.followers.renew(self.renewal)
         return Update(nll, rate, ess, norm)
 
     def _differentiate(self, batch: Tensor) -> tuple[float, float]:
@@ -356,12 +354,15 @@ class Learner(ABC):
     ) -> dict[str, float]:
         if len(self.history) % 50 == 0:
             warn_if_unstable(self.cloud.kernel, self.model, self.cloud.position)
-        self._warn_if_collapsed()
+        self.alarms.look(self.num_steps, update.ess)
+        score = validation_nll(self.followers, validation)
+        if validation is not None:
+            self.best = better(self.best, self.num_steps, score, self.followers)
         return self.history.append(
             step=self.num_steps,
             seconds=seconds,
             train_nll=train_nll,
-            validation_nll=math.nan if validation is None else self._score(validation),
+            validation_nll=score,
             log_z=self.log_normalizer,
             log_z_error=self.log_normalizer_error,
             training_log_z=self.training_log_normalizer,
@@ -375,51 +376,7 @@ class Learner(ABC):
             grad_norm=update.grad_norm,
         )
 
-    def _warn_if_collapsed(self) -> None:
-        if self._warned or self.log_normalizer_error < COLLAPSED:
-            return
-        self._warned = True
-        warnings.warn(
-            f"At update {self.num_steps} almost all audit walkers descend from one: log Z "
-            "and the likelihoods are no longer to be trusted. Use more audit walkers, more "
-            "moves per update, or a smaller learning rate.",
-            AuditWarning,
-            stacklevel=3,
-        )
-
-    def _score(self, validation: Tensor) -> float:
-        nll = self.nll(validation).nll
-        if math.isnan(nll):
-            raise NonFiniteEnergyError(
-                f"The energy of the validation data is NaN after update {self.num_steps}; "
-                "check these data, or use a smaller learning rate."
-            )
-        if self.best is None or nll < self.best.validation_nll:
-            self.best = Snapshot(
-                self.num_steps,
-                nll,
-                deepcopy(self.model.state_dict()),
-                self.followers.walkers,
-            )
-        return nll
-
     def _is_stale(self, patience: int | None, first: int) -> bool:
         if patience is None or self.best is None:
             return False
         return self.num_steps - max(self.best.step, first) >= patience
-
-
-def _trainable(model: nn.Module, optimizer: Optimizer) -> list[nn.Parameter]:
-    named = {n: p for n, p in model.named_parameters() if p.requires_grad}
-    if not named:
-        raise ArgumentError(
-            "`model` has no parameter with `requires_grad`: there is nothing to train."
-        )
-    held = {id(p) for group in optimizer.param_groups for p in group["params"]}
-    missing = [name for name, p in named.items() if id(p) not in held]
-    if missing:
-        raise ArgumentError(
-            f"`optimizer` does not hold the parameters {', '.join(missing)} of `model`; "
-            "build it from `model.parameters()`, or set their `requires_grad` to False."
-        )
-    return list(named.values())

@@ -62,8 +62,6 @@ class JarzynskiOptim(PyroOptim):
         params = list(params)
         self._check_held(params)
         with all_or_nothing(self.followers, params):
-            for each in self.followers:
-                each.cloud.prepare()
             self.optim(params, *args, **kwargs)
             for each in self.followers:
                 each.update()

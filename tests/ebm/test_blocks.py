@@ -1,4 +1,4 @@
-"""Walkers of which a batch moves per update: exact weights at the cost of the batch."""
+"""Blocks of walkers that follow in turn: exact weights at the cost of one block."""
 
 import pytest
 import torch
@@ -7,11 +7,10 @@ import pyro_jarzynski as pj
 from pyro_jarzynski.core import smc
 from pyro_jarzynski.core.noise import stream
 from pyro_jarzynski.core.transitions import Tools, reweight
-from pyro_jarzynski.core.walkers import init
-from pyro_jarzynski.ebm.batched_cloud import BatchedCloud, place, take
+from pyro_jarzynski.ebm.cloud import Cloud
 from pyro_jarzynski.errors import ArgumentError, NonFiniteEnergyError
 
-NUM, BATCH = 24, 7
+NUM, BLOCK = 24, 7
 MEANS = torch.tensor([[-1.0, 0.5], [1.5, 0.0], [0.0, -1.0]], dtype=torch.float64)
 Z = torch.tensor([0.0, -0.5, 0.3], dtype=torch.float64)
 KERNELS = {
@@ -25,10 +24,10 @@ def mixture():
     return pj.GaussianMixtureEnergy(MEANS.clone(), Z.clone())
 
 
-def cloud_of(model, kernel=KERNELS["mala"], *, batch_size=BATCH, **settings):
+def cloud_of(model, kernel=KERNELS["mala"], *, block_size=BLOCK, **settings):
     known = {"num_moves": 2, "ess_threshold": 0.0, "resampler": "systematic", "seed": 3}
-    known |= {"purpose": "test", "chunk_size": None, "num_walkers": NUM}
-    return BatchedCloud(model, batch_size=batch_size, kernel=kernel, **known | settings)
+    known |= {"purpose": "test", "num_walkers": NUM}
+    return Cloud(model, block_size=block_size, kernel=kernel, **known | settings)
 
 
 def change(model, number):
@@ -41,82 +40,81 @@ def change(model, number):
 
 
 class Eager:
-    """The same cloud with all weights evaluated at every update."""
+    """The same blocks, all of them weighted anew at every update."""
 
-    def __init__(self, model, kernel, generator, first):
-        self.model, self.kernel = model, kernel
+    def __init__(self, cloud, generator):
+        self.model, self.kernel = cloud.model, cloud.kernel
         self.tools = Tools(generator)
-        log_z = float(model.log_normalizer())
-        self.walkers = init(first, model, log_normalizer=log_z)
+        self.blocks = list(cloud.place.blocks)
 
-    def follow(self, rows):
-        before = take(self.walkers, rows)
-        self.walkers = reweight(self.walkers, self.model, Tools(), None)
+    def follow(self, turn):
         moved, _ = smc.step(
-            before,
+            self.blocks[turn],
             self.model,
             self.kernel,
             num_moves=2,
-            ess_threshold=0.0,
+            ess_threshold=0.99,
             tools=self.tools,
         )
-        place(self.walkers, rows, moved)
+        others = [reweight(block, self.model, Tools(), None) for block in self.blocks]
+        self.blocks = [*others[:turn], moved, *others[turn + 1 :]]
+
+    @property
+    def log_weight(self):
+        return torch.cat([block.log_weight + block.log_banked for block in self.blocks])
 
 
 def in_order(order):
-    """Batches in passes; or any rows, some never and some again and again."""
-    if order == "passes":
-        return [torch.arange(NUM).roll(5)[i : i + BATCH] for i in (0, 7, 14, 21)] * 3
-    generator = stream(8, "rows")
-    return [torch.randperm(NUM - 4, generator=generator)[:BATCH] for _ in range(12)]
+    """Blocks in turn; or in any order, one never and some again and again."""
+    if order == "turns":
+        return [(number + 1) % 4 for number in range(11)]
+    return torch.randint(3, (11,), generator=stream(8, "blocks")).tolist()
 
 
-@pytest.mark.parametrize("order", ["passes", "any"])
-@pytest.mark.parametrize("kernel", KERNELS.values(), ids=KERNELS)
-def test_weights_are_those_of_evaluating_all_at_every_update(kernel, order, monkeypatch):
+@pytest.mark.parametrize("order", ["turns", "any"])
+@pytest.mark.parametrize("kernel", ["mala", "hmc"])
+def test_weights_are_those_of_evaluating_all_at_every_update(kernel, order):
     model = mixture()
-    cloud = cloud_of(model, kernel)
-    eager = Eager(model, kernel, stream(1, "noise"), cloud.position.clone())
+    cloud = cloud_of(model, KERNELS[kernel], ess_threshold=0.99)
+    eager = Eager(cloud, stream(1, "noise"))
     cloud.tools = Tools(stream(1, "noise"))
-    batches = iter(in_order(order))
-    present = [next(batches)]
-    monkeypatch.setattr(cloud, "_next", lambda: present[0])
-    for number in range(11):
-        cloud.prepare()
+    for number, turn in enumerate(in_order(order)):
         change(model, number)
+        cloud.place = cloud.place._replace(turn=(turn - 1) % 4)
         cloud.follow()
-        eager.follow(present[0])
-        present[0] = next(batches)
+        eager.follow(turn)
+    assert cloud.num_resamplings > 0
     lazy = cloud.walkers
-    assert torch.equal(lazy.position, eager.walkers.position)
     exact = {"rtol": 0, "atol": 1e-12}
-    torch.testing.assert_close(lazy.log_weight, eager.walkers.log_weight, **exact)
-    torch.testing.assert_close(
-        lazy.evaluation.energy, eager.walkers.evaluation.energy, **exact
-    )
+    positions = torch.cat([block.position for block in eager.blocks])
+    torch.testing.assert_close(lazy.position, positions, **exact)
+    found = lazy.log_weight + lazy.log_banked
+    torch.testing.assert_close(found, eager.log_weight, **exact)
+    torch.testing.assert_close(lazy.evaluation.energy, model(positions).detach(), **exact)
 
 
-def test_asking_in_between_changes_nothing():
+@pytest.mark.parametrize("kernel", KERNELS.values(), ids=KERNELS)
+def test_to_look_changes_nothing(kernel):
     found = []
-    for asked in (False, True):
+    for looked in (False, True):
         model = mixture()
-        cloud = cloud_of(model)
+        cloud = cloud_of(model, kernel)
         for number in range(6):
-            cloud.prepare()
             change(model, number)
             cloud.follow()
-            if asked:
+            if looked:
                 float(cloud.walkers.ess)
+                cloud.state_dict()
         found.append(cloud.walkers)
     assert torch.equal(found[0].position, found[1].position)
-    torch.testing.assert_close(found[0].log_weight, found[1].log_weight, rtol=0, atol=1e-12)
+    assert torch.equal(found[0].log_weight, found[1].log_weight)
 
 
-def test_an_update_evaluates_the_batch_alone():
+def test_an_update_evaluates_one_block_alone():
     model = mixture()
     seen = []
     model.register_forward_pre_hook(lambda _, inputs: seen.append(len(inputs[0])))
-    cloud = cloud_of(model, num_walkers=1000, batch_size=10, num_moves=3)
+    cloud = cloud_of(model, num_walkers=1000, block_size=10, num_moves=3)
     seen.clear()
     for number in range(5):
         change(model, number)
@@ -125,10 +123,11 @@ def test_an_update_evaluates_the_batch_alone():
     assert seen == [10] * 20
     seen.clear()
     float(cloud.walkers.log_normalizer)
-    assert seen == [990]
+    float(cloud.walkers.ess)
+    assert sum(seen) == 990
 
 
-def test_every_walker_moves_once_per_pass():
+def test_every_walker_moves_once_per_turn():
     model = mixture()
     cloud = cloud_of(model)
     rows = []
@@ -139,26 +138,24 @@ def test_every_walker_moves_once_per_pass():
     assert sorted(torch.cat(rows).tolist()) == list(range(NUM))
 
 
-def test_low_effective_size_resamples_at_the_end_of_a_pass():
+def test_a_block_of_low_effective_size_is_resampled_by_itself():
     model = mixture()
     cloud = cloud_of(model, ess_threshold=1.0)
-    before = None
-    for number in range(4):
-        assert cloud.num_resamplings == 0
-        change(model, number)
-        before = cloud.walkers.log_normalizer if number == 3 else before
-        cloud.follow()
+    change(model, 0)
+    cloud.follow()
     assert cloud.num_resamplings == 1
-    assert float(cloud.walkers.log_weight.abs().max()) == 0
-    assert float(cloud.walkers.log_banked) != 0
+    sizes = [float(block.log_weight.abs().max()) for block in cloud.place.blocks]
+    assert sizes == [0.0] * 4
+    assert float(cloud.active.log_banked) != float(cloud.place.blocks[0].log_banked)
 
 
-def test_evidence_is_unbiased():
-    """Mean of `Ẑ / Z` over 400 clouds on a fixed path: 4.5 standard errors, 1e-5 a run."""
+@pytest.mark.parametrize("kernel", KERNELS.values(), ids=KERNELS)
+def test_evidence_is_unbiased(kernel):
+    """Mean of `Ẑ / Z` over 400 clouds on a fixed path: 4.5 standard errors, 1e-5 each."""
     ratios = []
     for seed in range(400):
         model = mixture()
-        cloud = cloud_of(model, seed=seed, num_moves=1)
+        cloud = cloud_of(model, kernel, seed=seed, num_moves=1, ess_threshold=0.7)
         for number in range(5):
             change(model, number)
             cloud.follow()
@@ -168,9 +165,31 @@ def test_evidence_is_unbiased():
     assert abs(float(ratios.mean()) - 1) < 4.5 * float(ratios.std()) / 20
 
 
+def test_a_cloud_that_waits_has_the_weights_of_one_that_follows():
+    """Updates whose walkers wait are one step of the path, exactly."""
+    found = []
+    for waits in (True, False):
+        model = mixture()
+        cloud = cloud_of(model, block_size=None)
+        for number in range(7):
+            change(model, number)
+            if number % 3 == 2:
+                cloud.follow()
+            elif waits:
+                cloud.wait()
+        if not waits:
+            cloud.wait()
+        found.append(cloud.walkers)
+    assert torch.equal(found[0].position, found[1].position)
+    assert torch.equal(found[0].log_weight, found[1].log_weight)
+    torch.testing.assert_close(
+        found[0].evaluation.energy, model(found[0].position).detach(), rtol=0, atol=1e-12
+    )
+
+
 def test_failure_is_undone():
     model = mixture()
-    cloud = cloud_of(model)
+    cloud = cloud_of(model, ess_threshold=1.0)
     for number in range(3):
         change(model, number)
         cloud.follow()
@@ -182,8 +201,29 @@ def test_failure_is_undone():
     model.load_state_dict(kept)
     after = cloud.walkers
     assert torch.equal(before.position, after.position)
-    torch.testing.assert_close(before.log_weight, after.log_weight, rtol=0, atol=1e-12)
+    assert torch.equal(before.log_weight, after.log_weight)
     assert torch.equal(before.steps, after.steps)
+    assert cloud.num_resamplings == 3
+
+
+def test_state_of_blocks_is_restored():
+    model = mixture()
+    cloud = cloud_of(model)
+    for number in range(3):
+        change(model, number)
+        cloud.follow()
+    other = cloud_of(mixture(), seed=9)
+    other.model.load_state_dict(model.state_dict())
+    other.load_state_dict(cloud.state_dict())
+    change(model, 7)
+    change(other.model, 7)
+    cloud.follow()
+    other.follow()
+    assert torch.equal(cloud.walkers.position, other.walkers.position)
+    torch.testing.assert_close(
+        cloud.walkers.log_weight + cloud.walkers.log_banked,
+        other.walkers.log_weight + other.walkers.log_banked,
+    )
 
 
 class TestTraining:
@@ -233,14 +273,3 @@ class TestTraining:
     def test_batches_that_cannot_be(self, settings, told):
         with pytest.raises(ArgumentError, match=told):
             self.learner(**settings)
-
-    def test_contrastive_divergence_has_no_weights_to_evaluate_later(self):
-        model = mixture()
-        optimizer = torch.optim.Adam(model.parameters())
-        with pytest.raises(ArgumentError, match="needs walkers with weights"):
-            pj.PersistentContrastiveDivergence(model, optimizer, walker_batch_size=10)
-
-    def test_kernels_that_keep_momenta_are_refused(self):
-        cloud = cloud_of(mixture(), pj.UnderdampedLangevin(0.1))
-        with pytest.raises(ArgumentError, match="ULA, MALA or HMC, got Underdamped"):
-            cloud.follow()

@@ -1,0 +1,100 @@
+"""Warnings about walkers that no longer stand for the model, each with its remedy.
+
+Every kind of trouble is told once in a run.
+"""
+
+import math
+import warnings
+
+import torch
+
+from pyro_jarzynski.core.walkers import Walkers
+from pyro_jarzynski.core.weights import normalise
+from pyro_jarzynski.ebm.followers import Followers
+from pyro_jarzynski.errors import AuditWarning, ExploitationWarning
+
+# Standard error of log Z, at most 1 by its nature, from which it has no meaning.
+COLLAPSED = 0.95
+# Share of the walkers that must be effective.
+MIN_ESS = 0.05
+# Effective walkers from which a mean energy says anything.
+MIN_SIZE = 20
+# Standard errors by which the mean energies of the two clouds must not differ, and the
+# part of the energies' standard deviation below which no difference matters.
+MAX_Z, MIN_SHIFT = 6.0, 0.5
+
+
+class Alarms:
+    """Looks at the walkers of a training run, and tells each kind of trouble once."""
+
+    def __init__(self, followers: Followers, *, weighted: bool) -> None:
+        """Watch some walkers; those without weights have no effective sample size."""
+        self.followers, self.weighted = followers, weighted
+        self._told: set[str] = set()
+
+    def look(self, step: int, ess: float) -> None:
+        """Warn of what is wrong after an update.
+
+        Args:
+            step: Updates so far.
+            ess: Effective sample size of the last update, as a fraction.
+        """
+        if self.followers.audit.log_normalizer_error >= COLLAPSED:
+            self._tell(
+                "collapse",
+                f"At update {step} almost all audit walkers descend from one: log Z and "
+                "the likelihoods are no longer to be trusted. Use more audit walkers, more "
+                "moves per update, a smaller learning rate, or `renewal`.",
+                AuditWarning,
+            )
+        if self.weighted and ess < MIN_ESS:
+            self._tell(
+                "ess",
+                f"At update {step} only {ess:.1%} of the training walkers are effective: "
+                "the parameters change faster than the walkers can follow, and the "
+                "gradient is that of a few of them. Use a smaller learning rate, more "
+                "walkers, or more moves per update.",
+                ExploitationWarning,
+            )
+        shift = energy_shift(self.followers) if self.weighted else math.nan
+        if abs(shift) > MIN_SHIFT:
+            self._tell(
+                "exploitation",
+                f"At update {step} the walkers that train the model and those of the audit "
+                f"are {abs(shift):.2g} standard deviations apart in their mean energy: the "
+                "optimiser has led its own walkers astray, so that its gradient is biased. "
+                "Use more walkers, more moves per update, a smaller learning rate, or "
+                "`renewal`.",
+                ExploitationWarning,
+            )
+
+    def _tell(self, kind: str, message: str, category: type[Warning]) -> None:
+        if kind in self._told:
+            return
+        self._told.add(kind)
+        warnings.warn(message, category, stacklevel=4)
+
+
+def energy_shift(followers: Followers) -> float:
+    """Return how far apart the two clouds are in energy, in standard deviations of it.
+
+    `(E_train[U] - E_audit[U]) / sd_audit[U]`, and 0 if this is within six of its standard
+    errors. Both clouds stand for one law, so only exploitation, or lost walkers, set them
+    apart.
+    """
+    train, audit = followers.cloud.active, followers.audit_cloud.walkers
+    (mean, _, size), (known, spread, known_size) = _moments(train), _moments(audit)
+    if min(size, known_size) < MIN_SIZE or spread == 0:
+        return 0.0
+    shift = (mean - known) / spread
+    error = math.sqrt(1 / size + 1 / known_size)
+    return shift if abs(shift) > MAX_Z * error else 0.0
+
+
+def _moments(walkers: Walkers) -> tuple[float, float, float]:
+    """Return the mean and standard deviation of the energy, and the effective size."""
+    weight = normalise(walkers.log_weight)
+    energy = walkers.evaluation.energy.to(torch.float64)
+    mean = weight @ energy
+    spread = (weight @ (energy - mean).square()).sqrt()
+    return float(mean), float(spread), float(walkers.ess)

@@ -1,0 +1,41 @@
+"""Checks of the parameters of a model: who trains them, and whether walkers follow them."""
+
+from torch import nn
+from torch.optim import Optimizer
+
+from pyro_jarzynski.ebm.energy import device_of
+from pyro_jarzynski.ebm.followers import Followers
+from pyro_jarzynski.errors import ArgumentError
+
+
+def trainable(model: nn.Module, optimizer: Optimizer) -> list[nn.Parameter]:
+    """Return the parameters that are trained, or raise if the optimiser misses some."""
+    named = {n: p for n, p in model.named_parameters() if p.requires_grad}
+    if not named:
+        raise ArgumentError(
+            "`model` has no parameter with `requires_grad`: there is nothing to train."
+        )
+    held = {id(p) for group in optimizer.param_groups for p in group["params"]}
+    missing = [name for name, p in named.items() if id(p) not in held]
+    if missing:
+        raise ArgumentError(
+            f"`optimizer` does not hold the parameters {', '.join(missing)} of `model`; "
+            "build it from `model.parameters()`, or set their `requires_grad` to False."
+        )
+    return list(named.values())
+
+
+def check_followed(followers: Followers) -> None:
+    """Raise if walkers are not where their model is: on its device, at its parameters."""
+    walkers, network = followers.cloud.position.device, device_of(followers.model)
+    if walkers != network:
+        raise ArgumentError(
+            f"The walkers are on {walkers} and the model on {network}: move network and "
+            "base to their device before the learner is built."
+        )
+    if not followers.are_current():
+        raise ArgumentError(
+            "The parameters of `model` have changed since its walkers followed them: a "
+            "second optimiser holds them, or they were loaded or set. Let one optimiser "
+            "hold them, and build the learner anew after other changes."
+        )

@@ -1,0 +1,115 @@
+"""Walkers that are renewed now and then by fresh ones, annealed from the base.
+
+Walkers that follow a training see only where walkers have been. Where the network has dug
+a hole that none of them met, the density has its mass, and neither gradient nor likelihood
+knows of it. Fresh walkers come from the base through all temperatures: they meet such
+holes while these are shallow, and owe nothing to the history of the others.
+"""
+
+import math
+import warnings
+from typing import NamedTuple
+
+import torch
+
+from pyro_jarzynski.ebm.check import Plan
+from pyro_jarzynski.ebm.cloud import Cloud
+from pyro_jarzynski.ebm.energy import EnergyModel
+from pyro_jarzynski.errors import ArgumentError, ArgumentTypeError, AuditWarning, count
+
+# Standard errors, and nats, by which two estimates of one `log Z` must not differ.
+MAX_Z, MIN_GAP = 6.0, 0.5
+
+
+class Renewal(NamedTuple):
+    """How often and how carefully walkers are renewed.
+
+    Attributes:
+        every: Updates between two renewals.
+        num_temperatures: Steps of the inverse temperature from the base to the model.
+        num_moves: Moves of every walker per temperature.
+    """
+
+    every: int = 500
+    num_temperatures: int = 50
+    num_moves: int = 4
+
+
+class Renewed(NamedTuple):
+    """Estimates of one `log Z` before and after a renewal, with errors, in nats.
+
+    Attributes:
+        before: By the walkers that were replaced.
+        before_error: Its standard error.
+        after: By the fresh walkers.
+        after_error: Its standard error.
+    """
+
+    before: float
+    before_error: float
+    after: float
+    after_error: float
+
+    @property
+    def agrees(self) -> bool:
+        """Whether the two differ by no more than their errors explain."""
+        gap = abs(self.after - self.before)
+        return gap < MIN_GAP + MAX_Z * math.hypot(self.before_error, self.after_error)
+
+
+def check_renewal(model: object, renewal: Renewal | None) -> Renewal | None:
+    """Return the settings, or raise if they cannot be used for a model."""
+    if renewal is None:
+        return None
+    if not isinstance(renewal, Renewal):
+        raise ArgumentTypeError(
+            f"`renewal` must be a `Renewal` or None, got {type(renewal).__name__}."
+        )
+    for name, value in renewal._asdict().items():
+        count(f"renewal.{name}", value)
+    if not isinstance(model, EnergyModel):
+        raise ArgumentError(
+            "`renewal` needs an `EnergyModel`, from whose base fresh walkers start; got "
+            f"{type(model).__name__}. Pass `renewal=None`."
+        )
+    return renewal
+
+
+def renew(cloud: Cloud, audit: Cloud, renewal: Renewal) -> Renewed:
+    """Replace the audit, and the next of several training blocks, by fresh walkers.
+
+    Both are annealed along one plan, whose step sizes a pilot cloud finds, but apart: the
+    audit owes nothing to the walkers that train the model.
+    """
+    model, generator = audit.model, audit.generator
+    assert isinstance(model, EnergyModel)
+    seed = torch.randint(2**62, (), generator=generator, device=generator.device)
+    plan = Plan.make(
+        model,
+        num_temperatures=renewal.num_temperatures,
+        num_moves=renewal.num_moves,
+        kernel=audit.kernel,
+        seed=int(seed),
+        chunk_size=audit.tools.chunk_size,
+    )
+    if cloud.num_blocks > 1:
+        cloud.replace_next(plan.go_up(cloud.block_size))
+    before, after = audit.walkers, plan.go_up(audit.num_walkers)
+    audit.walkers = after
+    outcome = Renewed(
+        float(before.log_normalizer),
+        float(before.log_normalizer_error),
+        float(after.log_normalizer),
+        float(after.log_normalizer_error),
+    )
+    if not outcome.agrees:
+        warnings.warn(
+            f"log Z was {outcome.before:.2f} ± {outcome.before_error:.2f} by walkers that "
+            f"followed the training, and is {outcome.after:.2f} ± "
+            f"{outcome.after_error:.2f} by fresh ones: the model has changed faster than "
+            "walkers could follow, or has mass where none of them was. Use a smaller "
+            "learning rate, more moves per update, or renew more often.",
+            AuditWarning,
+            stacklevel=2,
+        )
+    return outcome
