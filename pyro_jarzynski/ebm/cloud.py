@@ -12,7 +12,7 @@ from pyro_jarzynski.core.noise import stream
 from pyro_jarzynski.core.resampling import Resampler, get_resampler
 from pyro_jarzynski.core.transitions import Tools, Visit
 from pyro_jarzynski.core.walkers import Walkers, init
-from pyro_jarzynski.ebm.energy import StartableEnergy, device_of
+from pyro_jarzynski.ebm.energy import StartableEnergy, check_kernel, device_of
 from pyro_jarzynski.errors import ArgumentError, count, fraction
 
 # What of walkers is kept; energies are evaluated anew.
@@ -49,6 +49,7 @@ class Cloud:
     ) -> None:
         """Draw the first walkers."""
         count("num_walkers", num_walkers)
+        check_kernel(kernel, model)
         self.model, self.kernel = model, kernel
         self.num_moves = count("moves_per_update", num_moves)
         self.ess_threshold = fraction("ess_threshold", ess_threshold)
@@ -68,6 +69,7 @@ class Cloud:
             self.model,
             log_normalizer=log_normalizer,
             chunk_size=self.tools.chunk_size,
+            gradient=self.kernel.needs_gradient,
         )
 
     @property
@@ -158,7 +160,10 @@ class Cloud:
             )
         kept = {name: state[name].to(self.position.device) for name in KEPT}
         evaluation = evaluate(
-            self.model, kept["position"], chunk_size=self.tools.chunk_size
+            self.model,
+            kept["position"],
+            chunk_size=self.tools.chunk_size,
+            gradient=self.kernel.needs_gradient,
         )
         self.walkers = self.walkers._replace(
             **kept, evaluation=evaluation, momentum=state.get("momentum")

@@ -272,9 +272,10 @@ class Learner(ABC):
             count("patience", patience)
             if validation is None:
                 raise ArgumentError("`patience` needs `validation` data; got None.")
+        walkers, support = self.cloud.position, self.model.support
         if validation is not None:
-            check_data("validation", validation, self.cloud.position)
-        batches = Batches(data, batch_size, self.cloud.position, self.data_generator)
+            check_data("validation", validation, walkers, support)
+        batches = Batches(data, batch_size, walkers, self.data_generator, support)
         if not self._negative:
             self.begin(batches)
             self._negative = self.gradient_now()

@@ -162,7 +162,7 @@ class LikelihoodTracker:
         }
 
     def _energies(self, x: Tensor) -> Tensor:
-        check_data("x", x, self.cloud.position)
+        check_data("x", x, self.cloud.position, self.model.support)
         step = self.cloud.tools.chunk_size or len(x)
         with torch.no_grad():
             return torch.cat([self.model(part) for part in x.split(step)])
