@@ -141,6 +141,27 @@ class BinaryRBMEnergy(StartableEnergy):
         """Draw the hidden units, and from them new visible ones, `(N, visible)`."""
         return self.units.gibbs(position, generator)
 
+    @torch.no_grad()
+    def scatter(self, scale: float = 0.01, *, seed: int = 0) -> None:
+        """Add small random weights, by which hidden units begin to differ.
+
+        At `W = 0` with the rates of the data the gradient by all weights is zero, and what
+        noise adds to it is the same for all hidden units: training takes hundreds of
+        updates to leave. To walkers this is a change of parameters like any other, so that
+        their weights stay exact. Build the learner first, then
+
+            model.scatter()
+            learner.followers.update()
+
+        Args:
+            scale: Standard deviation of what is added to each weight.
+            seed: Seed of it.
+        """
+        positive("scale", scale)
+        generator = stream(seed, "scattered weights")
+        noise = torch.randn(self.weight.shape, generator=generator)
+        self.weight.add_(noise.to(self.weight), alpha=scale)
+
     def exact_log_normalizer(self) -> Tensor:
         """Return the exact `log Z`, `()`, float64, by a sum over the smaller side.
 
