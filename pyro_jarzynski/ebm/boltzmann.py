@@ -21,7 +21,13 @@ from pyro_jarzynski.core.paths import check_betas
 from pyro_jarzynski.ebm.closed_forms import MAX_ENUMERATED, binary_states
 from pyro_jarzynski.ebm.data import check_data
 from pyro_jarzynski.ebm.energy import Annealing, StartableEnergy
-from pyro_jarzynski.errors import ArgumentError, count, positive
+from pyro_jarzynski.errors import (
+    ArgumentError,
+    ArgumentTypeError,
+    EnergyError,
+    count,
+    positive,
+)
 
 # States of one side that are summed at a time: a matrix of the other side's units each.
 STATES_AT_ONCE = 4096
@@ -70,6 +76,15 @@ class BinaryRBMEnergy(StartableEnergy):
     `U(v) = -b·v - Σ_j softplus(c_j + w_j·v)`, for walkers that are floating tensors of 0
     and 1. Given `h`, the units `v_i` are independent with chance `sigmoid(b_i + (Wh)_i)`.
 
+    Weights are learned in centred coordinates: with offsets `m` of the visible units, their
+    first rates, and `l = sigmoid(c)` of the hidden ones as they are made,
+
+        b = bias - W l,     c = hidden_bias - Wᵀ m,
+
+    so that the gradient by `W` is the covariance of both sides rather than their product.
+    Otherwise each update shifts all energies alike, which walkers' weights do not survive:
+    see `tests/benchmarks/rbm.py`.
+
     A unit whose weights are all zero is independent of the others. Over those that are
     coupled `Z` is a sum over the states of the smaller side, which is taken for up to 16
     units there. So a new machine is exact: its weights are zero.
@@ -82,14 +97,18 @@ class BinaryRBMEnergy(StartableEnergy):
         probs: Such rates, `(d,)`, in (0, 1), in place of data. Without either they are ½.
         weight_scale: Standard deviation of the first weights. A machine with more than 16
             units on both sides starts at zero; see `scatter`.
+        centred: Whether offsets are used; if not they are zero.
         seed: Seed of the first weights, and of the biases `c`, which are standard normal.
+
+    Attributes:
+        units: `b`, `W` and `c` of the energy at present.
 
     Raises:
         ArgumentError: A number is out of its range, or both `data` and `probs` are given.
 
     Source:
-        Smolensky (1986); free energy and block Gibbs as in Salakhutdinov, Murray (2008),
-        ICML.
+        Salakhutdinov, Murray (2008), ICML, for the free energy; Montavon, Müller (2012),
+        Neural Networks: Tricks of the Trade, for centring.
     """
 
     def __init__(
@@ -100,6 +119,7 @@ class BinaryRBMEnergy(StartableEnergy):
         data: Tensor | None = None,
         probs: Tensor | None = None,
         weight_scale: float = 0.0,
+        centred: bool = True,
         seed: int = 0,
     ) -> None:
         """Make the parameters."""
@@ -112,11 +132,16 @@ class BinaryRBMEnergy(StartableEnergy):
         generator = stream(seed, "first weights")
         weight = torch.randn(visible, hidden, generator=generator) * weight_scale
         hidden_bias = torch.randn(hidden, generator=generator)
+        hidden_bias = hidden_bias.to(rates)
         self.base_bias: Tensor
+        self.offset: Tensor
+        self.hidden_offset: Tensor
         self.register_buffer("base_bias", rates.logit())
+        self.register_buffer("offset", rates * centred)
+        self.register_buffer("hidden_offset", hidden_bias.sigmoid() * centred)
         self.bias = nn.Parameter(self.base_bias.clone())
         self.weight = nn.Parameter(weight.to(rates))
-        self.hidden_bias = nn.Parameter(hidden_bias.to(rates))
+        self.hidden_bias = nn.Parameter(hidden_bias)
 
     @property
     def event_shape(self) -> torch.Size:
@@ -130,11 +155,20 @@ class BinaryRBMEnergy(StartableEnergy):
 
     @property
     def units(self) -> Units:
-        """The parameters."""
-        return Units(self.bias, self.weight, self.hidden_bias)
+        """The machine that the parameters make."""
+        return Units(
+            self.bias - self.weight @ self.hidden_offset,
+            self.weight,
+            self.hidden_bias - self.offset @ self.weight,
+        )
 
     def forward(self, x: Tensor) -> Tensor:
         """Return the energies of `(N, visible)` walkers, `(N,)`, in nats."""
+        if x.requires_grad:
+            raise EnergyError(
+                "Units of 0 and 1 do not move along gradients: start walkers by "
+                "`init(..., gradient=False)`, and use `BlockGibbs`."
+            )
         return self.units.free_energy(x)
 
     def gibbs(self, position: Tensor, generator: torch.Generator | None) -> Tensor:
@@ -145,10 +179,10 @@ class BinaryRBMEnergy(StartableEnergy):
     def scatter(self, scale: float = 0.01, *, seed: int = 0) -> None:
         """Add small random weights, by which hidden units begin to differ.
 
-        At `W = 0` with the rates of the data the gradient by all weights is zero, and what
-        noise adds to it is the same for all hidden units: training takes hundreds of
-        updates to leave. To walkers this is a change of parameters like any other, so that
-        their weights stay exact. Build the learner first, then
+        At `W = 0` the gradient by the weights is zero if they are centred, and else that of
+        independent units, which is zero at the rates of the data. To walkers this is a
+        change of parameters like any other, so that their weights stay exact. Build the
+        learner first, then
 
             model.scatter()
             learner.followers.update()
@@ -255,7 +289,7 @@ class Tempered:
 
     @property
     def units(self) -> Units:
-        """Its parameters."""
+        """The machine at this temperature."""
         base, (bias, weight, hidden_bias) = self.machine.base_bias, self.machine.units
         return Units(
             torch.lerp(base, bias, self.beta), self.beta * weight, self.beta * hidden_bias
@@ -292,9 +326,13 @@ def _rates(visible: int, data: Tensor | None, probs: Tensor | None) -> Tensor:
     if data is not None and probs is not None:
         raise ArgumentError("Pass `data` or `probs`, not both.")
     if data is not None:
-        like = torch.empty(1, visible, dtype=data.dtype)
+        if not isinstance(data, Tensor) or not data.is_floating_point():
+            raise ArgumentTypeError(
+                "`data` must be floating tensors of 0 and 1, as the walkers are; got "
+                f"{getattr(data, 'dtype', type(data).__name__)}."
+            )
         support = constraints.independent(constraints.boolean, 1)
-        check_data("data", data, like, support)
+        check_data("data", data, data.new_empty(1, visible), support)
         return (1 + data.sum(0)) / (2 + len(data))
     if probs is None:
         return torch.full((visible,), 0.5)
