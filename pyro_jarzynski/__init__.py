@@ -5,6 +5,8 @@ gives evidence and posterior draws; by the parameters of a network under trainin
 energy-based model whose likelihood is known while it trains.
 """
 
+from pyro_jarzynski.core.gibbs import BlockGibbs as BlockGibbs
+from pyro_jarzynski.core.gibbs import GibbsEnergy as GibbsEnergy
 from pyro_jarzynski.core.hamiltonian import HMC as HMC
 from pyro_jarzynski.core.hamiltonian import UnderdampedLangevin as UnderdampedLangevin
 from pyro_jarzynski.core.kernels import MALA as MALA
@@ -32,6 +34,7 @@ from pyro_jarzynski.diagnostics.weighted import weighted_sd as weighted_sd
 from pyro_jarzynski.diagnostics.weighted import weighted_summary as weighted_summary
 from pyro_jarzynski.ebm.algebra import ConditionedNet as ConditionedNet
 from pyro_jarzynski.ebm.algebra import SumNet as SumNet
+from pyro_jarzynski.ebm.boltzmann import BinaryRBMEnergy as BinaryRBMEnergy
 from pyro_jarzynski.ebm.check import NormalizerBounds as NormalizerBounds
 from pyro_jarzynski.ebm.check import annealed_walkers as annealed_walkers
 from pyro_jarzynski.ebm.check import normalizer_bounds as normalizer_bounds
@@ -47,6 +50,7 @@ from pyro_jarzynski.ebm.convolutional import ResidualMLP as ResidualMLP
 from pyro_jarzynski.ebm.convolutional import cifar_network as cifar_network
 from pyro_jarzynski.ebm.convolutional import mnist_network as mnist_network
 from pyro_jarzynski.ebm.distribution import EnergyDistribution as EnergyDistribution
+from pyro_jarzynski.ebm.energy import Annealing as Annealing
 from pyro_jarzynski.ebm.energy import EnergyModel as EnergyModel
 from pyro_jarzynski.ebm.energy import StartableEnergy as StartableEnergy
 from pyro_jarzynski.ebm.followers import Followers as Followers

@@ -51,7 +51,7 @@ def _replace(owner: object, name: str, value: object) -> Callable[[], Any]:
 
 
 def _with_gradient(at: Evaluation, grad: Tensor) -> Evaluation:
-    return at._replace(grad=grad, grad_sq=inner(grad, grad))
+    return at._replace(grad_or_none=grad, grad_sq=inner(grad, grad))
 
 
 def _weighted(

@@ -65,18 +65,29 @@ class Evaluation(NamedTuple):
 
     Attributes:
         energy: `U(x)` in nats, `(N,)`.
-        grad: `∇U(x)`, in the shape of the position.
-        grad_sq: `|∇U(x)|²`, `(N,)`; moves need it, and it shows NaN and infinity.
+        grad_or_none: `∇U(x)`, in the shape of the position; `None` where nobody asked.
+        grad_sq: `|∇U(x)|²`, `(N,)`; moves need it, and it shows NaN and infinity. Zero
+            without a gradient.
         terms: Energies and gradients of the terms of a `CombinedEnergy`, or nothing.
         source: Function that gave the terms, by which another combination of them is told
             from one of other terms.
     """
 
     energy: Tensor
-    grad: Position
+    grad_or_none: Position | None
     grad_sq: Tensor
     terms: tuple["Term", ...] = ()
     source: TermsFn | None = None
+
+    @property
+    def grad(self) -> Position:
+        """The gradient, or an error where it was not asked for."""
+        if self.grad_or_none is None:
+            raise EnergyError(
+                "These walkers were evaluated without gradients, which their kernel needs. "
+                "Use `BlockGibbs`, or start them by `init(..., gradient=True)`."
+            )
+        return self.grad_or_none
 
 
 # Called on each chunk of walkers, with its energies while their graph is alive.
@@ -89,6 +100,7 @@ def evaluate(
     *,
     chunk_size: int | None = None,
     visit: Visitor | None = None,
+    gradient: bool = True,
 ) -> Evaluation:
     """Evaluate an energy and its gradient once at every walker.
 
@@ -99,6 +111,7 @@ def evaluate(
         visit: Called as `visit(rows, energy, evaluation)` on each chunk while the graph of
             its energies is alive, so that gradients with respect to parameters share the
             forward pass.
+        gradient: Whether to differentiate by the position. A `CombinedEnergy` always is.
 
     Returns:
         Detached energies and gradients.
@@ -114,7 +127,10 @@ def evaluate(
     for start in range(0, size, step):
         rows = slice(start, min(start + step, size))
         chunk = position if step == size else map_tree(lambda x, r=rows: x[r], position)
-        parts.append(_evaluate_chunk(energy, chunk, rows, visit))
+        if gradient or isinstance(energy, CombinedEnergy):
+            parts.append(_evaluate_chunk(energy, chunk, rows, visit))
+        else:
+            parts.append(_value_chunk(energy, chunk, rows, visit))
     if len(parts) == 1:
         return parts[0]
     return map_tree(lambda *chunks: torch.cat(chunks), *parts)
@@ -129,11 +145,13 @@ def reevaluate(
 ) -> Evaluation:
     """Evaluate another energy at walkers that were evaluated before.
 
-    For another combination of the same terms this costs no call at all.
+    For another combination of the same terms this costs no call at all. Walkers without a
+    gradient remain so.
     """
     if isinstance(energy, CombinedEnergy) and known.source == energy.terms:
         return combine(known.terms, energy)
-    return evaluate(energy, position, chunk_size=chunk_size)
+    gradient = known.grad_or_none is not None
+    return evaluate(energy, position, chunk_size=chunk_size, gradient=gradient)
 
 
 def combine(terms: Sequence[Term], combination: CombinedEnergy) -> Evaluation:
@@ -204,6 +222,20 @@ def _evaluate_chunk(
         if visit is not None:
             visit(rows, values, result)
         return result
+
+
+def _value_chunk(
+    energy: EnergyFn, position: Position, rows: slice, visit: Visitor | None
+) -> Evaluation:
+    """Evaluate without a gradient by the position: its graph serves only `visit`."""
+    with torch.set_grad_enabled(visit is not None):
+        values = energy(position)
+        _check_shape(values, rows)
+        known = values.detach()
+        result = Evaluation(known, None, torch.zeros_like(known))
+        if visit is not None:
+            visit(rows, values, result)
+    return result
 
 
 def _differentiate(values: Tensor, point: Position, *, keep_graph: bool = True) -> Term:

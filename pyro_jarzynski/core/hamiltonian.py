@@ -63,6 +63,7 @@ class HMC:
     target_acceptance: float | None = 0.8
     trajectory: float | None = None
     moves_on_switch: ClassVar[bool] = False
+    needs_gradient: ClassVar[bool] = True
 
     def __post_init__(self) -> None:
         """Check the arguments."""
@@ -148,6 +149,7 @@ class UnderdampedLangevin:
     preconditioner: Covariance = field(default=None, compare=False)
     target_acceptance: float | None = field(default=None, init=False)
     moves_on_switch: ClassVar[bool] = True
+    needs_gradient: ClassVar[bool] = True
 
     def __post_init__(self) -> None:
         """Check the arguments."""

@@ -5,11 +5,12 @@ A kernel has two methods, with one meaning for all of them:
     switch(walkers, energy)     from the walkers' energy `U_k` to the next, `U_{k+1}`
     move(walkers, energy)       one more move under the energy that they are at
 
-A kernel that leaves `e^{-U}/Z` invariant (MALA, HMC) only reweights when it switches,
+A kernel that leaves `e^{-U}/Z` invariant (MALA, HMC, Gibbs) only reweights to switch,
 `A += U_k(X) - U_{k+1}(X)`, and its moves change no weight. An unadjusted kernel (ULA,
 underdamped Langevin) switches by moving, and each of its moves is weighted exactly.
 """
 
+import math
 from dataclasses import dataclass, field, replace
 from functools import cached_property
 from typing import Any, ClassVar, Protocol
@@ -65,6 +66,10 @@ class Kernel(Protocol):
     def moves_on_switch(self) -> bool:
         """Whether `switch` moves the walkers, so that every move is weighted."""
 
+    @property
+    def needs_gradient(self) -> bool:
+        """Whether walkers must carry the gradient of their energy."""
+
     def switch(
         self, walkers: Walkers, energy: Energy, tools: Tools, visit: Visit | None = None
     ) -> Walkers:
@@ -98,6 +103,7 @@ class ULA:
     temperature: float = 1.0
     target_acceptance: float | None = field(default=None, init=False)
     moves_on_switch: ClassVar[bool] = True
+    needs_gradient: ClassVar[bool] = True
 
     def __post_init__(self) -> None:
         """Check the arguments."""
@@ -169,6 +175,7 @@ class MALA:
     preconditioner: Covariance = field(default=None, compare=False)
     target_acceptance: float | None = 0.6
     moves_on_switch: ClassVar[bool] = False
+    needs_gradient: ClassVar[bool] = True
 
     def __post_init__(self) -> None:
         """Check the arguments."""
@@ -210,7 +217,9 @@ class MALA:
 
 
 def with_step_size(kernel: Kernel, step_size: float) -> Kernel:
-    """Return a kernel of another step size; kernels are dataclasses."""
+    """Return a kernel of another step size, unless it has none; kernels are dataclasses."""
+    if math.isnan(kernel.step_size):
+        return kernel
     settings: Any = kernel
     return replace(settings, step_size=step_size)
 

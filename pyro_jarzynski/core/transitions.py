@@ -118,7 +118,10 @@ def weighed(
         outside, broken = is_outside(there)
         visit(rows, values, parts[-1].masked_fill(outside | broken, -torch.inf))
 
-    there = evaluate(energy, position, chunk_size=chunk_size, visit=on_chunk)
+    gradient = known is None or known.grad_or_none is not None
+    there = evaluate(
+        energy, position, chunk_size=chunk_size, visit=on_chunk, gradient=gradient
+    )
     return there, torch.cat(parts)
 
 

@@ -97,6 +97,7 @@ def init(
     log_weight: Tensor | None = None,
     num_islands: int | None = None,
     chunk_size: int | None = None,
+    gradient: bool = True,
 ) -> Walkers:
     """Start walkers that are draws of the law of `energy`.
 
@@ -108,6 +109,8 @@ def init(
         num_islands: Number `C` of independent clouds, of which the first `N / C` draws
             are one; `None` is a single cloud.
         chunk_size: Walkers per call of the energy; `None` takes all at once.
+        gradient: Whether the walkers carry the gradient of their energy, as all kernels
+            but `BlockGibbs` need it.
 
     Returns:
         Walkers weighted for `energy`.
@@ -117,7 +120,7 @@ def init(
     """
     size = num_walkers(position)
     device = next(leaves(position)).device
-    evaluation = evaluate(energy, position, chunk_size=chunk_size)
+    evaluation = evaluate(energy, position, chunk_size=chunk_size, gradient=gradient)
     if log_weight is None:
         log_weight = torch.zeros(size, dtype=torch.float64, device=device)
     if log_weight.shape != (size,):

@@ -17,18 +17,22 @@ from pyro_jarzynski.core.backward import go_back
 from pyro_jarzynski.core.evaluation import Energy
 from pyro_jarzynski.core.kernels import MALA, Kernel
 from pyro_jarzynski.core.noise import stream
-from pyro_jarzynski.core.paths import Tempering
 from pyro_jarzynski.core.resampling import systematic
 from pyro_jarzynski.core.smc import Stage
 from pyro_jarzynski.core.transitions import Tools
 from pyro_jarzynski.core.walkers import Walkers, init
 from pyro_jarzynski.ebm.data import check_data
-from pyro_jarzynski.ebm.energy import EnergyModel, device_of
+from pyro_jarzynski.ebm.energy import (
+    Annealing,
+    StartableEnergy,
+    check_kernel,
+    device_of,
+)
 from pyro_jarzynski.errors import count
 
 
 def annealed_walkers(
-    model: EnergyModel,
+    model: StartableEnergy,
     *,
     num_temperatures: int = 400,
     num_walkers: int = 1024,
@@ -41,11 +45,13 @@ def annealed_walkers(
     """Anneal fresh walkers from the base of a model to the model.
 
     Args:
-        model: The model; its present parameters are checked.
+        model: An `EnergyModel`, or another energy with a method `annealing`; its present
+            parameters are checked.
         num_temperatures: Equal steps of the inverse temperature from 0 to 1.
         num_walkers: Walkers of the estimate.
         num_moves: Moves of every walker per temperature.
-        num_pilot_walkers: Walkers that find the step sizes and are then thrown away.
+        num_pilot_walkers: Walkers that find the step sizes and are then thrown away; there
+            are none for a kernel without a target of acceptance.
         kernel: How walkers move; its step size is where the pilot starts.
         seed: Seed of both clouds; use another than that of the training.
         chunk_size: Walkers per call of the model; `None` takes all at once.
@@ -91,7 +97,7 @@ class NormalizerBounds(NamedTuple):
 
 
 def normalizer_bounds(
-    model: EnergyModel,
+    model: StartableEnergy,
     draws: Tensor,
     *,
     num_walkers: int = 1024,
@@ -116,7 +122,7 @@ def normalizer_bounds(
         Grosse, Ghahramani, Adams (2015), arXiv:1511.02543.
     """
     plan = Plan.make(model, **settings)
-    check_data("draws", draws, model.draw(1, plan.generator))
+    check_data("draws", draws, plan.start.draw(1, plan.generator), model.support)
     up = plan.go_up(count("num_walkers", num_walkers))
     down = plan.go_down(draws)
     return NormalizerBounds(
@@ -128,10 +134,9 @@ def normalizer_bounds(
 
 
 class Plan(NamedTuple):
-    """The way from the base to a model, with the step size of each temperature."""
+    """The way to a model, with the step size of each temperature."""
 
-    model: EnergyModel
-    base: Energy
+    start: Annealing
     stages: list[Stage]
     generator: torch.Generator
     tools: Tools
@@ -139,7 +144,7 @@ class Plan(NamedTuple):
     @classmethod
     def make(
         cls,
-        model: EnergyModel,
+        model: StartableEnergy,
         *,
         num_temperatures: int = 400,
         num_moves: int = 5,
@@ -148,34 +153,61 @@ class Plan(NamedTuple):
         seed: int = 0,
         chunk_size: int | None = None,
     ) -> "Plan":
-        """Let a pilot find the step sizes."""
+        """Let a pilot find the step sizes, if there are any to find."""
         count("num_temperatures", num_temperatures)
         count("num_pilot_walkers", num_pilot_walkers)
         count("num_moves", num_moves)
+        check_kernel(kernel, model)
         betas = torch.linspace(0, 1, num_temperatures + 1, dtype=torch.float64).tolist()
-        path = Tempering(lambda x: -model.base.log_prob(x), model, betas)
+        start = model.annealing(betas)
         generator = stream(seed, "annealing", device_of(model))
-        tools = Tools(generator, chunk_size)
-        stages = []
-        walkers = init(model.draw(num_pilot_walkers, generator), path[0])
-        for index in range(1, len(path)):
+        stages = [Stage(start.path[k], kernel, num_moves) for k in range(1, len(betas))]
+        plan = cls(start, stages, generator, Tools(generator, chunk_size))
+        if kernel.target_acceptance is None:
+            return plan
+        return plan.adapted(num_pilot_walkers)
+
+    def adapted(self, num_pilot_walkers: int) -> "Plan":
+        """Return the plan with the step sizes at which a pilot keeps its acceptance."""
+        walkers = self.fresh(num_pilot_walkers)
+        stages, kernel = [], self.stages[0].kernel
+        for energy, _, num_moves, _ in self.stages:
             walkers, info = smc.step(
-                walkers, path[index], kernel, num_moves=num_moves, tools=tools
+                walkers, energy, kernel, num_moves=num_moves, tools=self.tools
             )
             kernel = adapted(kernel, float(info.acceptance_rate), rate=0.3)
-            stages.append(Stage(path[index], kernel, num_moves))
-        return cls(model, path[0], stages, generator, tools)
+            stages.append(Stage(energy, kernel, num_moves))
+        return self._replace(stages=stages)
+
+    def fresh(self, num_walkers: int) -> Walkers:
+        """Draw walkers at the start."""
+        return self.placed(
+            self.start.draw(num_walkers, self.generator),
+            self.start.path[0],
+            self.start.log_normalizer,
+        )
+
+    def placed(self, draws: Tensor, energy: Energy, log_normalizer: float = 0.0) -> Walkers:
+        """Return walkers at draws of an energy."""
+        return init(
+            draws,
+            energy,
+            log_normalizer=log_normalizer,
+            chunk_size=self.tools.chunk_size,
+            gradient=self.stages[0].kernel.needs_gradient,
+        )
 
     def go_up(self, num_walkers: int) -> Walkers:
-        """Carry fresh walkers from the base to the model."""
-        fresh = self.model.draw(num_walkers, self.generator)
-        walkers = init(fresh, self.base, chunk_size=self.tools.chunk_size)
+        """Carry fresh walkers to the model."""
+        walkers = self.fresh(num_walkers)
         for moved, _ in smc.follow(walkers, self.stages, tools=self.tools):
             walkers = moved
         return walkers
 
     def go_down(self, draws: Tensor) -> Walkers:
-        """Carry draws of the model to the base."""
-        top = self.stages[-1].energy
-        walkers = init(draws, top, chunk_size=self.tools.chunk_size)
-        return go_back(walkers, self.stages, self.base, self.tools, resampler=systematic)
+        """Carry draws of the model to the start."""
+        # From an unknown log Z to a known one: their difference is found.
+        walkers = self.placed(draws, self.stages[-1].energy, -self.start.log_normalizer)
+        return go_back(
+            walkers, self.stages, self.start.path[0], self.tools, resampler=systematic
+        )

@@ -150,6 +150,13 @@ class RBMEnergy(StartableEnergy):
         active = softplus(torch.addmm(self.hidden_bias, x / self.sd, self.weight))
         return (x - self.bias).square().sum(1) / (2 * self.sd**2) - active.sum(1)
 
+    def gibbs(self, position: Tensor, generator: torch.Generator | None) -> Tensor:
+        """Draw the hidden units, and from them new visible ones, `(N, visible)`."""
+        chance = torch.addmm(self.hidden_bias, position / self.sd, self.weight).sigmoid()
+        hidden = torch.bernoulli(chance, generator=generator)
+        centre = torch.addmm(self.bias, hidden, self.weight.T, alpha=self.sd)
+        return torch.normal(centre, self.sd, generator=generator)
+
     def exact_log_normalizer(self) -> Tensor:
         """Return the exact `log Z`, `()`, float64, by a sum over hidden states.
 
@@ -189,15 +196,20 @@ class RBMEnergy(StartableEnergy):
                 f"that are not zero, this one has {number}. Start training and tracking at "
                 "`weight_scale=0`, and read log Z from the audit."
             )
-        bits = torch.arange(number, device=coupled.device)
-        states = (torch.arange(2**number, device=coupled.device)[:, None] >> bits) & 1
-        states = states.double()
+        states = binary_states(number, coupled.device)
         weight = self.weight.detach().double()[:, coupled]
         # c·h + b·Wh / σ + ½ |Wh|², without the (states, visible) matrix of all Wh.
         linear = self.hidden_bias.detach().double()[coupled]
         linear = linear + self.bias.detach().double() @ weight / self.sd
         pairs = (states @ (weight.T @ weight) * states).sum(1)
         return states @ linear + pairs / 2, states
+
+
+def binary_states(number: int, device: torch.device) -> Tensor:
+    """Return all states of some binary units, `(2ⁿ, n)`, float64."""
+    bits = torch.arange(number, device=device)
+    states = (torch.arange(2**number, device=device)[:, None] >> bits) & 1
+    return states.double()
 
 
 def _normal(num: int, like: Tensor, generator: torch.Generator) -> Tensor:

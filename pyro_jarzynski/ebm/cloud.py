@@ -9,6 +9,7 @@ update. It can wait, or send its walkers in blocks of which one follows per upda
 exactly the weights that it would have if all had been evaluated every time.
 """
 
+from collections.abc import Callable
 from typing import Any, NamedTuple
 
 import torch
@@ -22,7 +23,7 @@ from pyro_jarzynski.core.resampling import Resampler, get_resampler
 from pyro_jarzynski.core.transitions import Tools, Visit, reweight
 from pyro_jarzynski.core.trees import map_tree
 from pyro_jarzynski.core.walkers import Walkers, init
-from pyro_jarzynski.ebm.energy import StartableEnergy, device_of
+from pyro_jarzynski.ebm.energy import StartableEnergy, check_kernel, device_of
 from pyro_jarzynski.errors import ArgumentError, count, fraction
 
 # What of walkers is kept; energies are evaluated anew.
@@ -83,14 +84,16 @@ class Cloud:
     ) -> None:
         """Draw the first walkers."""
         count("num_walkers", num_walkers)
+        check_kernel(kernel, model)
         self.model, self.kernel = model, kernel
         self.num_moves = count("moves_per_update", num_moves)
         self.ess_threshold = fraction("ess_threshold", ess_threshold)
         self.resampler = get_resampler(resampler)
         if chunk_size is not None:
             count("chunk_size", chunk_size)
-        self.block_size = num_walkers if block_size is None else block_size
-        if count("walker_batch_size", self.block_size) > num_walkers:
+        self.block_size = block_size
+        size = num_walkers if block_size is None else block_size
+        if count("walker_batch_size", size) > num_walkers:
             raise ArgumentError(
                 f"`walker_batch_size` must be at most {num_walkers}, the number of "
                 f"walkers, got {block_size}."
@@ -104,13 +107,14 @@ class Cloud:
     def restart(self, position: Tensor, *, log_normalizer: float = 0.0) -> None:
         """Put the walkers elsewhere, with equal weights."""
         # Draws may come sorted, mode by mode: each block takes some of every kind.
-        blocks = -(-len(position) // self.block_size)
+        blocks = -(-len(position) // (self.block_size or len(position)))
         rows = torch.arange(len(position), device=position.device)
         self.walkers = init(
             torch.cat([position[rows[first::blocks]] for first in range(blocks)]),
             self.model,
             log_normalizer=log_normalizer,
             chunk_size=self.tools.chunk_size,
+            gradient=self.kernel.needs_gradient,
         )
 
     @property
@@ -188,11 +192,11 @@ class Cloud:
         behind = tuple(number + 1 for number in self.place.behind)
         self._go(self.place._replace(behind=behind))
 
-    def replace_next(self, block: Walkers) -> None:
-        """Put walkers of the present parameters in the place of the next block."""
+    def replace_next(self, draw: Callable[[int], Walkers]) -> None:
+        """Put so many walkers of the present parameters in the place of the next block."""
         turn = (self.place.turn + 1) % self.num_blocks
         blocks, behind = list(self.place.blocks), list(self.place.behind)
-        blocks[turn], behind[turn] = block, 0
+        blocks[turn], behind[turn] = draw(blocks[turn].num_walkers), 0
         self._go(self.place._replace(blocks=tuple(blocks), behind=tuple(behind)))
 
     def relax(self) -> Tensor:
@@ -244,7 +248,10 @@ class Cloud:
             )
         kept = {name: state[name].to(known.device) for name in KEPT}
         evaluation = evaluate(
-            self.model, kept["position"], chunk_size=self.tools.chunk_size
+            self.model,
+            kept["position"],
+            chunk_size=self.tools.chunk_size,
+            gradient=self.kernel.needs_gradient,
         )
         self.walkers = Walkers(
             **kept, evaluation=evaluation, momentum=state.get("momentum")
@@ -277,8 +284,8 @@ class Cloud:
         self._go(Place(tuple(blocks), tuple(behind), turn))
 
 
-def _split(walkers: Walkers, size: int) -> tuple[Walkers, ...]:
-    if walkers.num_walkers <= size:
+def _split(walkers: Walkers, size: int | None) -> tuple[Walkers, ...]:
+    if size is None or walkers.num_walkers <= size:
         return (walkers,)
     rows = torch.arange(walkers.num_walkers, device=walkers.log_weight.device).split(size)
     return tuple(map_tree(lambda x, r=r: x[r] if x.ndim else x, walkers) for r in rows)

@@ -1,6 +1,7 @@
 """Training data: checked once, and served in seeded, shuffled batches."""
 
 from collections.abc import Iterable, Iterator
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -8,8 +9,16 @@ from torch import Tensor
 from pyro_jarzynski.errors import ArgumentTypeError, DataError
 
 
-def check_data(name: str, data: object, walkers: Tensor) -> Tensor:
-    """Return data `(n, *event)` that fit the walkers, or raise and name what does not."""
+def check_data(name: str, data: object, walkers: Tensor, support: Any = None) -> Tensor:
+    """Return data `(n, *event)` that fit the walkers, or raise and name what does not.
+
+    Args:
+        name: What they are called.
+        data: The data.
+        walkers: Walkers of the model, of whose shape and dtype data must be.
+        support: Constraint on data of a model of discrete units; others are checked by
+            their energy.
+    """
     event = ", ".join(map(str, walkers.shape[1:])) or "…"
     if not isinstance(data, Tensor):
         raise ArgumentTypeError(
@@ -31,12 +40,21 @@ def check_data(name: str, data: object, walkers: Tensor) -> Tensor:
         )
     bad = ~torch.isfinite(data.reshape(len(data), -1)).all(1)
     if bad.any():
-        rows = bad.nonzero().flatten().tolist()
-        shown = ", ".join(map(str, rows[:5])) + (", …" if len(rows) > 5 else "")
-        raise DataError(
-            f"`{name}` has NaN or infinity in {len(rows)} of {len(data)} rows: {shown}."
-        )
+        raise DataError(f"`{name}` has NaN or infinity in {_told(bad)}.")
+    if support is not None and support.is_discrete:
+        bad = ~support.check(data)
+        if bad.any():
+            raise DataError(
+                f"`{name}` must lie in the support of the model, {support}; it does not in "
+                f"{_told(bad)}. Binarise grey levels: `(x > 0.5).to(x.dtype)`."
+            )
     return data
+
+
+def _told(bad: Tensor) -> str:
+    rows = bad.nonzero().flatten().tolist()
+    shown = ", ".join(map(str, rows[:5])) + (", …" if len(rows) > 5 else "")
+    return f"{len(rows)} of {len(bad)} rows: {shown}"
 
 
 class Batches:
@@ -48,6 +66,7 @@ class Batches:
         batch_size: Rows per batch of a tensor; `None` takes all rows every time.
         walkers: Walkers, whose shape and dtype the data must have.
         generator: Shuffles a tensor anew in every epoch.
+        support: As of `check_data`.
     """
 
     def __init__(
@@ -56,11 +75,13 @@ class Batches:
         batch_size: int | None,
         walkers: Tensor,
         generator: torch.Generator,
+        support: Any = None,
     ) -> None:
         """Check a tensor at once; batches of a loader are checked as they come."""
         self.data, self.walkers, self.generator = data, walkers[:1], generator
+        self.support = support
         if isinstance(data, Tensor):
-            check_data("data", data, walkers)
+            check_data("data", data, walkers, support)
         elif not isinstance(data, Iterable):
             raise ArgumentTypeError(
                 "`data` must be a tensor or an iterable of batches (a DataLoader), got "
@@ -109,6 +130,6 @@ class Batches:
         for batch in loader:
             rows = batch[0] if isinstance(batch, tuple | list) else batch
             empty = False
-            yield check_data("data", rows, self.walkers)
+            yield check_data("data", rows, self.walkers, self.support)
         if empty:
             raise DataError("`data` is empty: the loader yields no batch.")

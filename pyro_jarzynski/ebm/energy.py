@@ -5,16 +5,33 @@ the base: `Z_0 = 1` exactly, and draws of the base are exact first walkers.
 """
 
 from abc import ABC, abstractmethod
+from collections.abc import Callable, Sequence
 from copy import copy, deepcopy
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor, nn
 from torch.distributions import Distribution, constraints
 
 from pyro_jarzynski.core.evaluation import EnergyFn
+from pyro_jarzynski.core.kernels import Kernel
+from pyro_jarzynski.core.paths import Path, Tempering
 from pyro_jarzynski.ebm.distribution import EnergyDistribution, Following
 from pyro_jarzynski.errors import ArgumentError, ArgumentTypeError, EnergyError
+
+
+class Annealing(NamedTuple):
+    """A way from a law that can be drawn to a model.
+
+    Attributes:
+        path: Energies from that law to the model.
+        draw: Function of a number and a generator that draws the law, `(num, *event)`.
+        log_normalizer: `log Z` of `path[0]`.
+    """
+
+    path: Path | Tempering
+    draw: Callable[[int, torch.Generator], Tensor]
+    log_normalizer: float
 
 
 class StartableEnergy(nn.Module, ABC):
@@ -66,6 +83,21 @@ class StartableEnergy(nn.Module, ABC):
     @abstractmethod
     def start_log_normalizer(self) -> float:
         """Return `log Z` at the start."""
+
+    def annealing(self, betas: Sequence[float]) -> Annealing:
+        """Return a way to the model at its present parameters, for `annealed_walkers`.
+
+        Args:
+            betas: Increasing inverse temperatures from 0 to 1, one for each energy.
+
+        Raises:
+            ArgumentError: The energy has none.
+        """
+        del betas
+        raise ArgumentError(
+            f"{type(self).__name__} cannot be annealed: it has no law to start from. "
+            "Define `annealing(betas)`, or use an `EnergyModel`."
+        )
 
 
 class EnergyModel(StartableEnergy):
@@ -133,6 +165,11 @@ class EnergyModel(StartableEnergy):
         self._check_start()
         return 0.0
 
+    def annealing(self, betas: Sequence[float]) -> Annealing:
+        """Return the way from the base to the model."""
+        path = Tempering(lambda x: -self.base.log_prob(x), self, betas)
+        return Annealing(path, self.draw, 0.0)
+
     def _check_start(self) -> None:
         probe = self.draw(4, torch.Generator().manual_seed(0))
         with torch.no_grad():
@@ -156,7 +193,21 @@ def device_of(model: nn.Module) -> torch.device:
     return next((p.device for p in model.parameters()), torch.device("cpu"))
 
 
-def check_walkers_are_independent(model: nn.Module, walkers: Tensor) -> None:
+def is_discrete(model: StartableEnergy) -> bool:
+    """Tell whether walkers of a model take separate values."""
+    return model.support is not None and model.support.is_discrete
+
+
+def check_kernel(kernel: Kernel, model: StartableEnergy) -> None:
+    """Raise if a kernel moves along gradients where there are none."""
+    if kernel.needs_gradient and is_discrete(model):
+        raise ArgumentError(
+            f"`kernel` must be one of discrete walkers for {type(model).__name__}, such as "
+            f"BlockGibbs(); got {type(kernel).__name__}, which moves along gradients."
+        )
+
+
+def check_walkers_are_independent(model: StartableEnergy, walkers: Tensor) -> None:
     """Raise if the energy of one walker depends on another, or on hidden randomness.
 
     The parameters are shaken for the test: layers that are zero would hide both.
@@ -174,7 +225,7 @@ def check_walkers_are_independent(model: nn.Module, walkers: Tensor) -> None:
         if len(sample) == 1:
             return
         moved = sample.clone()
-        moved[0] = moved[0] + 1 + moved[0].abs()
+        moved[0] = _elsewhere(sample, discrete=is_discrete(model))
         changed = (energy(moved)[1:] - first[1:]).abs().max()
     tolerance = 100 * torch.finfo(first.dtype).eps * (1 + float(first.abs().max()))
     if not changed <= tolerance:
@@ -183,6 +234,15 @@ def check_walkers_are_independent(model: nn.Module, walkers: Tensor) -> None:
             f"{float(changed):.3g}. BatchNorm in train mode? Call `eval()`, or use a "
             "normalisation within one walker (LayerNorm, GroupNorm)."
         )
+
+
+def _elsewhere(sample: Tensor, *, discrete: bool) -> Tensor:
+    """Return a point where the first walker is not, `event`."""
+    if not discrete:
+        return sample[0] + 1 + sample[0].abs()
+    # Another walker is where a walker can be.
+    differs = (sample != sample[0]).flatten(1).any(1)
+    return sample[differs.int().argmax()]
 
 
 def _shaken(model: nn.Module, sample: Tensor) -> EnergyFn:

@@ -15,7 +15,7 @@ from pyro_jarzynski.core.transitions import Visit
 from pyro_jarzynski.core.walkers import Walkers
 from pyro_jarzynski.ebm.cloud import Cloud
 from pyro_jarzynski.ebm.energy import StartableEnergy
-from pyro_jarzynski.ebm.renewal import Renewal, Renewed, renew
+from pyro_jarzynski.ebm.renewal import Renewal, Renewed, plan_for, renew, renew_next_block
 from pyro_jarzynski.ebm.tracker import LikelihoodTracker
 from pyro_jarzynski.errors import count
 
@@ -118,8 +118,18 @@ class Followers:
             self.audit_cloud.wait()
 
     def renew(self, renewal: Renewal) -> Renewed:
-        """Replace the audit, and the next of several training blocks, by fresh walkers."""
-        return renew(self.cloud, self.audit_cloud, renewal)
+        """Replace the audit, and the next of several training blocks, by fresh walkers.
+
+        Both are annealed along one plan, but apart: the audit owes nothing to the walkers
+        that train the model.
+        """
+        plan = plan_for(
+            self.audit_cloud,
+            num_temperatures=renewal.num_temperatures,
+            num_moves=renewal.num_moves,
+        )
+        renew_next_block(self.cloud, plan)
+        return renew(self.audit_cloud, plan, self.audit_cloud.num_walkers)
 
     @property
     def audit_waits(self) -> bool:

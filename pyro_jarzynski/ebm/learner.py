@@ -264,10 +264,11 @@ class Learner(ABC):
             count("patience", patience)
             if validation is None:
                 raise ArgumentError("`patience` needs `validation` data; got None.")
+        walkers, support = self.cloud.position, self.model.support
         if validation is not None:
-            check_data("validation", validation, self.cloud.position)
+            check_data("validation", validation, walkers, support)
         check_followed(self.followers)
-        batches = Batches(data, batch_size, self.cloud.position, self.data_generator)
+        batches = Batches(data, batch_size, walkers, self.data_generator, support)
         if not self._negative:
             self.begin(batches)
             self._negative = self.gradient_now()

@@ -14,7 +14,7 @@ import torch
 
 from pyro_jarzynski.ebm.check import Plan
 from pyro_jarzynski.ebm.cloud import Cloud
-from pyro_jarzynski.ebm.energy import EnergyModel
+from pyro_jarzynski.ebm.energy import StartableEnergy
 from pyro_jarzynski.errors import ArgumentError, ArgumentTypeError, AuditWarning, count
 
 # Standard errors, and nats, by which two estimates of one `log Z` must not differ.
@@ -57,7 +57,7 @@ class Renewed(NamedTuple):
         return gap < MIN_GAP + MAX_Z * math.hypot(self.before_error, self.after_error)
 
 
-def check_renewal(model: object, renewal: Renewal | None) -> Renewal | None:
+def check_renewal(model: StartableEnergy, renewal: Renewal | None) -> Renewal | None:
     """Return the settings, or raise if they cannot be used for a model."""
     if renewal is None:
         return None
@@ -67,35 +67,32 @@ def check_renewal(model: object, renewal: Renewal | None) -> Renewal | None:
         )
     for name, value in renewal._asdict().items():
         count(f"renewal.{name}", value)
-    if not isinstance(model, EnergyModel):
+    if type(model).annealing is StartableEnergy.annealing:
         raise ArgumentError(
-            "`renewal` needs an `EnergyModel`, from whose base fresh walkers start; got "
-            f"{type(model).__name__}. Pass `renewal=None`."
+            f"`renewal` needs a model that can be annealed, such as an `EnergyModel`; "
+            f"{type(model).__name__} has no `annealing`. Pass `renewal=None`."
         )
     return renewal
 
 
-def renew(cloud: Cloud, audit: Cloud, renewal: Renewal) -> Renewed:
-    """Replace the audit, and the next of several training blocks, by fresh walkers.
-
-    Both are annealed along one plan, whose step sizes a pilot cloud finds, but apart: the
-    audit owes nothing to the walkers that train the model.
-    """
-    model, generator = audit.model, audit.generator
-    assert isinstance(model, EnergyModel)
+def plan_for(cloud: Cloud, *, num_temperatures: int, num_moves: int) -> Plan:
+    """Find a way from the base to the model of a cloud, by noise of the cloud's own."""
+    generator = cloud.generator
     seed = torch.randint(2**62, (), generator=generator, device=generator.device)
-    plan = Plan.make(
-        model,
-        num_temperatures=renewal.num_temperatures,
-        num_moves=renewal.num_moves,
-        kernel=audit.kernel,
+    return Plan.make(
+        cloud.model,
+        num_temperatures=num_temperatures,
+        num_moves=num_moves,
+        kernel=cloud.kernel,
         seed=int(seed),
-        chunk_size=audit.tools.chunk_size,
+        chunk_size=cloud.tools.chunk_size,
     )
-    if cloud.num_blocks > 1:
-        cloud.replace_next(plan.go_up(cloud.block_size))
-    before, after = audit.walkers, plan.go_up(audit.num_walkers)
-    audit.walkers = after
+
+
+def renew(cloud: Cloud, plan: Plan, num_walkers: int) -> Renewed:
+    """Replace all walkers of a cloud, and warn if the old ones had lost the model."""
+    before, after = cloud.walkers, plan.go_up(num_walkers)
+    cloud.walkers = after
     outcome = Renewed(
         float(before.log_normalizer),
         float(before.log_normalizer_error),
@@ -110,6 +107,15 @@ def renew(cloud: Cloud, audit: Cloud, renewal: Renewal) -> Renewed:
             "walkers could follow, or has mass where none of them was. Use a smaller "
             "learning rate, more moves per update, or renew more often.",
             AuditWarning,
-            stacklevel=2,
+            stacklevel=3,
         )
     return outcome
+
+
+def renew_next_block(cloud: Cloud, plan: Plan) -> None:
+    """Replace the block of a cloud whose turn is next; a single block stays.
+
+    One that fed the last gradient alone would make the next one jump.
+    """
+    if cloud.num_blocks > 1:
+        cloud.replace_next(plan.go_up)

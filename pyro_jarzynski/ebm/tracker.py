@@ -27,6 +27,8 @@ from pyro_jarzynski.ebm.cloud import Cloud
 from pyro_jarzynski.ebm.data import check_data
 from pyro_jarzynski.ebm.energy import StartableEnergy, check_walkers_are_independent
 from pyro_jarzynski.ebm.export import audit_groups
+from pyro_jarzynski.ebm.renewal import Renewed, plan_for, renew
+from pyro_jarzynski.errors import count
 
 
 class Likelihood(NamedTuple):
@@ -90,6 +92,33 @@ class LikelihoodTracker:
     def update(self) -> StepInfo:
         """Carry the audit walkers to the present parameters; call after each update."""
         return self.cloud.follow()
+
+    def renew(
+        self,
+        *,
+        num_walkers: int | None = None,
+        num_temperatures: int = 100,
+        num_moves: int = 5,
+    ) -> Renewed:
+        """Replace the audit walkers by fresh ones, annealed from the base to the model.
+
+        From then on the likelihood is that of the fresh walkers, to which no error of the
+        way here clings.
+
+        Args:
+            num_walkers: Walkers from now on; `None` is as many as there are.
+            num_temperatures: Steps of the inverse temperature from 0 to 1.
+            num_moves: Moves of every walker per temperature.
+
+        Returns:
+            `log Z` before and after, with errors. A warning tells if they do not agree.
+
+        Raises:
+            ArgumentError: A number is out of its range, or the model cannot be annealed.
+        """
+        size = self.cloud.num_walkers if num_walkers is None else num_walkers
+        plan = plan_for(self.cloud, num_temperatures=num_temperatures, num_moves=num_moves)
+        return renew(self.cloud, plan, count("num_walkers", size))
 
     @property
     def log_normalizer(self) -> float:
@@ -162,7 +191,7 @@ class LikelihoodTracker:
         }
 
     def _energies(self, x: Tensor) -> Tensor:
-        check_data("x", x, self.cloud.position)
+        check_data("x", x, self.cloud.position, self.model.support)
         step = self.cloud.tools.chunk_size or len(x)
         with torch.no_grad():
             return torch.cat([self.model(part) for part in x.split(step)])

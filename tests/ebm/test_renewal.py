@@ -83,6 +83,22 @@ def test_fresh_walkers_find_mass_that_no_walker_met():
     assert followers.audit.log_normalizer == pytest.approx(exact, abs=0.5)
 
 
+def test_the_audit_is_renewed_by_itself_with_more_walkers():
+    """False alarms: 6e-7, a z of 5."""
+    net = Parabola()
+    tracker = pj.LikelihoodTracker(followed(net, 3).model, num_walkers=50)
+    with torch.no_grad():
+        net.a.fill_(1.5)
+    tracker.update()
+    outcome = tracker.renew(num_walkers=4000, num_temperatures=30)
+    assert tracker.cloud.num_walkers == 4000
+    assert tracker.sample(3000).shape == (3000, 3)
+    assert outcome.after_error < 0.02
+    assert abs(outcome.after + 1.5 * math.log(2.5)) < 5 * outcome.after_error
+    tracker.update()
+    assert tracker.cloud.num_walkers == 4000
+
+
 def test_training_and_audit_share_no_fresh_walker():
     followers = followed(Parabola(), 3, walker_batch_size=200)
     followers.renew(RENEWAL)
@@ -130,5 +146,7 @@ def test_settings_that_cannot_be(renewal, error, told):
 
 
 def test_a_model_without_a_base_has_no_fresh_walkers():
-    with pytest.raises(ArgumentError, match=r"needs an `EnergyModel`.*GaussianMixture"):
+    with pytest.raises(
+        ArgumentError, match=r"can be annealed.*GaussianMixtureEnergy has no"
+    ):
         mixture_learner(renewal=RENEWAL)

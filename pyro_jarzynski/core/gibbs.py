@@ -1,0 +1,98 @@
+"""Block-Gibbs moves: walkers drawn anew from the conditional laws of their energy.
+
+An energy with hidden variables summed out offers what the kernel needs beside its values,
+
+    energy(position) -> (N,)                    nats
+    energy.gibbs(position, generator)           new positions, in the shape of the old
+
+where `gibbs` leaves `e^{-U}/Z` invariant. It draws the hidden variables at the positions
+and forgets them, so that weights are those of `U` alone: they vary less than weights that
+carry hidden variables along (Rao-Blackwell). No gradient by the position is taken, and
+positions may be discrete.
+"""
+
+import math
+from dataclasses import dataclass
+from typing import Any, ClassVar, Protocol, runtime_checkable
+
+import torch
+from torch import Tensor
+
+from pyro_jarzynski.core.evaluation import Energy, evaluate
+from pyro_jarzynski.core.transitions import Tools, Visit, metropolis, reweight
+from pyro_jarzynski.core.walkers import Walkers
+from pyro_jarzynski.errors import EnergyError, count
+
+
+@runtime_checkable
+class GibbsEnergy(Protocol):
+    """An energy whose walkers can be drawn anew, block by block."""
+
+    def __call__(self, position: Any) -> Tensor:
+        """Return the energies of walkers, `(N,)`, in nats."""
+
+    def gibbs(self, position: Any, generator: torch.Generator | None) -> Any:
+        """Return positions after one sweep, which leaves the law invariant."""
+
+
+@dataclass(frozen=True)
+class BlockGibbs:
+    """Block-Gibbs sweeps of an energy that knows its conditional laws.
+
+    A sweep is always accepted; walkers are weighted where they are when the energy
+    changes, `A += U_k(X) - U_{k+1}(X)`. There is no step size, which is told as NaN.
+
+    Args:
+        num_sweeps: Sweeps per move. The energy is evaluated once after the last, so that
+            many sweeps in one move cost less than many moves.
+
+    Source:
+        Salakhutdinov, Murray (2008), ICML, for the annealing of Boltzmann machines.
+    """
+
+    num_sweeps: int = 1
+    step_size: ClassVar[float] = math.nan
+    langevin_step: ClassVar[float] = math.nan
+    preconditioner: ClassVar[None] = None
+    factor: ClassVar[None] = None
+    target_acceptance: ClassVar[None] = None
+    moves_on_switch: ClassVar[bool] = False
+    needs_gradient: ClassVar[bool] = False
+
+    def __post_init__(self) -> None:
+        """Check the argument."""
+        count("num_sweeps", self.num_sweeps)
+
+    def with_langevin_step(self, langevin_step: float) -> "BlockGibbs":
+        """Return this kernel: it has no step."""
+        del langevin_step
+        return self
+
+    def switch(
+        self, walkers: Walkers, energy: Energy, tools: Tools, visit: Visit | None = None
+    ) -> Walkers:
+        """Weight the walkers, where they are, for `energy`."""
+        return reweight(walkers, energy, tools, visit)
+
+    def move(
+        self, walkers: Walkers, energy: Energy, tools: Tools
+    ) -> tuple[Walkers, Tensor]:
+        """Draw every walker anew, `num_sweeps` times.
+
+        Raises:
+            EnergyError: The energy has no method `gibbs`.
+        """
+        if not isinstance(energy, GibbsEnergy):
+            raise EnergyError(
+                "`BlockGibbs` needs an energy with a method `gibbs(position, generator)`, "
+                f"such as `BinaryRBMEnergy`; {type(energy).__name__} has none. Use MALA or "
+                "HMC."
+            )
+        end = walkers.position
+        with torch.no_grad():
+            for _ in range(self.num_sweeps):
+                end = energy.gibbs(end, tools.generator)
+        gradient = walkers.evaluation.grad_or_none is not None
+        there = evaluate(energy, end, chunk_size=tools.chunk_size, gradient=gradient)
+        always = torch.zeros_like(walkers.log_weight)
+        return metropolis(walkers, end, there, always, tools)

@@ -1,0 +1,345 @@
+"""Restricted Boltzmann machines of binary units, for walkers that move by block Gibbs.
+
+    model = BinaryRBMEnergy(784, 200, data=train)
+    learner = JarzynskiLearner(model, optimizer, kernel=BlockGibbs(10))
+
+The energy is the free energy of the visible units, with the hidden ones summed out.
+"""
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any, NamedTuple
+
+import torch
+from torch import Tensor, nn
+from torch.distributions import constraints
+from torch.nn.functional import softplus
+
+from pyro_jarzynski.core.noise import stream
+from pyro_jarzynski.core.paths import check_betas
+from pyro_jarzynski.ebm.closed_forms import MAX_ENUMERATED, binary_states
+from pyro_jarzynski.ebm.data import check_data
+from pyro_jarzynski.ebm.energy import Annealing, StartableEnergy
+from pyro_jarzynski.errors import (
+    ArgumentError,
+    ArgumentTypeError,
+    EnergyError,
+    count,
+    positive,
+)
+
+# States of one side that are summed at a time: a matrix of the other side's units each.
+STATES_AT_ONCE = 4096
+
+
+class Units(NamedTuple):
+    """Parameters of a machine: `e^{b·v + c·h + v·Wh}` up to its normaliser.
+
+    Attributes:
+        bias: `b`, `(visible,)`.
+        weight: `W`, `(visible, hidden)`.
+        hidden_bias: `c`, `(hidden,)`.
+    """
+
+    bias: Tensor
+    weight: Tensor
+    hidden_bias: Tensor
+
+    def free_energy(self, v: Tensor) -> Tensor:
+        """Return `-b·v - Σ_j softplus(c_j + w_j·v)`, `(N,)`."""
+        active = softplus(torch.addmm(self.hidden_bias, v, self.weight))
+        return -(v @ self.bias) - active.sum(1)
+
+    def hidden(self, v: Tensor, generator: torch.Generator | None) -> Tensor:
+        """Draw hidden units given visible ones, `(N, hidden)`."""
+        chance = torch.addmm(self.hidden_bias, v, self.weight).sigmoid()
+        return torch.bernoulli(chance, generator=generator)
+
+    def visible(self, h: Tensor, generator: torch.Generator | None) -> Tensor:
+        """Draw visible units given hidden ones, `(N, visible)`."""
+        chance = torch.addmm(self.bias, h, self.weight.T).sigmoid()
+        return torch.bernoulli(chance, generator=generator)
+
+    def gibbs(self, v: Tensor, generator: torch.Generator | None) -> Tensor:
+        """Draw hidden units, and from them new visible ones, `(N, visible)`."""
+        return self.visible(self.hidden(v, generator), generator)
+
+    def transposed(self) -> "Units":
+        """Return the machine with its sides exchanged."""
+        return Units(self.hidden_bias, self.weight.T, self.bias)
+
+
+class BinaryRBMEnergy(StartableEnergy):
+    """A restricted Boltzmann machine of units in {0, 1}, summed over its hidden units.
+
+    `U(v) = -b·v - Σ_j softplus(c_j + w_j·v)`, for walkers that are floating tensors of 0
+    and 1. Given `h`, the units `v_i` are independent with chance `sigmoid(b_i + (Wh)_i)`.
+
+    Weights are learned in centred coordinates: with offsets `m` of the visible units, their
+    first rates, and `l = sigmoid(c)` of the hidden ones as they are made,
+
+        b = bias - W l,     c = hidden_bias - Wᵀ m,
+
+    so that the gradient by `W` is the covariance of both sides rather than their product.
+    Otherwise each update shifts all energies alike, which walkers' weights do not survive:
+    see `tests/benchmarks/rbm.py`.
+
+    A unit whose weights are all zero is independent of the others. Over those that are
+    coupled `Z` is a sum over the states of the smaller side, which is taken for up to 16
+    units there. So a new machine is exact: its weights are zero.
+
+    Args:
+        visible: Number of visible units `d`.
+        hidden: Number of hidden units.
+        data: Data `(n, d)` of 0 and 1 whose smoothed rates, `(1 + Σ v) / (2 + n)`, the
+            visible units start with; annealing starts there, too.
+        probs: Such rates, `(d,)`, in (0, 1), in place of data. Without either they are ½.
+        weight_scale: Standard deviation of the first weights. A machine with more than 16
+            units on both sides starts at zero; see `scatter`.
+        centred: Whether offsets are used; if not they are zero.
+        seed: Seed of the first weights, and of the biases `c`, which are standard normal.
+
+    Attributes:
+        units: `b`, `W` and `c` of the energy at present.
+
+    Raises:
+        ArgumentError: A number is out of its range, or both `data` and `probs` are given.
+
+    Source:
+        Salakhutdinov, Murray (2008), ICML, for the free energy; Montavon, Müller (2012),
+        Neural Networks: Tricks of the Trade, for centring.
+    """
+
+    def __init__(
+        self,
+        visible: int,
+        hidden: int,
+        *,
+        data: Tensor | None = None,
+        probs: Tensor | None = None,
+        weight_scale: float = 0.0,
+        centred: bool = True,
+        seed: int = 0,
+    ) -> None:
+        """Make the parameters."""
+        super().__init__()
+        count("visible", visible)
+        count("hidden", hidden)
+        if weight_scale:
+            positive("weight_scale", weight_scale)
+        rates = _rates(visible, data, probs)
+        generator = stream(seed, "first weights")
+        weight = torch.randn(visible, hidden, generator=generator) * weight_scale
+        hidden_bias = torch.randn(hidden, generator=generator)
+        hidden_bias = hidden_bias.to(rates)
+        self.base_bias: Tensor
+        self.offset: Tensor
+        self.hidden_offset: Tensor
+        self.register_buffer("base_bias", rates.logit())
+        self.register_buffer("offset", rates * centred)
+        self.register_buffer("hidden_offset", hidden_bias.sigmoid() * centred)
+        self.bias = nn.Parameter(self.base_bias.clone())
+        self.weight = nn.Parameter(weight.to(rates))
+        self.hidden_bias = nn.Parameter(hidden_bias)
+
+    @property
+    def event_shape(self) -> torch.Size:
+        """Shape of one walker, `(visible,)`."""
+        return self.bias.shape
+
+    @property
+    def support(self) -> Any:
+        """Where the density is positive: at 0 and 1."""
+        return constraints.independent(constraints.boolean, 1)
+
+    @property
+    def units(self) -> Units:
+        """The machine that the parameters make."""
+        return Units(
+            self.bias - self.weight @ self.hidden_offset,
+            self.weight,
+            self.hidden_bias - self.offset @ self.weight,
+        )
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Return the energies of `(N, visible)` walkers, `(N,)`, in nats."""
+        if x.requires_grad:
+            raise EnergyError(
+                "Units of 0 and 1 do not move along gradients: start walkers by "
+                "`init(..., gradient=False)`, and use `BlockGibbs`."
+            )
+        return self.units.free_energy(x)
+
+    def gibbs(self, position: Tensor, generator: torch.Generator | None) -> Tensor:
+        """Draw the hidden units, and from them new visible ones, `(N, visible)`."""
+        return self.units.gibbs(position, generator)
+
+    @torch.no_grad()
+    def scatter(self, scale: float = 0.01, *, seed: int = 0) -> None:
+        """Add small random weights, by which hidden units begin to differ.
+
+        At `W = 0` the gradient by the weights is zero if they are centred, and else that of
+        independent units, which is zero at the rates of the data. To walkers this is a
+        change of parameters like any other, so that their weights stay exact. Build the
+        learner first, then
+
+            model.scatter()
+            learner.followers.update()
+
+        Args:
+            scale: Standard deviation of what is added to each weight.
+            seed: Seed of it.
+        """
+        positive("scale", scale)
+        generator = stream(seed, "scattered weights")
+        noise = torch.randn(self.weight.shape, generator=generator)
+        self.weight.add_(noise.to(self.weight), alpha=scale)
+
+    def exact_log_normalizer(self) -> Tensor:
+        """Return the exact `log Z`, `()`, float64, by a sum over the smaller side.
+
+        Raises:
+            ArgumentError: More than 16 units of either side are coupled.
+        """
+        states = self._states()
+        bias = self.hidden_bias if states.of_hidden else self.bias
+        alone = bias.detach().double()[~states.coupled]
+        return states.log_mass.logsumexp(0) + softplus(alone).sum()
+
+    def start_log_normalizer(self) -> float:
+        """Return the exact `log Z`."""
+        return float(self.exact_log_normalizer())
+
+    @torch.no_grad()
+    def draw(self, num: int, generator: torch.Generator) -> Tensor:
+        """Draw `num` independent points, `(num, visible)`; errors as for `log Z`."""
+        states = self._states()
+        chosen = torch.multinomial(
+            states.log_mass.softmax(0), num, replacement=True, generator=generator
+        )
+        known = states.values[chosen].to(self.bias)
+        if states.of_hidden:
+            # Hidden units without weights do not matter.
+            hidden = self.hidden_bias.new_zeros(num, len(self.hidden_bias))
+            hidden[:, states.coupled] = known
+            return self.units.visible(hidden, generator)
+        chance = self.bias.sigmoid().expand(num, -1)
+        visible = torch.bernoulli(chance, generator=generator)
+        visible[:, states.coupled] = known
+        return visible
+
+    def annealing(self, betas: Sequence[float]) -> Annealing:
+        """Return the way from independent units at their first rates to this machine.
+
+        At inverse temperature `β` the parameters are `b_0 + β (b - b_0)`, `β W` and `β c`,
+        with `b_0` the visible biases of the rates that the machine was made with.
+
+        Args:
+            betas: Increasing numbers from 0 to 1.
+
+        Source:
+            Salakhutdinov, Murray (2008), ICML, section 4.
+        """
+        check_betas("betas", betas)
+        count_hidden = len(self.hidden_bias)
+        log_z = softplus(self.base_bias.double()).sum() + count_hidden * math.log(2)
+
+        def draw(num: int, generator: torch.Generator) -> Tensor:
+            chance = self.base_bias.sigmoid().expand(num, -1)
+            return torch.bernoulli(chance, generator=generator)
+
+        return Annealing([Tempered(self, beta) for beta in betas], draw, float(log_z))
+
+    def _states(self) -> "States":
+        """Return the states of the coupled units of the smaller side."""
+        units = Units(*(parameter.detach().double() for parameter in self.units))
+        linked = units.weight != 0
+        hidden, visible = linked.any(0), linked.any(1)
+        of_hidden = bool(hidden.sum() <= visible.sum())
+        side = units if of_hidden else units.transposed()
+        coupled = hidden if of_hidden else visible
+        number = int(coupled.sum())
+        if number > MAX_ENUMERATED:
+            raise ArgumentError(
+                f"`BinaryRBMEnergy` sums over at most {MAX_ENUMERATED} units with weights "
+                f"that are not zero, this one has {number} on its smaller side. Start "
+                "training and tracking at `weight_scale=0`, and read log Z from the audit."
+            )
+        values = binary_states(number, side.weight.device)
+        weight, bias = side.weight[:, coupled].T, side.hidden_bias[coupled]
+        log_mass = [
+            part @ bias + softplus(side.bias + part @ weight).sum(1)
+            for part in values.split(STATES_AT_ONCE)
+        ]
+        return States(of_hidden, coupled, values, torch.cat(log_mass))
+
+
+@dataclass(frozen=True)
+class Tempered:
+    """A machine at an inverse temperature, as an energy that can move by block Gibbs.
+
+    Args:
+        machine: The machine, whose present parameters are used at every call.
+        beta: Inverse temperature in [0, 1].
+    """
+
+    machine: BinaryRBMEnergy
+    beta: float
+
+    @property
+    def units(self) -> Units:
+        """The machine at this temperature."""
+        base, (bias, weight, hidden_bias) = self.machine.base_bias, self.machine.units
+        return Units(
+            torch.lerp(base, bias, self.beta), self.beta * weight, self.beta * hidden_bias
+        )
+
+    def __call__(self, position: Tensor) -> Tensor:
+        """Return the energies of walkers, `(N,)`, in nats."""
+        return self.units.free_energy(position)
+
+    def gibbs(self, position: Tensor, generator: torch.Generator | None) -> Tensor:
+        """Draw the hidden units, and from them new visible ones, `(N, visible)`."""
+        return self.units.gibbs(position, generator)
+
+
+class States(NamedTuple):
+    """All states of the coupled units of one side, with the other side summed out.
+
+    Attributes:
+        of_hidden: Whether they are of hidden units.
+        coupled: Which units of that side have weights that are not zero.
+        values: Their states, `(2ⁿ, n)`, float64.
+        log_mass: Log of the mass of each state, `(2ⁿ,)`, float64, without the factor of the
+            units of that side that are not coupled.
+    """
+
+    of_hidden: bool
+    coupled: Tensor
+    values: Tensor
+    log_mass: Tensor
+
+
+def _rates(visible: int, data: Tensor | None, probs: Tensor | None) -> Tensor:
+    """Return the first rates of the visible units, `(visible,)`, in (0, 1)."""
+    if data is not None and probs is not None:
+        raise ArgumentError("Pass `data` or `probs`, not both.")
+    if data is not None:
+        if not isinstance(data, Tensor) or not data.is_floating_point():
+            raise ArgumentTypeError(
+                "`data` must be floating tensors of 0 and 1, as the walkers are; got "
+                f"{getattr(data, 'dtype', type(data).__name__)}."
+            )
+        support = constraints.independent(constraints.boolean, 1)
+        check_data("data", data, data.new_empty(1, visible), support)
+        return (1 + data.sum(0)) / (2 + len(data))
+    if probs is None:
+        return torch.full((visible,), 0.5)
+    inside = isinstance(probs, Tensor) and probs.shape == (visible,)
+    if not inside or not ((probs > 0) & (probs < 1)).all():
+        raise ArgumentError(
+            f"`probs` must be a tensor of shape ({visible},) with numbers in (0, 1); got "
+            f"{probs!r}. Rates of 0 or 1 must be smoothed: pass `data` for that."
+        )
+    return probs.detach().clone()
