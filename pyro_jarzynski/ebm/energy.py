@@ -131,6 +131,7 @@ class EnergyModel(StartableEnergy):
                 f"its `to_event({len(base.batch_shape)})`."
             )
         self.net, self.base = net, _unvalidated(base)
+        self._check_base()
         if zero_last_layer:
             _zero_last_layer(net)
         self._check_start()
@@ -169,6 +170,28 @@ class EnergyModel(StartableEnergy):
         """Return the way from the base to the model."""
         path = Tempering(lambda x: -self.base.log_prob(x), self, betas)
         return Annealing(path, self.draw, 0.0)
+
+    def _check_base(self) -> None:
+        probe = self.draw(4, torch.Generator().manual_seed(0))
+        if probe.device != device_of(self.net):
+            raise ArgumentError(
+                f"`base` draws on {probe.device}, but `net` is on {device_of(self.net)}: "
+                "build the base with parameters on the device of the network."
+            )
+        name = type(self.base).__name__
+        try:
+            log_prob = self.base.log_prob(probe)
+        except NotImplementedError as error:
+            raise ArgumentError(
+                f"`base` must have a density: {name} has no `log_prob`, as where it "
+                "is made by a transform without inverse. Use another base, or map the "
+                "data to unconstrained space."
+            ) from error
+        if not torch.isfinite(log_prob).all():
+            raise ArgumentError(
+                f"`base` must have a finite density at its own draws; that of {name} is "
+                f"{log_prob.tolist()} at four of them."
+            )
 
     def _check_start(self) -> None:
         probe = self.draw(4, torch.Generator().manual_seed(0))

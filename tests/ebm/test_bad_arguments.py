@@ -1,9 +1,17 @@
 """Wrong settings are refused before training, and the message says what to do."""
 
+import math
+
 import pytest
 import torch
 from torch import nn
-from torch.distributions import Normal
+from torch.distributions import (
+    AbsTransform,
+    Independent,
+    Normal,
+    SoftmaxTransform,
+    TransformedDistribution,
+)
 
 from pyro_jarzynski import (
     MALA,
@@ -127,6 +135,28 @@ def test_base_without_batch_shape():
     base = Normal(torch.zeros(3), torch.ones(3))
     with pytest.raises(ArgumentError, match=r"got \(3,\); call its `to_event\(1\)`"):
         EnergyModel(MLP([3, 4]), base)
+
+
+@pytest.mark.parametrize("transform", [AbsTransform(), SoftmaxTransform()])
+def test_base_by_a_transform_without_inverse(transform):
+    base = TransformedDistribution(standard_normal(), [transform])
+    with pytest.raises(ArgumentError, match="made by a transform without inverse"):
+        EnergyModel(MLP([3, 4]), base)
+
+
+def test_base_of_no_finite_density():
+    class Everywhere(Normal):
+        def log_prob(self, value):
+            return super().log_prob(value) + math.inf
+
+    base = Independent(Everywhere(torch.zeros(3), torch.ones(3)), 1)
+    with pytest.raises(ArgumentError, match="finite density at its own draws"):
+        EnergyModel(MLP([3, 4]), base)
+
+
+def test_base_on_another_device_than_the_network():
+    with pytest.raises(ArgumentError, match="`base` draws on cpu, but `net` is on meta"):
+        EnergyModel(MLP([3, 4]).to("meta"), standard_normal())
 
 
 @pytest.mark.parametrize("pair", [(torch.sin, standard_normal()), (MLP([3, 4]), MLP([3]))])
