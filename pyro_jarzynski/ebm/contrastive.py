@@ -16,7 +16,7 @@ from pyro_jarzynski.ebm.data import Batches
 from pyro_jarzynski.ebm.energy import StartableEnergy
 from pyro_jarzynski.ebm.gradient import WalkerGradient
 from pyro_jarzynski.ebm.learner import Learner
-from pyro_jarzynski.errors import count
+from pyro_jarzynski.errors import ArgumentError, count
 
 
 class PersistentContrastiveDivergence(Learner):
@@ -69,6 +69,11 @@ class ContrastiveDivergence(Learner):
     ) -> None:
         """Draw the walkers as the other learners do."""
         self.restart_every = count("restart_every", restart_every)
+        if settings.get("walker_batch_size") is not None:
+            raise ArgumentError(
+                "`walker_batch_size` has no meaning for walkers that start at the data "
+                "again and again: use as many `num_walkers`."
+            )
         super().__init__(model, optimizer, **settings)
 
     def begin(self, batches: Batches) -> None:
@@ -90,4 +95,4 @@ class ContrastiveDivergence(Learner):
 
 
 def _start_at_data(cloud: Cloud, batches: Batches) -> None:
-    cloud.restart(batches.draw(cloud.walkers.num_walkers))
+    cloud.restart(batches.draw(cloud.num_walkers))

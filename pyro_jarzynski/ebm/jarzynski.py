@@ -22,8 +22,14 @@ class JarzynskiLearner(Learner):
         audit_walkers: Walkers that only follow, and give every likelihood reported.
         kernel: How walkers move. The step size of MALA and HMC is adapted.
         moves_per_update: Moves of every walker per update.
-        walker_batch_size: Walkers that move per update, each once per pass; the weights of
-            the others telescope, and are evaluated when they are needed. `None` moves all.
+        walker_batch_size: Walkers that follow each update: independent blocks that take
+            turns. The weights of the others telescope, and are evaluated when they are
+            needed, so that an update costs one block. `None` moves all.
+        audit_every: Updates that the audit follows at once; `None` is as many as there are
+            blocks, so that the walkers of both clouds move equally often.
+        renewal: How often walkers are renewed by fresh ones, annealed from the base: the
+            audit, and one block of several. They find mass that no walker met. `None`
+            never does.
         ess_threshold: Resample when `ESS < ess_threshold N`, in [0, 1].
         resampler: A name or function of `core.resampling`.
         lr_scheduler: Any torch scheduler, stepped once per update.

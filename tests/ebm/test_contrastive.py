@@ -104,3 +104,17 @@ def test_contrastive_gradient_is_that_of_data_less_moved_walkers():
 def test_restart_every_must_be_positive():
     with pytest.raises(ArgumentError, match="`restart_every` must be at least 1, got 0"):
         mixture_learner(ContrastiveDivergence, restart_every=0)
+
+
+def test_blocks_of_persistent_walkers_take_turns():
+    learner = mixture_learner(
+        PersistentContrastiveDivergence, num_walkers=60, walker_batch_size=20
+    )
+    learner.fit(mixture_data(), 7, batch_size=None)
+    assert learner.cloud.place.behind == (1, 0, 2)
+    assert all(not b.log_weight.any() for b in learner.cloud.place.blocks)
+
+
+def test_walkers_that_start_anew_have_no_blocks():
+    with pytest.raises(ArgumentError, match="has no meaning for walkers that start at"):
+        mixture_learner(ContrastiveDivergence, walker_batch_size=20)
