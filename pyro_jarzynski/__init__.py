@@ -52,6 +52,7 @@ from pyro_jarzynski.ebm.energy import StartableEnergy as StartableEnergy
 from pyro_jarzynski.ebm.followers import Followers as Followers
 from pyro_jarzynski.ebm.history import History as History
 from pyro_jarzynski.ebm.jarzynski import JarzynskiLearner as JarzynskiLearner
+from pyro_jarzynski.ebm.latent import LatentLikelihood as LatentLikelihood
 from pyro_jarzynski.ebm.networks import MLP as MLP
 from pyro_jarzynski.ebm.networks import GaussianMixtureEnergy as GaussianMixtureEnergy
 from pyro_jarzynski.ebm.svi import JarzynskiOptim as JarzynskiOptim
