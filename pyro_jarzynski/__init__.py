@@ -84,7 +84,7 @@ from pyro_jarzynski.report.inference_plots import plot_weights as plot_weights
 from pyro_jarzynski.report.inference_report import (
     write_inference_report as write_inference_report,
 )
-from pyro_jarzynski.report.plots import plot_mixture as plot_mixture
+from pyro_jarzynski.report.mixture_plot import plot_mixture as plot_mixture
 from pyro_jarzynski.report.plots import plot_samples as plot_samples
 from pyro_jarzynski.report.plots import plot_training as plot_training
 from pyro_jarzynski.report.plots import save_figure as save_figure

@@ -14,7 +14,7 @@ Masses, places, divergences and the column `test` are by quadrature. `elpd` is `
 the marginal likelihood `p(x_n)` of held-out data: parameters are a point, so that on the
 data that they were learned from nothing would be left out. The likelihood of `x_n` given its
 own latent would be no alternative: to leave `x_n` out of that is to take the harmonic mean
-of the likelihood over the posterior, and `bad k` is the share of data for which its
+of the likelihood over the posterior, and `bad k` is the share of 200 data for which its
 Pareto shape is above 0.7, with exact draws of the posterior.
 """
 
@@ -96,7 +96,7 @@ PROBLEMS = {
         torch.tensor([[0.5, 0.7], [0.8, 0.5]]),
         torch.tensor([[1.0, 0.3], [-0.4, 1.0], [0.6, 0.6]]),
         0.5,
-        (201, 81),
+        (141, 81),
     ),
 }
 
@@ -130,12 +130,13 @@ class Quadrature:
 
     def marginal(self, prior: Tensor, x: Tensor) -> Tensor:
         """Return the log-likelihood of data `(n, D)`, `(n,)`, nats."""
-        return (prior + self.seen(x)).logsumexp(1)
+        # In parts, since all pairs of data and points are many.
+        parts = [(prior + self.seen(part)).logsumexp(1) for part in x.split(100)]
+        return torch.cat(parts)
 
     def seen(self, x: Tensor) -> Tensor:
         """Return the log-likelihood of data given each point, `(n, points)`."""
-        at = self.problem.likelihood(self.points).log_prob
-        return torch.stack([at(row) for row in x]).double()
+        return self.problem.likelihood(self.points).log_prob(x[:, None]).double()
 
     def divergence(self, prior: Tensor) -> float:
         """Return `KL(truth | prior)`, nats."""
@@ -325,7 +326,7 @@ def run(name: str, seed: int, steps: int, particles: int) -> list[str]:
     )
     rows = []
     for label, prior in priors.items():
-        shapes = f"{bad_shapes(quadrature, prior, held_out):.2f}"
+        shapes = f"{bad_shapes(quadrature, prior, held_out[:200]):.2f}"
         elpd = f"{loo[label]:.1f}" if label in loo else "–"
         rows.append(
             f"| {seed} | {label} | {quadrature.mass(prior):.3f} "
