@@ -1,8 +1,8 @@
 """Runs from the command line: what they leave, and what Ctrl-C leaves."""
 
 import csv
-import re
 import os
+import re
 import shutil
 import signal
 import subprocess

@@ -32,9 +32,10 @@ from pyro_jarzynski.errors import ArgumentError, count
 class LatentLikelihood:
     """The likelihood `p(x) = ∫ p(x | z) p(z) dz` of data, by weighted draws of the prior.
 
-        energy = pj.LatentLikelihood(model.distribution(), lambda z: dist.Normal(z, 0.5))
-        normal = pj.LatentLikelihood(dist.Normal(mean, sd), lambda z: dist.Normal(z, 0.5))
-        energy.nll(x), az.compare({"e": energy.to_arviz(data=x), "n": normal.to_arviz(data=x)})
+        seen = lambda z: dist.Normal(z, 0.5).to_event(1)
+        energy = pj.LatentLikelihood(model.distribution(), seen)
+        normal = pj.LatentLikelihood(dist.Normal(mean, sd).to_event(1), seen)
+        az.compare({"energy": energy.to_arviz(data=x), "normal": normal.to_arviz(data=x)})
 
     The points of an energy-based prior are its audit walkers as they are now, with their
     weights; those of another distribution are drawn from it. The estimate is good where

@@ -67,7 +67,8 @@ class Mixture:
             raise ArgumentError(f"`num_modes` must be even, got {num_modes}.")
         if count("dimension", dimension) < pairs:
             raise ArgumentError(
-                f"`dimension` must be at least {pairs}, half of `num_modes`, got {dimension}."
+                f"`dimension` must be at least {pairs}, half of `num_modes`, got "
+                f"{dimension}."
             )
         means = torch.zeros(num_modes, dimension, dtype=torch.float64)
         for pair in range(pairs):
@@ -205,9 +206,7 @@ def mixture_learner(
     )
 
 
-def _first_means(
-    mixture: Mixture | None, dimension: int, lean: float, seed: int
-) -> Tensor:
+def _first_means(mixture: Mixture | None, dimension: int, lean: float, seed: int) -> Tensor:
     """Return means near zero, `(modes, d)`, of which each leans towards a mode."""
     shape = (2, dimension) if mixture is None else tuple(mixture.truth.means.shape)
     generator = stream(seed, "means")

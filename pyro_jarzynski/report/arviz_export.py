@@ -41,8 +41,8 @@ def to_arviz(
         return mcmc_to_arviz(run, **options)
     if not isinstance(run, SMCResult | Learner | LikelihoodTracker | LatentLikelihood):
         raise ArgumentTypeError(
-            "`run` must be a result of `AnnealedSMC.run`, a learner, a `LikelihoodTracker`, "
-            "a `LatentLikelihood` or a `pyro.infer.MCMC`, got "
+            "`run` must be a result of `AnnealedSMC.run`, a learner, a "
+            "`LikelihoodTracker`, a `LatentLikelihood` or a `pyro.infer.MCMC`, got "
             f"{type(run).__name__}."
         )
     return run.to_arviz(**options)

@@ -93,6 +93,8 @@ def _draw_all(ax: Axes, runs: Mapping[str, Columns], truths: Sequence[float]) ->
     for truth, colour in zip(truths, cycle(drawing.CYCLE), strict=False):
         ax.axhline(truth, color=colour, linestyle="--", linewidth=0.9)
     highest = max(truths)
-    drawn = [max(run[f"mass_{mode}"]) for run in runs.values() for mode in range(len(truths))]
+    drawn = [
+        max(run[f"mass_{mode}"]) for run in runs.values() for mode in range(len(truths))
+    ]
     ax.set_ylim(-0.03 * highest, 1.05 * min(max(highest, *drawn), 2 * highest))
     finish(ax, "mass of each mode")

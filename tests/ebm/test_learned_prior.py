@@ -1,4 +1,4 @@
-"""A prior over latents, learned by SVI: its two modes, and what leave-one-out says of it."""
+"""A prior over latents, learned by SVI: its two modes, and its leave-one-out density."""
 
 import math
 
@@ -15,10 +15,9 @@ from tests.benchmarks.learned_prior import (
     Quadrature,
     decaying,
     energy_prior,
-    leave_one_out,
     learn,
+    leave_one_out,
 )
-from tests.export.test_energy import elpd
 from tests.diagnostics.trees import calls_of_arviz, dataset
 
 PROBLEM = PROBLEMS["line"]
