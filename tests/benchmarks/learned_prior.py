@@ -13,9 +13,9 @@ dimensions.
 Masses, places, divergences and the column `test` are by quadrature. `elpd` is `az.loo` of
 the marginal likelihood `p(x_n)` of held-out data: parameters are a point, so that on the
 data that they were learned from nothing would be left out. The likelihood of `x_n` given
-its own latent would be no alternative: to leave `x_n` out of that is to take the harmonic mean
-of the likelihood over the posterior, and `bad k` is the share of 200 data for which its
-Pareto shape is above 0.7, with exact draws of the posterior.
+its own latent would be no alternative: to leave `x_n` out of that is to take the harmonic
+mean of the likelihood over the posterior, and `bad k` is the share of 200 data for which
+its Pareto shape is above 0.7, with exact draws of the posterior.
 """
 
 import argparse
