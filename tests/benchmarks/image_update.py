@@ -1,7 +1,7 @@
 """Time and passes of one update at the published settings of images.
 
     python tests/benchmarks/image_update.py [--published FOLDER] [--experiments mnist cifar]
-        [--shrink 8] [--features F]
+        [--shrink 8] [--features F] [--repeats 3]
 
 The published code is the repository `submissionx12/EBMs_Jarzynski`, commit 3cc3c00, run as
 it is: its `Sampler`, its network, and `training_step` of its notebooks, followed by the
@@ -32,8 +32,9 @@ import io
 import json
 import time
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
+from statistics import median
 from types import SimpleNamespace
 from typing import Any
 
@@ -72,7 +73,7 @@ class Setting:
             name: max(1, getattr(self, name) // by)
             for name in ("walkers", "batch", "data", "dataset")
         }
-        return Setting(**(vars(self) | smaller))
+        return replace(self, **smaller)
 
 
 SETTINGS = {
@@ -255,6 +256,21 @@ def _define(source: str, name: str, names: dict[str, Any]) -> None:
             exec(compile(ast.Module([node], []), name, "exec"), names)
 
 
+def all_costs(setting: Setting, folder: Path | None) -> dict[str, Cost]:
+    """Return the cost of an update by the way to make it, measured one after the other."""
+    # As many updates as make whole passes over the walkers.
+    updates = 1 if setting.batches > 1 else setting.walkers // setting.batch
+    quarter = min(setting.walkers, setting.batch * setting.batches) // 4
+    costs = {
+        "floor": floor(setting, 1),
+        "ours, no audit": ours(setting, 2, updates),
+        "ours, audit": ours(setting, max(quarter, 2), updates),
+    }
+    if folder is not None:
+        costs["published"] = published(setting, folder, 1)
+    return costs
+
+
 def main() -> None:
     """Print the table."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
@@ -262,7 +278,7 @@ def main() -> None:
     parser.add_argument("--experiments", nargs="+", default=list(SETTINGS))
     parser.add_argument("--shrink", type=int, default=8)
     parser.add_argument("--features", type=int, help="width of the networks")
-    parser.add_argument("--updates", type=int, default=1, help="of floor and published")
+    parser.add_argument("--repeats", type=int, default=3, help="rounds; medians count")
     arguments = parser.parse_args()
     print(f"torch {torch.__version__}, {torch.get_num_threads()} threads")
     print("| experiment | update | CPU, s | forward | backward | over floor | gain |")
@@ -270,23 +286,19 @@ def main() -> None:
     for name in arguments.experiments:
         setting = SETTINGS[name].shrunk(arguments.shrink)
         if arguments.features:
-            setting = Setting(**(vars(setting) | {"features": arguments.features}))
-        updates = 1 if setting.batches > 1 else setting.walkers // setting.batch
-        quarter = min(setting.walkers, setting.batch * setting.batches) // 4
-        costs = {"floor": floor(setting, arguments.updates)}
-        costs["ours, no audit"] = ours(setting, 2, updates)
-        costs["ours, audit"] = ours(setting, max(quarter, 2), updates)
-        if arguments.published:
-            costs["published"] = published(setting, arguments.published, arguments.updates)
-        for label, cost in costs.items():
+            setting = replace(setting, features=arguments.features)
+        rounds = [all_costs(setting, arguments.published) for _ in range(arguments.repeats)]
+        for label, cost in rounds[0].items():
+            seconds = median(costs[label].seconds for costs in rounds)
+            over = median(c[label].seconds / c["floor"].seconds for c in rounds)
             gain = "–"
-            if "published" in costs:
-                gain = f"{costs['published'].seconds / cost.seconds:.2f}"
+            if arguments.published:
+                gains = [c["published"].seconds / c[label].seconds for c in rounds]
+                gain = f"{median(gains):.2f} ({min(gains):.2f} to {max(gains):.2f})"
             print(
-                f"| {name} | {label} | {cost.seconds:.2f} "
+                f"| {name} | {label} | {seconds:.2f} "
                 f"| {arguments.shrink * cost.forward:.0f} "
-                f"| {arguments.shrink * cost.backward:.0f} "
-                f"| {cost.seconds / costs['floor'].seconds:.2f} | {gain} |",
+                f"| {arguments.shrink * cost.backward:.0f} | {over:.2f} | {gain} |",
                 flush=True,
             )
 
