@@ -66,21 +66,22 @@ def test_divergence_of_the_truth_is_zero():
 def test_masses_of_four_modes_are_learned_by_weights_alone():
     """From equal masses, at the centres; the truth is 1, 3, 5 and 7 sixteenths.
 
-    Contrastive divergence with the same walkers leaves them equal, wrong by 0.19. Over 20
-    seeds the worst error had mean MEANERR and standard deviation SDERR: the tolerance is
-    more than six of these away, so that a false alarm has a chance below 1e-6.
+    Contrastive divergence with the same walkers leaves the worst of them wrong by 0.22.
+    Over six seeds the worst error by weights was 0.015 with a standard deviation of 0.005,
+    at most 0.019, and that of the other 0.220 and 0.002: both bounds are more than eight
+    standard deviations away, so that a false alarm has a chance far below 1e-4.
     """
-    mixture = Mixture.draw(1000, num_modes=4, dimension=6)
+    mixture = Mixture.draw(1000, num_modes=4, dimension=4)
 
     def worst(algorithm):
         learner = mixture_learner(
-            algorithm, mixture=mixture, lean=1.0, num_walkers=1000, audit_walkers=100
+            algorithm, mixture=mixture, lean=1.0, num_walkers=2000, audit_walkers=10
         )
-        learner.fit(mixture.data, 400, batch_size=None, eval_every=400)
+        learner.fit(mixture.data, 700, batch_size=None, eval_every=700)
         learned = mixture.learned_masses(learner.model)
         return max(abs(a - b) for a, b in zip(learned, mixture.masses, strict=True))
 
-    assert worst("jarzynski") < 0.08
+    assert worst("jarzynski") < 0.06
     assert worst("pcd") > 0.15
 
 
