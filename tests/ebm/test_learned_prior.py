@@ -50,20 +50,29 @@ def learned(seed=0):
 
 
 def test_two_modes_are_recovered_and_preferred():
+    """By quadrature, and by `az.compare` of the likelihood of held-out data.
+
+    Over four seeds: mass 0.337 with a standard deviation of 0.011, error of a mode's mean
+    0.085 and 0.038, divergence 0.035 and 0.010 (of the Gaussian 0.401 and 0.001), preferred
+    by 105 nats and 12, and `az.loo` below the exact likelihood by 7 nats and 3, which is what
+    the draws of its points cost. Every bound is six standard deviations or more away: false
+    alarms below 1e-4 even if these are twice as large and their tails normal.
+    """
     quadrature = Quadrature(PROBLEM)
     energy, normal, held_out = learned()
     found = quadrature.prior(lambda z: -energy(z))
     rival = quadrature.prior(normal.distribution().log_prob)
     assert quadrature.mass(found) == pytest.approx(0.3, abs=0.12)
-    assert quadrature.location_error(found) < 0.3
+    assert quadrature.location_error(found) < 0.35
     assert quadrature.divergence(found) < 0.12
     assert quadrature.divergence(rival) > 0.35
     with calls_of_arviz():
         priors = {"energy": energy.distribution(), "Gaussian": normal.distribution()}
         loo = leave_one_out(priors, PROBLEM, held_out)
     assert loo["first"] == "energy"
+    assert loo["difference"] > 2 * loo["difference_error"]
     exact = float(quadrature.marginal(found, held_out).sum())
-    assert loo["energy"] == pytest.approx(exact, abs=10)
+    assert loo["energy"] == pytest.approx(exact, abs=30)
 
 
 class TestLatentLikelihood:
