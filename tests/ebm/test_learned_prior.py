@@ -54,9 +54,10 @@ def test_two_modes_are_recovered_and_preferred():
 
     Over four seeds: mass 0.337 with a standard deviation of 0.011, error of a mode's mean
     0.085 and 0.038, divergence 0.035 and 0.010 (of the Gaussian 0.401 and 0.001), preferred
-    by 105 nats and 12, and `az.loo` below the exact likelihood by 7 nats and 3, which is what
-    the draws of its points cost. Every bound is six standard deviations or more away: false
-    alarms below 1e-4 even if these are twice as large and their tails normal.
+    by 105 nats and 12, and `az.loo` below the exact likelihood by 7 nats and 3, which is
+    what the draws of its points cost. Every bound is more than six of these standard
+    deviations away: with normal tails a false alarm has a chance below 1e-4, even if four
+    seeds understate them by a third.
     """
     quadrature = Quadrature(PROBLEM)
     energy, normal, held_out = learned()
