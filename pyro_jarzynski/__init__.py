@@ -56,6 +56,7 @@ from pyro_jarzynski.ebm.energy import StartableEnergy as StartableEnergy
 from pyro_jarzynski.ebm.followers import Followers as Followers
 from pyro_jarzynski.ebm.history import History as History
 from pyro_jarzynski.ebm.jarzynski import JarzynskiLearner as JarzynskiLearner
+from pyro_jarzynski.ebm.latent import LatentLikelihood as LatentLikelihood
 from pyro_jarzynski.ebm.networks import MLP as MLP
 from pyro_jarzynski.ebm.networks import GaussianMixtureEnergy as GaussianMixtureEnergy
 from pyro_jarzynski.ebm.renewal import Renewal as Renewal
@@ -90,7 +91,7 @@ from pyro_jarzynski.report.inference_plots import plot_weights as plot_weights
 from pyro_jarzynski.report.inference_report import (
     write_inference_report as write_inference_report,
 )
-from pyro_jarzynski.report.plots import plot_mixture as plot_mixture
+from pyro_jarzynski.report.mixture_plot import plot_mixture as plot_mixture
 from pyro_jarzynski.report.plots import plot_samples as plot_samples
 from pyro_jarzynski.report.plots import plot_training as plot_training
 from pyro_jarzynski.report.plots import save_figure as save_figure

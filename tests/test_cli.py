@@ -2,6 +2,7 @@
 
 import csv
 import os
+import re
 import shutil
 import signal
 import subprocess
@@ -70,6 +71,16 @@ def test_every_algorithm_runs(tmp_path, kind, algorithm):
         rows = list(csv.DictReader(file))
     assert [float(row["step"]) for row in rows] == [2, 4]
     assert {"mass", "exact_kl", "estimated_kl"} < rows[0].keys()
+
+
+def test_masses_of_more_modes_are_shown(tmp_path):
+    answer = call(*train("gmm", tmp_path, "--modes", "4"))
+    assert answer.code == 0
+    assert names_in(tmp_path) == LEFT["gmm"]
+    assert re.search(r"Masses: (\d\.\d{4}, ){3}\d\.\d{4} \(data: 0\.0", answer.shown)
+    with open(tmp_path / "curves.csv", newline="") as file:
+        row = list(csv.DictReader(file))[-1]
+    assert sum(float(row[f"mass_{mode}"]) for mode in range(4)) == pytest.approx(1)
 
 
 def test_the_same_command_gives_the_same_numbers(run, tmp_path):

@@ -47,6 +47,8 @@ BAD = [
     ("digits", "--patience", "0", "`patience` must be at least 1, got 0"),
     ("gmm", "--data-size", "1", "`data_size` must be at least 2, got 1"),
     ("gmm", "--dimension", "0", "`dimension` must be at least 1, got 0"),
+    ("gmm", "--modes", "3", "`num_modes` must be even, got 3"),
+    ("gmm", "--modes", "8", "`dimension` must be at least 4, half of `num_modes`, got 3"),
     ("gmm", "--eval-every", "-1", "`eval_every` must be at least 1, got -1"),
 ]
 

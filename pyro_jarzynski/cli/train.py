@@ -159,13 +159,16 @@ def gmm(
     audit_walkers: AuditWalkers = 10_000,
     data_size: Annotated[int, typer.Option(help="Number of data.")] = 10_000,
     dimension: Annotated[int, typer.Option(help="Dimension of the data.")] = 50,
+    modes: Annotated[
+        int, typer.Option(help="Number of modes, even; the paper has two.")
+    ] = 2,
     ess_threshold: EssThreshold = 0.5,
     resampler: TheResampler = Resampler.systematic,
     eval_every: EvalEvery = 20,
     seed: Seed = 0,
     overwrite: Overwrite = False,
 ) -> None:
-    """Run the paper's mixture experiment: two distant modes, masses ¼ and ¾.
+    """Run the paper's mixture experiment: two distant modes, masses ¼ and ¾, or more.
 
     Leaves the model, history.csv, the curves of mass and divergence (curves.csv,
     mixture.png), training.png and report.html.
@@ -174,11 +177,10 @@ def gmm(
     count("steps", steps)
     count("eval_every", eval_every)
     count("data_size", data_size, 2)
-    count("dimension", dimension)
-    mixture = Mixture.draw(data_size, dimension=dimension, seed=seed)
+    mixture = Mixture.draw(data_size, num_modes=modes, dimension=dimension, seed=seed)
     learner = mixture_learner(
         algorithm.value,
-        dimension=dimension,
+        mixture=mixture,
         num_walkers=walkers,
         audit_walkers=audit_walkers,
         ess_threshold=ess_threshold,
@@ -191,7 +193,10 @@ def gmm(
     def save() -> None:
         if not curves.rows:
             curves(learner, {"step": learner.num_steps})
-        results = _progress_of(learner) | {"data_mass": mixture.mass} | curves.now(learner)
+        results = _progress_of(learner) | curves.now(learner)
+        results["data_mass"] = mixture.mass
+        if modes > 2:
+            results["data_masses"] = mixture.masses
         save_run(
             out,
             learner,

@@ -67,14 +67,22 @@ def draw_log_normalizer(walkers: Walkers, num: int, *, seed: int) -> Tensor:
     share = torch.zeros(alive, dtype=torch.float64, device=family.device)
     share = share.index_add_(0, family, walkers.weight)
     generator = stream(seed, "log normalizer", family.device)
-    uniform = torch.rand(
-        num, alive, dtype=torch.float64, generator=generator, device=family.device
-    )
-    given = -torch.log1p(-uniform)
+    given = draw_exponential(num, alive, generator)
     # The sum of the numbers that families without descendants would get.
     rest = _gamma(num, size - alive, generator)
     log_ratio = log_sum_exp(given.log() + share.log()) - (given.sum(1) + rest).log()
     return walkers.log_normalizer + log_ratio - log_mean_exp(log_ratio)
+
+
+def draw_exponential(num: int, families: int, generator: torch.Generator) -> Tensor:
+    """Draw weights of families, `(num, families)`, float64, without their sum.
+
+    Divided by their sum they are uniform on the simplex.
+    """
+    uniform = torch.rand(
+        num, families, dtype=torch.float64, generator=generator, device=generator.device
+    )
+    return -torch.log1p(-uniform)
 
 
 def audit_groups(

@@ -18,12 +18,8 @@ from pyro_jarzynski.ebm.history import History
 from pyro_jarzynski.ebm.learner import Learner
 from pyro_jarzynski.errors import ModelFileError, OutputError
 from pyro_jarzynski.report.html import write_report
-from pyro_jarzynski.report.plots import (
-    plot_mixture,
-    plot_samples,
-    plot_training,
-    save_figure,
-)
+from pyro_jarzynski.report.mixture_plot import plot_mixture
+from pyro_jarzynski.report.plots import plot_samples, plot_training, save_figure
 from pyro_jarzynski.runtime.model_files import SavedModel, load_model, save_model
 
 AUDIT_NOTE = (
@@ -158,11 +154,18 @@ def _draw_digits(out: Path, saved: SavedModel) -> tuple[dict[str, Path], dict[st
 def _draw_mixture(out: Path, saved: SavedModel) -> tuple[dict[str, Path], dict[str, str]]:
     results, settings = saved.notes["results"], saved.notes["settings"]
     columns = _read_columns(out / "curves.csv")
-    axes = plot_mixture({settings["algorithm"]: columns}, true_mass=results["data_mass"])
+    # One number with two modes, or one for each of more.
+    truth = results.get("data_masses", results["data_mass"])
+    axes = plot_mixture({settings["algorithm"]: columns}, true_mass=truth)
     save_figure(axes, out / "mixture.png")
     summary = {
         "Mass of the first mode": f"{results['mass']:.4f}"
         f" (data: {results['data_mass']:.4f})",
+    }
+    if "data_masses" in results:
+        learned = [results[f"mass_{mode}"] for mode in range(len(truth))]
+        summary = {"Masses": f"{_joined(learned)} (data: {_joined(truth)})"}
+    summary |= {
         "Exact KL divergence": f"{results['exact_kl']:.4f} nats",
         "Estimated KL divergence": f"{results['estimated_kl']:.4f} nats",
         "log Z, audit": f"{saved.log_normalizer:.4f} ± {saved.log_normalizer_error:.4f}",
@@ -171,6 +174,10 @@ def _draw_mixture(out: Path, saved: SavedModel) -> tuple[dict[str, Path], dict[s
     }
     caption = "Mass, exact and estimated divergence, as the paper plots them"
     return {caption: out / "mixture.png"}, summary
+
+
+def _joined(masses: list[float]) -> str:
+    return ", ".join(f"{mass:.4f}" for mass in masses)
 
 
 def _write_columns(path: Path, columns: Mapping[str, list[float]]) -> None:

@@ -1,4 +1,4 @@
-"""Pictures of runs: training history, draws beside data, the mixture experiment.
+"""Pictures of runs: training history, draws beside data.
 
 Every function draws on the axes that it is given, or on a figure of its own that pyplot
 knows nothing of, and returns the axes:
@@ -6,8 +6,7 @@ knows nothing of, and returns the axes:
     save_figure(plot_training(learner.history), "training.png")
 """
 
-from collections.abc import Iterable, Mapping, Sequence
-from itertools import cycle
+from collections.abc import Iterable
 from pathlib import Path
 
 import numpy as np
@@ -20,8 +19,6 @@ from pyro_jarzynski.ebm.history import History
 from pyro_jarzynski.errors import ArgumentError, OutputError, count
 from pyro_jarzynski.report import drawing
 from pyro_jarzynski.report.drawing import BLUE, GREY, VERMILLION, AxesArray, curve, finish
-
-MIXTURE_COLUMNS = ("step", "mass", "exact_kl", "estimated_kl", "log_z_error")
 
 
 def plot_training(
@@ -121,55 +118,6 @@ def plot_samples(
         ax.imshow(grid, cmap="gray", vmin=low, vmax=high, interpolation="nearest")
         ax.set(title=title, xticks=[], yticks=[])
         ax.set_frame_on(False)
-    return drawn
-
-
-def plot_mixture(
-    runs: Mapping[str, Mapping[str, Sequence[float]]],
-    *,
-    true_mass: float,
-    axes: Iterable[Axes] | None = None,
-) -> AxesArray:
-    """Plot the curves of the mixture experiment in three panels against the updates.
-
-    The panels: learned mass of the first mode, exact KL divergence in nats, and the
-    absolute value of the estimated one beside it, with ±2 standard errors if it is of one
-    run only.
-
-    Args:
-        runs: Columns by name of each run, by its algorithm: `step`, `mass`, `exact_kl`,
-            `estimated_kl` and `log_z_error`; further columns are ignored.
-        true_mass: Share of the data in the first mode, in [0, 1].
-        axes: Three axes; `None` makes a figure.
-
-    Returns:
-        The axes, `(3,)`, or as given.
-
-    Raises:
-        ArgumentError: There is no run, a run lacks a column, or `axes` are not three.
-    """
-    if not runs:
-        raise ArgumentError("`runs` must hold at least one run; it is empty.")
-    for name, run in runs.items():
-        if missing := [column for column in MIXTURE_COLUMNS if column not in run]:
-            raise ArgumentError(f"`runs[{name!r}]` lacks the columns {', '.join(missing)}.")
-    drawn = drawing.panels(axes, 1, 3, (12.0, 3.9))
-    mass, exact, estimated = drawn.flat
-    mass.axhline(true_mass, color=GREY, linestyle="--", label="truth")
-    estimated.plot([], [], "--", color="black", label="exact")
-    alone = len(runs) == 1
-    for (name, run), colour in zip(runs.items(), cycle(drawing.CYCLE), strict=False):
-        step, share, kl, estimate, error = (np.asarray(run[c]) for c in MIXTURE_COLUMNS)
-        curve(mass, step, share, name, colour)
-        curve(exact, step, kl, name, colour)
-        curve(estimated, step, kl, "_exact", "black" if alone else colour, style="--")
-        label, band = (f"{name} ± 2 s.e.", 2 * error) if alone else (name, None)
-        curve(estimated, step, np.abs(estimate), label, colour, band=band)
-    mass.set_ylim(-0.03, 1.03)
-    finish(mass, "mass of the first mode")
-    for ax, label in ((exact, "exact KL (nats)"), (estimated, "|estimated KL| (nats)")):
-        drawing.log_scale(ax)
-        finish(ax, label)
     return drawn
 
 

@@ -7,12 +7,8 @@ import torch
 from matplotlib.figure import Figure
 
 from pyro_jarzynski.errors import ArgumentError, ArgumentTypeError, OutputError
-from pyro_jarzynski.report.plots import (
-    plot_mixture,
-    plot_samples,
-    plot_training,
-    save_figure,
-)
+from pyro_jarzynski.report.mixture_plot import plot_mixture
+from pyro_jarzynski.report.plots import plot_samples, plot_training, save_figure
 from tests.report.histories import labels, line, made_up
 from tests.report.layout import assert_legible
 
@@ -166,6 +162,23 @@ class TestMixture:
         drawn = line(estimated, "jarzynski ± 2 s.e.").get_ydata()
         assert list(drawn) == [abs(value) for value in run["estimated_kl"]]
         assert any(list(each.get_ydata()) == run["exact_kl"] for each in estimated.lines)
+
+    def test_masses_of_more_modes_are_beside_their_truths(self):
+        truths = [0.1, 0.2, 0.3, 0.4]
+        learned = {f"mass_{mode}": np.full(20, t + 0.01) for mode, t in enumerate(truths)}
+        mass = plot_mixture({"pcd": mixture_run(**learned)}, true_mass=truths)[0]
+        assert mass.get_ylabel() == "mass of each mode"
+        assert labels(mass) == ["truth", "pcd"]
+        for mode, truth in enumerate(truths):
+            curve = line(mass, f"_{mode}")
+            assert set(curve.get_ydata()) == {truth + 0.01}
+            theirs = [each for each in mass.lines if set(each.get_ydata()) == {truth}]
+            assert [each.get_color() for each in theirs] == [curve.get_color()]
+        assert_legible(mass.figure)
+
+    def test_missing_mass_of_a_mode_is_named(self):
+        with pytest.raises(ArgumentError, match=r"lacks the columns mass_0, mass_1\."):
+            plot_mixture({"cd": mixture_run()}, true_mass=[0.25, 0.75])
 
     def test_missing_column_is_named(self):
         run = mixture_run()
