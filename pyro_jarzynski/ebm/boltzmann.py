@@ -76,14 +76,14 @@ class BinaryRBMEnergy(StartableEnergy):
     `U(v) = -b·v - Σ_j softplus(c_j + w_j·v)`, for walkers that are floating tensors of 0
     and 1. Given `h`, the units `v_i` are independent with chance `sigmoid(b_i + (Wh)_i)`.
 
-    Weights are learned in centred coordinates: with offsets `m` of the visible units, their
-    first rates, and `l = sigmoid(c)` of the hidden ones as they are made,
+    Weights are learned in centred coordinates: with the first rates `m` of the visible
+    units as their offsets, and ½ as that of hidden ones,
 
-        b = bias - W l,     c = hidden_bias - Wᵀ m,
+        b = bias - ½ Σ_j w_j,     c = hidden_bias - Wᵀ m,
 
-    so that the gradient by `W` is the covariance of both sides rather than their product.
-    Otherwise each update shifts all energies alike, which walkers' weights do not survive:
-    see `tests/benchmarks/rbm.py`.
+    so that the gradient by `W` is that of covariances rather than of products. Otherwise
+    all hidden units change the rates of the visible ones together at each update, which the
+    weights of walkers do not survive unless the learning rate is several times smaller.
 
     A unit whose weights are all zero is independent of the others. Over those that are
     coupled `Z` is a sum over the states of the smaller side, which is taken for up to 16
@@ -135,10 +135,9 @@ class BinaryRBMEnergy(StartableEnergy):
         hidden_bias = hidden_bias.to(rates)
         self.base_bias: Tensor
         self.offset: Tensor
-        self.hidden_offset: Tensor
+        self.hidden_offset = 0.5 * centred
         self.register_buffer("base_bias", rates.logit())
         self.register_buffer("offset", rates * centred)
-        self.register_buffer("hidden_offset", hidden_bias.sigmoid() * centred)
         self.bias = nn.Parameter(self.base_bias.clone())
         self.weight = nn.Parameter(weight.to(rates))
         self.hidden_bias = nn.Parameter(hidden_bias)
@@ -157,7 +156,7 @@ class BinaryRBMEnergy(StartableEnergy):
     def units(self) -> Units:
         """The machine that the parameters make."""
         return Units(
-            self.bias - self.weight @ self.hidden_offset,
+            self.bias - self.hidden_offset * self.weight.sum(1),
             self.weight,
             self.hidden_bias - self.offset @ self.weight,
         )
@@ -179,9 +178,9 @@ class BinaryRBMEnergy(StartableEnergy):
     def scatter(self, scale: float = 0.01, *, seed: int = 0) -> None:
         """Add small random weights, by which hidden units begin to differ.
 
-        At `W = 0` the gradient by the weights is zero if they are centred, and else that of
-        independent units, which is zero at the rates of the data. To walkers this is a
-        change of parameters like any other, so that their weights stay exact. Build the
+        At `W = 0` and the rates of the data only noise has a gradient by the weights, and
+        the same one for all hidden units, so that it takes hundreds of updates to leave. To
+        walkers this is a change of parameters like any other, with exact weights. Build the
         learner first, then
 
             model.scatter()
