@@ -100,6 +100,19 @@ def add(log_weight: Tensor, increment: Tensor) -> Tensor:
     return torch.where(log_weight == -math.inf, log_weight, moved)
 
 
+def shares(log_weight: Tensor, group: Tensor, num_groups: int) -> Tensor:
+    """Return `Σ_{i in g} e^{A_i - max A}` of groups of walkers, `(num_groups, …)`.
+
+    Args:
+        log_weight: Log-weights, `(N, …)`: walkers along the first dimension here.
+        group: Group of each walker, `(N,)`.
+        num_groups: Number of groups.
+    """
+    relative = (log_weight - log_weight.amax(0)).exp()
+    sums = relative.new_zeros(num_groups, *log_weight.shape[1:])
+    return sums.index_add_(0, group, relative)
+
+
 def merge(log_total: Tensor, log_part: Tensor) -> tuple[Tensor, Tensor, Tensor]:
     """Return `log(e^a + e^b)` and the shares of `e^a` and `e^b` in the sum."""
     log_sum = torch.logaddexp(log_total, log_part)

@@ -9,7 +9,7 @@ The energy is the free energy of the visible units, with the hidden ones summed 
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any, NamedTuple
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -18,7 +18,7 @@ from torch.nn.functional import softplus
 
 from pyro_jarzynski.core.noise import stream
 from pyro_jarzynski.core.paths import check_betas
-from pyro_jarzynski.ebm.closed_forms import MAX_ENUMERATED, binary_states
+from pyro_jarzynski.ebm.binary_units import Units
 from pyro_jarzynski.ebm.data import check_data
 from pyro_jarzynski.ebm.energy import Annealing, StartableEnergy
 from pyro_jarzynski.errors import (
@@ -29,46 +29,6 @@ from pyro_jarzynski.errors import (
     positive,
 )
 
-# States of one side that are summed at a time: a matrix of the other side's units each.
-STATES_AT_ONCE = 4096
-
-
-class Units(NamedTuple):
-    """Parameters of a machine: `e^{b·v + c·h + v·Wh}` up to its normaliser.
-
-    Attributes:
-        bias: `b`, `(visible,)`.
-        weight: `W`, `(visible, hidden)`.
-        hidden_bias: `c`, `(hidden,)`.
-    """
-
-    bias: Tensor
-    weight: Tensor
-    hidden_bias: Tensor
-
-    def free_energy(self, v: Tensor) -> Tensor:
-        """Return `-b·v - Σ_j softplus(c_j + w_j·v)`, `(N,)`."""
-        active = softplus(torch.addmm(self.hidden_bias, v, self.weight))
-        return -(v @ self.bias) - active.sum(1)
-
-    def hidden(self, v: Tensor, generator: torch.Generator | None) -> Tensor:
-        """Draw hidden units given visible ones, `(N, hidden)`."""
-        chance = torch.addmm(self.hidden_bias, v, self.weight).sigmoid()
-        return torch.bernoulli(chance, generator=generator)
-
-    def visible(self, h: Tensor, generator: torch.Generator | None) -> Tensor:
-        """Draw visible units given hidden ones, `(N, visible)`."""
-        chance = torch.addmm(self.bias, h, self.weight.T).sigmoid()
-        return torch.bernoulli(chance, generator=generator)
-
-    def gibbs(self, v: Tensor, generator: torch.Generator | None) -> Tensor:
-        """Draw hidden units, and from them new visible ones, `(N, visible)`."""
-        return self.visible(self.hidden(v, generator), generator)
-
-    def transposed(self) -> "Units":
-        """Return the machine with its sides exchanged."""
-        return Units(self.hidden_bias, self.weight.T, self.bias)
-
 
 class BinaryRBMEnergy(StartableEnergy):
     """A restricted Boltzmann machine of units in {0, 1}, summed over its hidden units.
@@ -76,14 +36,14 @@ class BinaryRBMEnergy(StartableEnergy):
     `U(v) = -b·v - Σ_j softplus(c_j + w_j·v)`, for walkers that are floating tensors of 0
     and 1. Given `h`, the units `v_i` are independent with chance `sigmoid(b_i + (Wh)_i)`.
 
-    Weights are learned in centred coordinates: with offsets `m` of the visible units, their
-    first rates, and `l = sigmoid(c)` of the hidden ones as they are made,
+    Weights are learned in centred coordinates: with the first rates `m` of the visible
+    units as their offsets, and ½ as that of hidden ones,
 
-        b = bias - W l,     c = hidden_bias - Wᵀ m,
+        b = bias - ½ Σ_j w_j,     c = hidden_bias - Wᵀ m,
 
-    so that the gradient by `W` is the covariance of both sides rather than their product.
-    Otherwise each update shifts all energies alike, which walkers' weights do not survive:
-    see `tests/benchmarks/rbm.py`.
+    so that the gradient by `W` is that of covariances rather than of products. Otherwise
+    all hidden units change the rates of the visible ones together at each update, which the
+    weights of walkers do not survive unless the learning rate is several times smaller.
 
     A unit whose weights are all zero is independent of the others. Over those that are
     coupled `Z` is a sum over the states of the smaller side, which is taken for up to 16
@@ -135,10 +95,9 @@ class BinaryRBMEnergy(StartableEnergy):
         hidden_bias = hidden_bias.to(rates)
         self.base_bias: Tensor
         self.offset: Tensor
-        self.hidden_offset: Tensor
+        self.hidden_offset = 0.5 * centred
         self.register_buffer("base_bias", rates.logit())
         self.register_buffer("offset", rates * centred)
-        self.register_buffer("hidden_offset", hidden_bias.sigmoid() * centred)
         self.bias = nn.Parameter(self.base_bias.clone())
         self.weight = nn.Parameter(weight.to(rates))
         self.hidden_bias = nn.Parameter(hidden_bias)
@@ -157,7 +116,7 @@ class BinaryRBMEnergy(StartableEnergy):
     def units(self) -> Units:
         """The machine that the parameters make."""
         return Units(
-            self.bias - self.weight @ self.hidden_offset,
+            self.bias - self.hidden_offset * self.weight.sum(1),
             self.weight,
             self.hidden_bias - self.offset @ self.weight,
         )
@@ -179,9 +138,9 @@ class BinaryRBMEnergy(StartableEnergy):
     def scatter(self, scale: float = 0.01, *, seed: int = 0) -> None:
         """Add small random weights, by which hidden units begin to differ.
 
-        At `W = 0` the gradient by the weights is zero if they are centred, and else that of
-        independent units, which is zero at the rates of the data. To walkers this is a
-        change of parameters like any other, so that their weights stay exact. Build the
+        At `W = 0` and the rates of the data only noise has a gradient by the weights, and
+        the same one for all hidden units, so that it takes hundreds of updates to leave. To
+        walkers this is a change of parameters like any other, with exact weights. Build the
         learner first, then
 
             model.scatter()
@@ -202,10 +161,7 @@ class BinaryRBMEnergy(StartableEnergy):
         Raises:
             ArgumentError: More than 16 units of either side are coupled.
         """
-        states = self._states()
-        bias = self.hidden_bias if states.of_hidden else self.bias
-        alone = bias.detach().double()[~states.coupled]
-        return states.log_mass.logsumexp(0) + softplus(alone).sum()
+        return self.units.log_normalizer()
 
     def start_log_normalizer(self) -> float:
         """Return the exact `log Z`."""
@@ -214,20 +170,7 @@ class BinaryRBMEnergy(StartableEnergy):
     @torch.no_grad()
     def draw(self, num: int, generator: torch.Generator) -> Tensor:
         """Draw `num` independent points, `(num, visible)`; errors as for `log Z`."""
-        states = self._states()
-        chosen = torch.multinomial(
-            states.log_mass.softmax(0), num, replacement=True, generator=generator
-        )
-        known = states.values[chosen].to(self.bias)
-        if states.of_hidden:
-            # Hidden units without weights do not matter.
-            hidden = self.hidden_bias.new_zeros(num, len(self.hidden_bias))
-            hidden[:, states.coupled] = known
-            return self.units.visible(hidden, generator)
-        chance = self.bias.sigmoid().expand(num, -1)
-        visible = torch.bernoulli(chance, generator=generator)
-        visible[:, states.coupled] = known
-        return visible
+        return self.units.draw(num, generator)
 
     def annealing(self, betas: Sequence[float]) -> Annealing:
         """Return the way from independent units at their first rates to this machine.
@@ -250,29 +193,6 @@ class BinaryRBMEnergy(StartableEnergy):
             return torch.bernoulli(chance, generator=generator)
 
         return Annealing([Tempered(self, beta) for beta in betas], draw, float(log_z))
-
-    def _states(self) -> "States":
-        """Return the states of the coupled units of the smaller side."""
-        units = Units(*(parameter.detach().double() for parameter in self.units))
-        linked = units.weight != 0
-        hidden, visible = linked.any(0), linked.any(1)
-        of_hidden = bool(hidden.sum() <= visible.sum())
-        side = units if of_hidden else units.transposed()
-        coupled = hidden if of_hidden else visible
-        number = int(coupled.sum())
-        if number > MAX_ENUMERATED:
-            raise ArgumentError(
-                f"`BinaryRBMEnergy` sums over at most {MAX_ENUMERATED} units with weights "
-                f"that are not zero, this one has {number} on its smaller side. Start "
-                "training and tracking at `weight_scale=0`, and read log Z from the audit."
-            )
-        values = binary_states(number, side.weight.device)
-        weight, bias = side.weight[:, coupled].T, side.hidden_bias[coupled]
-        log_mass = [
-            part @ bias + softplus(side.bias + part @ weight).sum(1)
-            for part in values.split(STATES_AT_ONCE)
-        ]
-        return States(of_hidden, coupled, values, torch.cat(log_mass))
 
 
 @dataclass(frozen=True)
@@ -302,23 +222,6 @@ class Tempered:
     def gibbs(self, position: Tensor, generator: torch.Generator | None) -> Tensor:
         """Draw the hidden units, and from them new visible ones, `(N, visible)`."""
         return self.units.gibbs(position, generator)
-
-
-class States(NamedTuple):
-    """All states of the coupled units of one side, with the other side summed out.
-
-    Attributes:
-        of_hidden: Whether they are of hidden units.
-        coupled: Which units of that side have weights that are not zero.
-        values: Their states, `(2ⁿ, n)`, float64.
-        log_mass: Log of the mass of each state, `(2ⁿ,)`, float64, without the factor of the
-            units of that side that are not coupled.
-    """
-
-    of_hidden: bool
-    coupled: Tensor
-    values: Tensor
-    log_mass: Tensor
 
 
 def _rates(visible: int, data: Tensor | None, probs: Tensor | None) -> Tensor:

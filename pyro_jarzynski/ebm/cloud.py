@@ -23,7 +23,8 @@ from pyro_jarzynski.core.resampling import Resampler, get_resampler
 from pyro_jarzynski.core.transitions import Tools, Visit, reweight
 from pyro_jarzynski.core.trees import map_tree
 from pyro_jarzynski.core.walkers import Walkers, init
-from pyro_jarzynski.ebm.energy import StartableEnergy, check_kernel, device_of
+from pyro_jarzynski.ebm.energy import StartableEnergy, device_of
+from pyro_jarzynski.ebm.soundness import check_kernel
 from pyro_jarzynski.errors import ArgumentError, count, fraction
 
 # What of walkers is kept; energies are evaluated anew.

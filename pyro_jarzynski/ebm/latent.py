@@ -15,7 +15,7 @@ from torch import Tensor
 from torch.distributions import Distribution
 
 from pyro_jarzynski.core.noise import stream
-from pyro_jarzynski.core.weights import log_mean_exp, log_sum_exp, normalise
+from pyro_jarzynski.core.weights import log_mean_exp, log_sum_exp, normalise, shares
 from pyro_jarzynski.diagnostics.inference_data import (
     Coords,
     Dims,
@@ -108,12 +108,9 @@ class LatentLikelihood:
         """
         count("num_draws", num_draws)
         joint = self._joint(x)
-        highest = joint.amax(0)
         num_families = int(self.family.max()) + 1
-        parts = joint.new_zeros(num_families, len(x))
-        parts.index_add_(0, self.family, (joint - highest).exp())
-        share = joint.new_zeros(num_families)
-        share.index_add_(0, self.family, self.log_weight.exp())
+        parts = shares(joint, self.family, num_families)
+        share = shares(self.log_weight, self.family, num_families)
         generator = stream(seed, "families", joint.device)
         given = draw_exponential(num_draws, num_families, generator)
         log_ratio = (given @ parts).log() - (given @ share).log()[:, None]
@@ -150,7 +147,7 @@ class LatentLikelihood:
         rows = self.draw_log_prob(data, num_draws, seed=seed)
         generator = stream(seed, "latents", self.points.device)
         chosen = torch.multinomial(
-            self.log_weight.exp(), num_draws, replacement=True, generator=generator
+            normalise(self.log_weight), num_draws, replacement=True, generator=generator
         )
         groups = {
             "posterior": Group({"z": as_array(self.points[chosen][None])}),

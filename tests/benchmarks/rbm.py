@@ -140,6 +140,7 @@ def trained(
         num_walkers=setting.walkers,
         audit_walkers=setting.audit_walkers,
         kernel=pj.BlockGibbs(sweeps),
+        ess_threshold=setting.ess_threshold,
         seed=seed,
     )
     model.scatter(0.01, seed=seed)
@@ -191,6 +192,7 @@ def main() -> None:
     parser.add_argument("--batch", type=int, default=256)
     parser.add_argument("--walkers", type=int, default=256)
     parser.add_argument("--audit-walkers", type=int, default=16)
+    parser.add_argument("--ess-threshold", type=float, default=0.5)
     parser.add_argument("--temperatures", type=int, default=1000)
     parser.add_argument("--check-walkers", type=int, default=256)
     setting = parser.parse_args()

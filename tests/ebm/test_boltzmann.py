@@ -53,16 +53,17 @@ def test_the_energy_sums_the_joint_law_over_hidden_units(centred):
     torch.testing.assert_close(made(all_states(6)).detach(), expected)
 
 
-def test_centred_weights_have_covariances_as_gradients():
-    """At `W = 0`, by which `h` is independent of `v` with mean `l`, that is zero."""
-    states = all_states(6)
-    made = machine(weight_scale=0.0)
-    slopes = torch.autograd.grad(made(states)[7], made.parameters(), materialize_grads=True)
-    by_name = dict(zip(dict(made.named_parameters()), slopes, strict=True))
-    # Up to a constant, by which all walkers and data differ from that.
-    first = torch.autograd.grad(made(states)[0], made.weight)[0]
-    torch.testing.assert_close(by_name["weight"], first)
-    plain = machine(weight_scale=0.0, centred=False)
+def test_the_gradient_by_centred_weights_is_that_of_centred_units():
+    """`∂U/∂w_ij = -(v_i - m_i)(h_j - ½)`, up to what all points have in common."""
+    made, (v, other) = machine(probs=torch.linspace(0.2, 0.7, 6)), all_states(6)[[7, 41]]
+    slopes = [torch.autograd.grad(made(x[None]).sum(), made.weight)[0] for x in (v, other)]
+    hidden = [(x @ made.weight + made.units.hidden_bias).sigmoid() for x in (v, other)]
+    first, second = (
+        torch.outer(x - made.offset, h.detach() - 0.5)
+        for x, h in zip((v, other), hidden, strict=True)
+    )
+    torch.testing.assert_close(slopes[0] - slopes[1], second - first)
+    plain = machine(centred=False)
     assert torch.equal(plain.units.bias, plain.bias)
     assert torch.equal(plain.units.hidden_bias, plain.hidden_bias)
 

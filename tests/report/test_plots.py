@@ -39,6 +39,12 @@ DRAWERS = {
 SHAPES = {"training": (2, 3), "samples": (2,), "mixture": (3,)}
 
 
+def figures_of_pyplot():
+    """Return the figures that pyplot knows; other tests may have made some."""
+    pyplot = sys.modules.get("matplotlib.pyplot")
+    return [] if pyplot is None else pyplot.get_fignums()
+
+
 @pytest.mark.parametrize("name", DRAWERS)
 class TestAllPlots:
     def test_makes_a_figure_and_writes_a_png(self, name, tmp_path):
@@ -61,9 +67,9 @@ class TestAllPlots:
             DRAWERS[name]([Figure().subplots()])
 
     def test_pyplot_knows_nothing_of_it(self, name):
+        before = figures_of_pyplot()
         DRAWERS[name](None)
-        pyplot = sys.modules.get("matplotlib.pyplot")
-        assert pyplot is None or not pyplot.get_fignums()
+        assert figures_of_pyplot() == before
 
 
 @pytest.mark.parametrize(

@@ -1,0 +1,78 @@
+"""What walkers ask of an energy before they set out: that they can move, and alone."""
+
+import torch
+from torch import Tensor, nn
+
+from pyro_jarzynski.core.evaluation import EnergyFn
+from pyro_jarzynski.core.kernels import Kernel
+from pyro_jarzynski.ebm.energy import StartableEnergy
+from pyro_jarzynski.errors import ArgumentError, EnergyError
+
+
+def is_discrete(model: StartableEnergy) -> bool:
+    """Tell whether walkers of a model take separate values."""
+    return model.support is not None and model.support.is_discrete
+
+
+def check_kernel(kernel: Kernel, model: StartableEnergy) -> None:
+    """Raise if a kernel moves along gradients where there are none."""
+    if kernel.needs_gradient and is_discrete(model):
+        raise ArgumentError(
+            f"`kernel` must be one of discrete walkers for {type(model).__name__}, such as "
+            f"BlockGibbs(); got {type(kernel).__name__}, which moves along gradients."
+        )
+
+
+def check_walkers_are_independent(model: StartableEnergy, walkers: Tensor) -> None:
+    """Raise if the energy of one walker depends on another, or on hidden randomness.
+
+    The parameters are shaken for the test: layers that are zero would hide both.
+    """
+    sample = walkers[: min(len(walkers), 8)]
+    with torch.random.fork_rng(), torch.no_grad():
+        torch.manual_seed(0)
+        energy = _shaken(model, sample)
+        first, again = energy(sample), energy(sample)
+        if not torch.equal(first, again):
+            raise EnergyError(
+                "The energy gives two values at the same walkers: it is random. Call "
+                "`eval()` on the network (Dropout?) before training."
+            )
+        if len(sample) == 1:
+            return
+        moved = sample.clone()
+        moved[0] = _elsewhere(sample, discrete=is_discrete(model))
+        changed = (energy(moved)[1:] - first[1:]).abs().max()
+    tolerance = 100 * torch.finfo(first.dtype).eps * (1 + float(first.abs().max()))
+    if not changed <= tolerance:
+        raise EnergyError(
+            "The energy couples walkers: moving one changed the energy of another by "
+            f"{float(changed):.3g}. BatchNorm in train mode? Call `eval()`, or use a "
+            "normalisation within one walker (LayerNorm, GroupNorm)."
+        )
+
+
+def _elsewhere(sample: Tensor, *, discrete: bool) -> Tensor:
+    """Return a point where the first walker is not, `event`."""
+    if not discrete:
+        return sample[0] + 1 + sample[0].abs()
+    # Another walker is where a walker can be.
+    differs = (sample != sample[0]).flatten(1).any(1)
+    return sample[differs.int().argmax()]
+
+
+def _shaken(model: nn.Module, sample: Tensor) -> EnergyFn:
+    """Return the energy at other parameters, or as it is where those have no meaning."""
+
+    def at(parameters: dict[str, Tensor]) -> EnergyFn:
+        # Buffers are copied: BatchNorm writes into its own.
+        state = parameters | {n: b.clone() for n, b in model.named_buffers()}
+        return lambda x: torch.func.functional_call(model, state, (x,))
+
+    shaken = {
+        name: p + torch.randn_like(p) * (0.1 + p.abs() / 10)
+        for name, p in model.named_parameters()
+    }
+    if torch.isfinite(at(shaken)(sample)).all():
+        return at(shaken)
+    return at(dict(model.named_parameters()))
