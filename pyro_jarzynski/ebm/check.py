@@ -198,7 +198,9 @@ class Plan(NamedTuple):
         walkers = self.fresh(num_walkers)
         for moved, _ in smc.follow(walkers, self.stages, tools=self.tools):
             walkers = moved
-        return walkers
+        # Those at the model have no use for the terms of the way there.
+        bare = walkers.evaluation._replace(terms=(), source=None)
+        return walkers._replace(evaluation=bare)
 
     def go_down(self, draws: Tensor) -> Walkers:
         """Carry draws of the model to the start."""

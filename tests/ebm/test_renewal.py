@@ -63,6 +63,7 @@ def test_fresh_walkers_know_log_normalizer():
     assert outcome.after == audit.log_normalizer
     assert 0 < audit.log_normalizer_error < 0.1
     assert abs(audit.log_normalizer - exact) < 5 * audit.log_normalizer_error
+    assert float(followers.cloud.walkers.log_normalizer) == pytest.approx(exact, abs=0.5)
     # The fresh block of training walkers is the next to follow.
     fresh = followers.cloud.place.blocks[followers.cloud.place.turn - 1]
     assert abs(float(fresh.log_normalizer) - exact) < 5 * 0.1
