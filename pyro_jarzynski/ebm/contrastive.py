@@ -5,17 +5,15 @@ masses of separated modes are never learned. Nor do they know a `log Z` of their
 is NaN, and the likelihood that they report comes from the audit cloud.
 """
 
-import math
 from typing import Any
 
-from torch import Tensor
 from torch.optim import Optimizer
 
 from pyro_jarzynski.ebm.cloud import Cloud
 from pyro_jarzynski.ebm.data import Batches
 from pyro_jarzynski.ebm.energy import StartableEnergy
 from pyro_jarzynski.ebm.gradient import WalkerGradient
-from pyro_jarzynski.ebm.learner import Learner
+from pyro_jarzynski.ebm.learner import Advance, Learner
 from pyro_jarzynski.errors import ArgumentError, count
 
 
@@ -35,13 +33,13 @@ class PersistentContrastiveDivergence(Learner):
         """Put the walkers at data."""
         _start_at_data(self.cloud, batches)
 
-    def advance(self, batches: Batches) -> tuple[list[Tensor], float, float]:
+    def advance(self, batches: Batches) -> Advance:
         """Move the walkers under the new parameters, without weights."""
         gather = WalkerGradient(self.parameters, weighted=False)
         info = self.cloud.follow(gather)
         gradient = self.gradient_from(gather)
         self.cloud.forget_weights()
-        return gradient, float(info.acceptance_rate), math.nan
+        return Advance(gradient, float(info.acceptance_rate))
 
 
 class ContrastiveDivergence(Learner):
@@ -82,7 +80,7 @@ class ContrastiveDivergence(Learner):
         self.cloud.relax()
         self.cloud.forget_weights()
 
-    def advance(self, batches: Batches) -> tuple[list[Tensor], float, float]:
+    def advance(self, batches: Batches) -> Advance:
         """Start at the data again if it is time, and move under the new parameters."""
         if (self.num_steps + 1) % self.restart_every == 0:
             _start_at_data(self.cloud, batches)
@@ -91,7 +89,7 @@ class ContrastiveDivergence(Learner):
             rate = self.cloud.follow().acceptance_rate
         self.cloud.forget_weights()
         # The gradient is that of the walkers after their moves: at the data it is zero.
-        return self.gradient_now(), float(rate), math.nan
+        return Advance(self.gradient_now(), float(rate))
 
 
 def _start_at_data(cloud: Cloud, batches: Batches) -> None:

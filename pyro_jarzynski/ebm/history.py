@@ -21,7 +21,7 @@ COLUMNS = {
     "audit_resamplings": "resamplings of the audit walkers so far",
     "acceptance_rate": "mean acceptance of the training walkers' moves",
     "step_size": "step size of the moves",
-    "learning_rate": "learning rate of the first parameter group",
+    "learning_rate": "learning rate of the first parameter group, as far as it was used",
     "grad_norm": "norm of the gradient of the cross-entropy",
 }
 

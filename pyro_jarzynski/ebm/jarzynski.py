@@ -1,10 +1,8 @@
 """Training an energy-based model with walkers whose weights follow its parameters."""
 
-from torch import Tensor
-
 from pyro_jarzynski.ebm.data import Batches
 from pyro_jarzynski.ebm.gradient import WalkerGradient
-from pyro_jarzynski.ebm.learner import Learner
+from pyro_jarzynski.ebm.learner import Advance, Learner
 
 
 class JarzynskiLearner(Learner):
@@ -27,6 +25,9 @@ class JarzynskiLearner(Learner):
             needed, so that an update costs one block. `None` moves all.
         audit_every: Updates that the audit follows at once; `None` is as many as there are
             blocks, so that the walkers of both clouds move equally often.
+        conditional_ess: Conditional effective sample size, as a fraction, below which the
+            steps of the optimiser are shortened, so that walkers can follow. `None` leaves
+            them as they are, and so do kernels without an acceptance step.
         renewal: How often walkers are renewed by fresh ones, annealed from the base: the
             audit, and one block of several. They find mass that no walker met. `None`
             never does.
@@ -47,12 +48,14 @@ class JarzynskiLearner(Learner):
     def begin(self, batches: Batches) -> None:
         """Leave the walkers where they are: exact draws of the model at its start."""
 
-    def advance(self, batches: Batches) -> tuple[list[Tensor], float, float]:
+    def advance(self, batches: Batches) -> Advance:
         """Carry the weighted walkers to the new parameters."""
         gather = WalkerGradient(self.parameters)
         info = self.cloud.follow(gather)
-        return (
+        size = len(info.log_weight)
+        return Advance(
             self.gradient_from(gather),
             float(info.acceptance_rate),
-            float(info.ess) / len(info.log_weight),
+            float(info.ess) / size,
+            float(info.conditional_ess) / size,
         )

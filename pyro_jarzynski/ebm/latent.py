@@ -79,7 +79,7 @@ class LatentLikelihood:
                 self.points = _drawn(prior, num_points, seed)
                 log_weight = self.points.new_zeros(num_points, dtype=torch.float64)
                 self.family = torch.arange(num_points, device=self.points.device)
-        self.log_weight = normalise(log_weight).log()
+        self.weight = normalise(log_weight)
 
     def log_prob(self, x: Tensor) -> Tensor:
         """Return `log p(x)` of data `(n, *event)`, `(n,)`, float64, nats."""
@@ -110,7 +110,8 @@ class LatentLikelihood:
         joint = self._joint(x)
         num_families = int(self.family.max()) + 1
         parts = shares(joint, self.family, num_families)
-        share = shares(self.log_weight, self.family, num_families)
+        share = joint.new_zeros(num_families)
+        share.index_add_(0, self.family, self.weight)
         generator = stream(seed, "families", joint.device)
         given = draw_exponential(num_draws, num_families, generator)
         log_ratio = (given @ parts).log() - (given @ share).log()[:, None]
@@ -147,7 +148,7 @@ class LatentLikelihood:
         rows = self.draw_log_prob(data, num_draws, seed=seed)
         generator = stream(seed, "latents", self.points.device)
         chosen = torch.multinomial(
-            normalise(self.log_weight), num_draws, replacement=True, generator=generator
+            self.weight, num_draws, replacement=True, generator=generator
         )
         groups = {
             "posterior": Group({"z": as_array(self.points[chosen][None])}),
@@ -174,7 +175,7 @@ class LatentLikelihood:
                 f"shape {expected}, got {tuple(values.shape)}; call `to_event` on its law, "
                 "and let it take latents `(N, 1, *latent)`."
             )
-        joint = self.log_weight[:, None] + values.to(torch.float64)
+        joint = self.weight.log()[:, None] + values.to(torch.float64)
         bad = (~torch.isfinite(joint.amax(0))).nonzero()
         if len(bad):
             raise ArgumentError(

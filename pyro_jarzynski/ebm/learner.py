@@ -34,6 +34,7 @@ from pyro_jarzynski.ebm.gradient import WalkerGradient, walker_gradient
 from pyro_jarzynski.ebm.history import History
 from pyro_jarzynski.ebm.parameters import check_followed, trainable
 from pyro_jarzynski.ebm.renewal import Renewal, check_renewal
+from pyro_jarzynski.ebm.step_control import StepControl
 from pyro_jarzynski.ebm.trained import Trained
 from pyro_jarzynski.errors import (
     ArgumentError,
@@ -44,13 +45,28 @@ from pyro_jarzynski.errors import (
 Callback = Callable[["Learner", dict[str, float]], None]
 
 
+class Advance(NamedTuple):
+    """What walkers met on the way to new parameters.
+
+    Attributes:
+        slopes: `E_ρ[∂_θ U]` for each parameter.
+        acceptance_rate: Mean acceptance of the moves.
+        ess: Effective sample size, as a fraction of the walkers; NaN without weights.
+        conditional_ess: That of this update's weights alone, likewise.
+    """
+
+    slopes: list[Tensor]
+    acceptance_rate: float
+    ess: float = math.nan
+    conditional_ess: float = math.nan
+
+
 class Update(NamedTuple):
-    """What one update did; `ess` is a fraction of the walkers."""
+    """What one update did."""
 
     nll: float
-    acceptance_rate: float
-    ess: float
     grad_norm: float
+    walkers: Advance
 
 
 class Learner(Trained, ABC):
@@ -67,6 +83,7 @@ class Learner(Trained, ABC):
         moves_per_update: int = 1,
         walker_batch_size: int | None = None,
         audit_every: int | None = None,
+        conditional_ess: float | None = 0.9,
         renewal: Renewal | None = None,
         ess_threshold: float = 0.5,
         resampler: str | Resampler = "systematic",
@@ -92,6 +109,7 @@ class Learner(Trained, ABC):
             chunk_size=chunk_size,
         )
         self.alarms = Alarms(self.followers, weighted=self.weighted)
+        self.step_control = StepControl(conditional_ess if self.weighted else None, kernel)
         self.renewal = check_renewal(model, renewal)
         self.data_generator = stream(seed, "data")
         self.history = History()
@@ -104,13 +122,8 @@ class Learner(Trained, ABC):
         """Place the walkers before the first update."""
 
     @abstractmethod
-    def advance(self, batches: Batches) -> tuple[list[Tensor], float, float]:
-        """Carry the walkers to the new parameters.
-
-        Returns:
-            `E_ρ[∂_θ U]` for each parameter, the acceptance rate, and the effective sample
-            size as a fraction of the walkers.
-        """
+    def advance(self, batches: Batches) -> Advance:
+        """Carry the walkers to the new parameters."""
 
     def fit(
         self,
@@ -213,17 +226,19 @@ class Learner(Trained, ABC):
         known = ends_row or not self.followers.audit_waits
         nll = energy + self.log_normalizer if known else math.nan
         with all_or_nothing([self.followers], self.parameters):
-            self.optimizer.step()
-            negative, rate, ess = self.advance(batches)
+            with self.step_control.shortened(self.parameters):
+                self.optimizer.step()
+            walkers = self.advance(batches)
             self.followers.update_audit()
         if self.lr_scheduler is not None:
             self.lr_scheduler.step()
-        self._negative = negative
+        self.step_control.learn(walkers.conditional_ess)
+        self._negative = walkers.slopes
         self.num_steps += 1
-        self.followers.adapt(rate)
+        self.followers.adapt(walkers.acceptance_rate)
         if self.renewal is not None and self.num_steps % self.renewal.every == 0:
             self.followers.renew(self.renewal)
-        return Update(nll, rate, ess, norm)
+        return Update(nll, norm, walkers)
 
     def _differentiate(self, batch: Tensor) -> tuple[float, float]:
         """Set the gradients; return the mean energy of the data and their norm."""
@@ -247,7 +262,7 @@ class Learner(Trained, ABC):
     ) -> dict[str, float]:
         if len(self.history) % 50 == 0:
             warn_if_unstable(self.cloud.kernel, self.model, self.cloud.position)
-        self.alarms.look(self.num_steps, update.ess)
+        self.alarms.look(self.num_steps, update.walkers.ess)
         score = validation_nll(self.followers, validation)
         if validation is not None:
             self.best = better(self.best, self.num_steps, score, self.followers)
@@ -259,13 +274,13 @@ class Learner(Trained, ABC):
             log_z=self.log_normalizer,
             log_z_error=self.log_normalizer_error,
             training_log_z=self.training_log_normalizer,
-            ess=update.ess,
+            ess=update.walkers.ess,
             audit_ess=self.audit.ess / self.audit.cloud.walkers.num_walkers,
             resamplings=self.cloud.num_resamplings,
             audit_resamplings=self.audit.cloud.num_resamplings,
-            acceptance_rate=update.acceptance_rate,
+            acceptance_rate=update.walkers.acceptance_rate,
             step_size=self.step_size,
-            learning_rate=self.optimizer.param_groups[0]["lr"],
+            learning_rate=self.optimizer.param_groups[0]["lr"] * self.step_control.scale,
             grad_norm=update.grad_norm,
         )
 

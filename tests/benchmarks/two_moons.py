@@ -104,7 +104,7 @@ class Both(torch.optim.Optimizer):
 
 def jarzynski(data: Tensor, law: Law, seed: int) -> Score:
     """Train by weighted walkers."""
-    steps, hold = 2000, 600
+    steps, hold = 1500, 450
     net = pj.MLP([2, 128, 128], seed=seed)
     with torch.no_grad():
         # Features as fine as the arcs are thin.
@@ -136,7 +136,7 @@ def jarzynski(data: Tensor, law: Law, seed: int) -> Score:
     )
     learner.fit(data, steps, batch_size=512, eval_every=200)
     trained = time.perf_counter()
-    learner.audit.renew(num_walkers=8192, num_temperatures=100, num_moves=4)
+    learner.audit.renew(num_walkers=16384, num_temperatures=60, num_moves=3)
     checked = time.perf_counter()
     exact = exact_log_normalizer(model)
     return Score(

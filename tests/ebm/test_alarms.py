@@ -59,7 +59,9 @@ def test_walkers_without_weights_are_not_accused():
 def test_a_run_that_exploits_its_walkers_is_told_and_a_careful_one_is_not():
     data = mixture_data(200)
     stuck = pj.MALA(0.001, target_acceptance=None)
-    greedy = mixture_learner(audit_walkers=400, learning_rate=1.0, kernel=stuck)
+    greedy = mixture_learner(
+        audit_walkers=400, learning_rate=1.0, kernel=stuck, conditional_ess=None
+    )
     with pytest.warns(ExploitationWarning, match="led its own walkers astray"):
         greedy.fit(data + 2, 40, batch_size=20)
     careful = mixture_learner(num_walkers=400, audit_walkers=400, kernel=pj.MALA(0.5))
