@@ -1,8 +1,8 @@
 """Distances between two samples, such as the features of draws and of data.
 
-    fake, real = classifier.features(draws), classifier.features(images)
-    mmd(fake, real)                  # with its error; 0 for equal laws
-    frechet_distance(fake, real)
+fake, real = classifier.features(draws), classifier.features(images)
+mmd(fake, real)                  # with its error; 0 for equal laws
+frechet_distance(fake, real)
 """
 
 from typing import NamedTuple

@@ -78,9 +78,15 @@ class PCAMixture(Distribution):
         return each.logsumexp(-1) - across / 2
 
     def sample(self, sample_shape: Any = torch.Size()) -> Tensor:  # noqa: B008
-        """Draw points, `(*sample_shape, d)`, from the global generator."""
+        """Draw points, `(*sample_shape, d)`, from the global generator.
+
+        The components have their shares of the points but for rounding, in random order,
+        so that a cloud of walkers starts without the noise of drawing these.
+        """
         shape = torch.Size(sample_shape)
-        mode = torch.multinomial(self.masses, shape.numel(), replacement=True)
+        level = (torch.arange(shape.numel()) + torch.rand(())) / max(shape.numel(), 1)
+        edges = self.masses.double().cumsum(0)[:-1]
+        mode = torch.bucketize(level, edges)[torch.randperm(len(level))]
         white = torch.randn(len(mode), self.means.shape[1]).to(self.means)
         along = self.means[mode] + torch.einsum("nrs,ns->nr", self.scale_tril[mode], white)
         noise = torch.randn(len(mode), len(self.centre)).to(self.means)

@@ -1,8 +1,8 @@
 """A small classifier of images, trained on the spot, to judge the draws of a model.
 
-    classifier = train_classifier(images, labels, noise=0.3)
-    class_masses(learner.audit.cloud.walkers, classifier.classify)
-    frechet_distance(classifier.features(draws), classifier.features(images))
+classifier = train_classifier(images, labels, noise=0.3)
+class_masses(learner.audit.cloud.walkers, classifier.classify)
+frechet_distance(classifier.features(draws), classifier.features(images))
 """
 
 import math

@@ -32,7 +32,7 @@ class ClassMasses(NamedTuple):
     error: Tensor
 
     def interval(self, level: float = 0.95) -> Tensor:
-        """Return an interval of each mass that has it with this probability, `(classes, 2)`.
+        """Return an interval of each mass at a level of confidence, `(classes, 2)`.
 
         Wilson's, at as many independent draws as would have the same error; of a class
         that was not found it begins at 0.

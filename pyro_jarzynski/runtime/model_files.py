@@ -21,7 +21,7 @@ from torch.distributions import Distribution, Independent, Normal
 
 from pyro_jarzynski.core.walkers import Walkers
 from pyro_jarzynski.ebm.bases import PCAMixture
-from pyro_jarzynski.ebm.convolutional import Convolution, ConvNet
+from pyro_jarzynski.ebm.convolutional import ConvNet, Convolution
 from pyro_jarzynski.ebm.energy import EnergyModel, StartableEnergy
 from pyro_jarzynski.ebm.networks import MLP, GaussianMixtureEnergy
 from pyro_jarzynski.errors import ModelFileError
@@ -172,7 +172,9 @@ def _rebuild(
             "activation": str(activation),
         }:
             mixture = PCAMixture(**_part(tensors, "base."))
-            net = ConvNet(shape, [Convolution(*c) for c in convolutions], hidden, activation)
+            net = ConvNet(
+                shape, [Convolution(*c) for c in convolutions], hidden, activation
+            )
             return EnergyModel(net.to(mixture.means.dtype), mixture)
         case {"kind": "other", "class": str(name)}:
             raise ModelFileError(
