@@ -1,8 +1,12 @@
 """Distances between two samples, such as the features of draws and of data.
 
-fake, real = classifier.features(draws), classifier.features(images)
-mmd(fake, real)                  # with its error; 0 for equal laws
-frechet_distance(fake, real)
+Such features are those of a classifier that was trained on the data:
+
+    fake, real = classifier.features(draws), classifier.features(images)
+    mmd(fake, real)                  # with its error; 0 for equal laws
+    frechet_distance(fake, real)
+
+Draws have equal weights: those of a learner's `sample`.
 """
 
 from typing import NamedTuple

@@ -1,8 +1,12 @@
 """A small classifier of images, trained on the spot, to judge the draws of a model.
 
-classifier = train_classifier(images, labels, noise=0.3)
-class_masses(learner.audit.cloud.walkers, classifier.classify)
-frechet_distance(classifier.features(draws), classifier.features(images))
+It counts the draws in each class, and has features in which to compare them with data:
+
+    classifier = train_classifier(images, labels, noise=0.3)
+    class_masses(learner.audit.cloud.walkers, classifier.classify)
+    frechet_distance(classifier.features(draws), classifier.features(images))
+
+Its images are in the coordinates of the draws, with the same noise.
 """
 
 import math

@@ -157,7 +157,7 @@ def images_run(
         image_shape=data.images.shape[1:],
         noise=transform.noise_in_coordinates,
     )
-    model = EnergyModel(network.to(memory_format=torch.channels_last), base)
+    model = EnergyModel(network, base)
     optimizer = torch.optim.Adam(model.parameters(), learning_rate)
     scheduler = torch.optim.lr_scheduler.LambdaLR(
         optimizer, lambda step: min(1.0, (hold / max(step, 1)) ** POWER)

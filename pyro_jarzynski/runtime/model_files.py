@@ -136,16 +136,16 @@ def _describe(model: StartableEnergy) -> tuple[dict[str, Any], dict[str, Tensor]
     if isinstance(model, GaussianMixtureEnergy):
         modes, dimension = model.means.shape
         return {"kind": "gaussian mixture", "modes": modes, "dimension": dimension}, {}
-    if isinstance(model, EnergyModel) and isinstance(model.net, MLP):
-        base = _normal_base(model.base)
-        if base is not None:
-            network = {"sizes": model.net.sizes, "activation": model.net.activation}
-            return {"kind": "mlp"} | network, {"loc": base.loc, "scale": base.scale}
-    if isinstance(model, EnergyModel) and isinstance(model.net, ConvNet):
-        if isinstance(model.base, PCAMixture):
+    if isinstance(model, EnergyModel):
+        net, base = model.net, model.base
+        normal = _normal_base(base)
+        if isinstance(net, MLP) and normal is not None:
+            network = {"sizes": net.sizes, "activation": net.activation}
+            return {"kind": "mlp"} | network, {"loc": normal.loc, "scale": normal.scale}
+        if isinstance(net, ConvNet) and isinstance(base, PCAMixture):
             names = ("image_shape", "convolutions", "hidden", "activation")
-            network = {name: getattr(model.net, name) for name in names}
-            return {"kind": "convolutional"} | network, model.base.parameters
+            network = {name: getattr(net, name) for name in names}
+            return {"kind": "convolutional"} | network, base.parameters
     return {"kind": "other", "class": type(model).__qualname__}, {}
 
 
@@ -172,9 +172,8 @@ def _rebuild(
             "activation": str(activation),
         }:
             mixture = PCAMixture(**_part(tensors, "base."))
-            net = ConvNet(
-                shape, [Convolution(*c) for c in convolutions], hidden, activation
-            )
+            layers = [Convolution(*settings) for settings in convolutions]
+            net = ConvNet(shape, layers, hidden, activation)
             return EnergyModel(net.to(mixture.means.dtype), mixture)
         case {"kind": "other", "class": str(name)}:
             raise ModelFileError(
