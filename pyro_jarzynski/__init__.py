@@ -21,8 +21,12 @@ from pyro_jarzynski.core.walkers import init as init
 from pyro_jarzynski.data.images import LabelledImages as LabelledImages
 from pyro_jarzynski.data.images import load_images as load_images
 from pyro_jarzynski.data.logit import LogitTransform as LogitTransform
+from pyro_jarzynski.data.smoothing import SmoothingTransform as SmoothingTransform
 from pyro_jarzynski.data.tables import load_table as load_table
 from pyro_jarzynski.data.toys import toy as toy
+from pyro_jarzynski.diagnostics.distances import Discrepancy as Discrepancy
+from pyro_jarzynski.diagnostics.distances import frechet_distance as frechet_distance
+from pyro_jarzynski.diagnostics.distances import mmd as mmd
 from pyro_jarzynski.diagnostics.weighted import WeightedLOO as WeightedLOO
 from pyro_jarzynski.diagnostics.weighted import weighted_hdi as weighted_hdi
 from pyro_jarzynski.diagnostics.weighted import weighted_loo as weighted_loo
@@ -32,9 +36,12 @@ from pyro_jarzynski.diagnostics.weighted import weighted_sd as weighted_sd
 from pyro_jarzynski.diagnostics.weighted import weighted_summary as weighted_summary
 from pyro_jarzynski.ebm.algebra import ConditionedNet as ConditionedNet
 from pyro_jarzynski.ebm.algebra import SumNet as SumNet
+from pyro_jarzynski.ebm.bases import PCAMixture as PCAMixture
 from pyro_jarzynski.ebm.check import NormalizerBounds as NormalizerBounds
 from pyro_jarzynski.ebm.check import annealed_walkers as annealed_walkers
 from pyro_jarzynski.ebm.check import normalizer_bounds as normalizer_bounds
+from pyro_jarzynski.ebm.classifier import ImageClassifier as ImageClassifier
+from pyro_jarzynski.ebm.classifier import train_classifier as train_classifier
 from pyro_jarzynski.ebm.closed_forms import QuadraticEnergy as QuadraticEnergy
 from pyro_jarzynski.ebm.closed_forms import RBMEnergy as RBMEnergy
 from pyro_jarzynski.ebm.contrastive import ContrastiveDivergence as ContrastiveDivergence
@@ -51,7 +58,10 @@ from pyro_jarzynski.ebm.energy import EnergyModel as EnergyModel
 from pyro_jarzynski.ebm.energy import StartableEnergy as StartableEnergy
 from pyro_jarzynski.ebm.followers import Followers as Followers
 from pyro_jarzynski.ebm.history import History as History
+from pyro_jarzynski.ebm.inception import inception_distance as inception_distance
 from pyro_jarzynski.ebm.jarzynski import JarzynskiLearner as JarzynskiLearner
+from pyro_jarzynski.ebm.masses import ClassMasses as ClassMasses
+from pyro_jarzynski.ebm.masses import class_masses as class_masses
 from pyro_jarzynski.ebm.networks import MLP as MLP
 from pyro_jarzynski.ebm.networks import GaussianMixtureEnergy as GaussianMixtureEnergy
 from pyro_jarzynski.ebm.svi import JarzynskiOptim as JarzynskiOptim

@@ -108,7 +108,7 @@ class PCAMixture(Distribution):
         Args:
             x: Data, `(n, d)`.
             labels: Component of each, `(n,)`, from 0; `None` is one component.
-            rank: Number of axes, below `d`.
+            rank: Number of axes, below `d` and `n`.
             noise: Standard deviation of noise that will be added to the data, and is
                 added to the mixture.
             masses: Masses of the components; `None` is those of the data.
@@ -117,9 +117,10 @@ class PCAMixture(Distribution):
             ArgumentError: The rank does not fit the data.
             DataError: A component has fewer than two data, or no variance.
         """
-        if not 1 <= count("rank", rank) < x.shape[1]:
+        if count("rank", rank) >= min(x.shape):
             raise ArgumentError(
-                f"`rank` must be below {x.shape[1]}, the dimension, got {rank}."
+                f"`rank` must be below {min(x.shape)}, the lesser of the dimension and the "
+                f"number of data; got {rank}."
             )
         groups = torch.zeros(len(x), dtype=torch.long) if labels is None else labels
         numbers = groups.bincount()
@@ -128,8 +129,7 @@ class PCAMixture(Distribution):
                 f"`labels` must give every component two data, got {numbers.tolist()}."
             )
         centred = x.double() - x.double().mean(0)
-        variances, directions = torch.linalg.eigh(torch.cov(centred.T))
-        axes, rest = directions[:, -rank:], variances[:-rank].mean().clamp(min=0)
+        axes, rest = _principal(centred, rank)
         parts = [(centred @ axes)[groups == k] for k in range(len(numbers))]
         floor = noise**2 * torch.eye(rank, dtype=torch.float64)
         covariances = torch.stack([torch.cov(part.T).reshape(rank, -1) for part in parts])
@@ -143,3 +143,14 @@ class PCAMixture(Distribution):
         means = torch.stack([part.mean(0) for part in parts])
         arguments = (given / given.sum(), means, scale_tril, axes, x.double().mean(0))
         return cls(*(a.to(x.dtype) for a in (*arguments, rest + noise**2)))
+
+
+def _principal(centred: Tensor, rank: int) -> tuple[Tensor, Tensor]:
+    """Return the principal axes of centred data, `(d, r)`, and the variance across them."""
+    total = centred.square().sum() / (len(centred) - 1)
+    if len(centred) < centred.shape[1]:
+        axes = torch.linalg.svd(centred, full_matrices=False).Vh[:rank].T
+    else:
+        axes = torch.linalg.eigh(torch.cov(centred.T)).eigenvectors[:, -rank:]
+    known = (centred @ axes).square().sum() / (len(centred) - 1)
+    return axes, (total - known).clamp(min=0) / (centred.shape[1] - rank)

@@ -39,7 +39,7 @@ STARTS = ("gaussian", "classes", "equal")
 # Share of the training images that choose the best parameters.
 HELD_OUT = 0.1
 # The power with which the learning rate falls after its hold.
-POWER = 0.7
+POWER = 1.0
 
 
 @dataclass(frozen=True)
