@@ -21,6 +21,13 @@ def clusters(num=240, dimension=6):
     return x, labels
 
 
+def drawn(base, *shape, seed=0):
+    """Draws by a seed; distributions draw from the global generator."""
+    with torch.random.fork_rng():
+        torch.manual_seed(seed)
+        return base.sample(shape)
+
+
 def full_gaussian(x):
     cov = torch.cov(x.T) + NOISE**2 * torch.eye(x.shape[1], dtype=FLOAT)
     return MultivariateNormal(x.mean(0), cov)
@@ -57,9 +64,8 @@ def test_few_data_give_the_same_axes():
 def test_moments_of_draws():
     """Of 40,000; five standard errors, a false-alarm rate below 1e-5 for all."""
     x, labels = clusters()
-    torch.manual_seed(0)
     base = PCAMixture.fit(x, labels, rank=3, noise=NOISE)
-    draws = base.sample((40_000,))
+    draws = drawn(base, 40_000)
     centred = draws - x.mean(0)
     along = centred @ base.axes
     truth = torch.cov(x.T, correction=0)
@@ -74,10 +80,9 @@ def test_moments_of_draws():
 def test_an_importance_weight_of_another_law_has_mean_one():
     """Density and draws belong together: `E[q(X) / p(X)] = 1`. False alarms: 6e-5."""
     x, labels = clusters()
-    torch.manual_seed(1)
     base = PCAMixture.fit(x, labels, rank=3, noise=1.0)
     other = PCAMixture.fit(x, labels, rank=3, noise=0.8, masses=torch.ones(2))
-    draws = base.sample((20_000,))
+    draws = drawn(base, 20_000, seed=1)
     weight = (other.log_prob(draws) - base.log_prob(draws)).exp()
     assert abs(float(weight.mean()) - 1) < 4 * float(weight.std()) / 20_000**0.5
     assert float(weight.std()) > 0.1
@@ -87,14 +92,13 @@ def test_an_importance_weight_of_another_law_has_mean_one():
 def test_components_have_their_shares(seed):
     x, labels = clusters()
     x = x + 1000 * labels[:, None]
-    torch.manual_seed(seed)
     base = PCAMixture.fit(x, labels, rank=2, masses=torch.tensor([1.0, 4.0]))
-    right = base.sample((502,))[:, 0] > 500
+    right = drawn(base, 502, seed=seed)[:, 0] > 500
     assert int(right.sum()) in (401, 402)
     # In random order, so that a part of the walkers is a sample as well.
     assert 0.6 < float(right[:250].double().mean()) < 0.95
-    assert base.sample().shape == (6,)
-    assert base.sample((2, 3)).shape == (2, 3, 6)
+    assert drawn(base).shape == (6,)
+    assert drawn(base, 2, 3).shape == (2, 3, 6)
 
 
 def test_a_model_starts_at_it():
