@@ -70,16 +70,16 @@ def _command(name: str) -> Callable[..., None]:
                 "masses, whatever those of the data."
             ),
         ] = Start.classes,
-        steps: Annotated[int, typer.Option(help="Updates of the parameters.")] = 2000,
+        steps: Annotated[int, typer.Option(help="Updates of the parameters.")] = 500,
         walkers: Walkers = 512,
-        audit_walkers: AuditWalkers = 256,
+        audit_walkers: AuditWalkers = 512,
         walker_batch_size: Annotated[
             int | None, typer.Option(help="Walkers that move per update; all if left out.")
         ] = None,
         moves: Annotated[int, typer.Option(help="Hamiltonian moves per update.")] = 1,
         leapfrog: Annotated[
             int, typer.Option(help="Leapfrog steps per move; 1 is a move of MALA.")
-        ] = 5,
+        ] = 2,
         noise: Annotated[
             float, typer.Option(help="Noise put on the images, in units of their range.")
         ] = 0.4,
@@ -90,10 +90,10 @@ def _command(name: str) -> Callable[..., None]:
         ] = None,
         learning_rate: Annotated[
             float, typer.Option(help="First learning rate of Adam.")
-        ] = 4e-4,
+        ] = 5e-4,
         hold: Annotated[
             int, typer.Option(help="Updates after which the learning rate falls.")
-        ] = 400,
+        ] = 100,
         batch_size: Annotated[int, typer.Option(help="Images per update.")] = 512,
         ess_threshold: EssThreshold = 0.5,
         resampler: TheResampler = Resampler.systematic,

@@ -56,7 +56,7 @@ def _metric() -> Any:
         return FrechetInceptionDistance()
     except ModuleNotFoundError as error:
         raise MissingDependencyError(
-            f"torchmetrics lacks the Inception network: {error}. Install it: "
+            "torchmetrics lacks the Inception network; install it: "
             "`pip install 'torchmetrics[image]'`."
         ) from error
     except (URLError, OSError, RuntimeError) as error:
