@@ -110,7 +110,7 @@ def digits(part):
 def test_real_digits():
     """The accuracy that the experiment needs, on 2, 3 and 6."""
     images, labels = digits("train")
-    found = train_classifier(images[:4000], labels[:4000], num_epochs=6)
+    found = train_classifier(images[:4000], labels[:4000])
     assert found.accuracy(*digits("t10k")) > 0.98
 
 
@@ -177,7 +177,7 @@ def test_inception_gets_all_images_in_colour(monkeypatch):
             DataError,
             "weights of .* cannot be fetched: no route",
         ),
-        (Bare, MissingDependencyError, "lacks the Inception network: torch-fidelity"),
+        (Bare, MissingDependencyError, "lacks the Inception network; install it"),
     ],
 )
 def test_inception_out_of_reach(monkeypatch, metric, kind, message):
