@@ -17,7 +17,7 @@ from tests.ebm.models import mixture_learner
 @pytest.mark.parametrize(
     ("arguments", "known"),
     [
-        (["train", "mnist", "--out", "x"], "'mnist'; known are digits, gmm"),
+        (["train", "svhn", "--out", "x"], "'svhn'; known are digits, gmm, mnist"),
         (["fit"], "'fit'; known are train, report"),
         (["train", "gmm", "--out", "x", "--algorithm", "sgd"], "jarzynski pcd cd"),
         (
@@ -121,7 +121,7 @@ def test_report_of_no_run(tmp_path):
     save_model(tmp_path, learner.model, learner.audit.cloud.walkers)
     answer = call("report", tmp_path)
     assert answer.code == 1
-    assert "holds no run of digits or gmm" in answer.error
+    assert "holds no run of digits, gmm, mnist" in answer.error
 
 
 def commands(group, *path):

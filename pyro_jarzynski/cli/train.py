@@ -1,70 +1,34 @@
 """Training on the command line: `pyro-jarzynski train digits --out runs/digits`."""
 
-from collections.abc import Callable
-from enum import StrEnum
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated
 
 import typer
 
-from pyro_jarzynski.cli.app import (
-    INTERRUPTED,
-    KnownCommands,
-    Out,
-    Overwrite,
-    app,
-    console,
+from pyro_jarzynski.cli.app import Out, Overwrite, app
+from pyro_jarzynski.cli.training import (
+    Algorithm,
+    AuditWalkers,
+    EssThreshold,
+    EvalEvery,
+    Patience,
+    Resampler,
+    Seed,
+    TheAlgorithm,
+    TheResampler,
+    Walkers,
+    progress_of,
+    run_training,
+    settings_of,
+    show,
+    train,
 )
 from pyro_jarzynski.data import load_digits
-from pyro_jarzynski.ebm.learner import Callback, Learner
-from pyro_jarzynski.errors import JarzynskiError, count
+from pyro_jarzynski.ebm.learner import Callback
+from pyro_jarzynski.errors import count
 from pyro_jarzynski.experiments.digits import digits_run
 from pyro_jarzynski.experiments.mixture import Mixture, MixtureCurves, mixture_learner
 from pyro_jarzynski.experiments.output import prepare_directory, render, save_run
-from pyro_jarzynski.runtime.progress import ProgressBar
-
-
-class Algorithm(StrEnum):
-    """Names of the learners, as `experiments.mixture.LEARNERS` has them."""
-
-    jarzynski = "jarzynski"
-    pcd = "pcd"
-    cd = "cd"
-
-
-class Resampler(StrEnum):
-    """Names of the resampling schemes, as `core.resampling.RESAMPLERS` has them."""
-
-    systematic = "systematic"
-    stratified = "stratified"
-    residual = "residual"
-    multinomial = "multinomial"
-
-
-train = typer.Typer(
-    cls=KnownCommands,
-    no_args_is_help=True,
-    help="Train an energy-based model on a data set.",
-)
-app.add_typer(train, name="train")
-
-TheAlgorithm = Annotated[
-    Algorithm,
-    typer.Option(help="Weighted walkers, or (persistent) contrastive divergence."),
-]
-TheResampler = Annotated[Resampler, typer.Option(help="Resampling scheme.")]
-EssThreshold = Annotated[
-    float,
-    typer.Option(
-        help="Resample when the effective sample size is below this share, in [0, 1]."
-    ),
-]
-Seed = Annotated[int, typer.Option(help="Seed of network, walkers, noise and data order.")]
-Walkers = Annotated[int, typer.Option(help="Walkers that train the model.")]
-AuditWalkers = Annotated[
-    int, typer.Option(help="Walkers that only follow the model, and report its likelihood.")
-]
-EvalEvery = Annotated[int, typer.Option(help="Updates per row of the history.")]
 
 
 @train.command()
@@ -83,12 +47,7 @@ def digits(
     ess_threshold: EssThreshold = 0.5,
     resampler: TheResampler = Resampler.systematic,
     eval_every: EvalEvery = 20,
-    patience: Annotated[
-        int | None,
-        typer.Option(
-            help="Stop when the validation NLL has not fallen for so many updates."
-        ),
-    ] = None,
+    patience: Patience = None,
     seed: Seed = 0,
     overwrite: Overwrite = False,
 ) -> None:
@@ -98,7 +57,7 @@ def digits(
     (model.safetensors, model.json), history.csv, samples.png, training.png and
     report.html.
     """
-    settings = _settings(locals())
+    settings = settings_of(locals())
     count("steps", steps)
     count("eval_every", eval_every)
     if patience is not None:
@@ -122,7 +81,7 @@ def digits(
     def save() -> None:
         learner = run.learner
         test = learner.nll(run.test)
-        results = _progress_of(learner) | {
+        results = progress_of(learner) | {
             "test_nll": test.nll,
             "test_nll_data_error": test.data_error,
             "num_test": len(run.test),
@@ -147,7 +106,7 @@ def digits(
             callbacks=callbacks,
         )
 
-    _train(out, run.learner, steps, fit, save)
+    run_training(out, run.learner, steps, fit, save)
 
 
 @train.command()
@@ -173,7 +132,7 @@ def gmm(
     Leaves the model, history.csv, the curves of mass and divergence (curves.csv,
     mixture.png), training.png and report.html.
     """
-    settings = _settings(locals())
+    settings = settings_of(locals())
     count("steps", steps)
     count("eval_every", eval_every)
     count("data_size", data_size, 2)
@@ -193,7 +152,7 @@ def gmm(
     def save() -> None:
         if not curves.rows:
             curves(learner, {"step": learner.num_steps})
-        results = _progress_of(learner) | curves.now(learner)
+        results = progress_of(learner) | curves.now(learner)
         results["data_mass"] = mixture.mass
         if modes > 2:
             results["data_masses"] = mixture.masses
@@ -215,7 +174,7 @@ def gmm(
             callbacks=[curves, *callbacks],
         )
 
-    _train(out, learner, steps, fit, save)
+    run_training(out, learner, steps, fit, save)
 
 
 @app.command()
@@ -223,51 +182,4 @@ def report(
     directory: Annotated[Path, typer.Argument(help="Directory of a training run.")],
 ) -> None:
     """Draw the pictures of a run again and write its report anew."""
-    _show(render(directory), directory)
-
-
-def _train(
-    out: Path,
-    learner: Learner,
-    steps: int,
-    fit: Callable[[list[Callback]], None],
-    save: Callable[[], None],
-) -> None:
-    """Fit with a progress bar; save the best model also after Ctrl-C or a failure."""
-    try:
-        with ProgressBar(steps, console=console) as bar:
-            fit([bar])
-    except KeyboardInterrupt:
-        learner.restore_best()
-        save()
-        console.print(
-            f"Interrupted: the best model and the history so far are in {out}.",
-            markup=False,
-            soft_wrap=True,
-        )
-        raise typer.Exit(INTERRUPTED) from None
-    except JarzynskiError:
-        learner.restore_best()
-        save()
-        raise
-    save()
-    _show(render(out), out)
-
-
-def _show(summary: dict[str, str], out: Path) -> None:
-    for name, value in summary.items():
-        typer.echo(f"{name}: {value}")
-    typer.echo(f"Report: {out / 'report.html'}")
-
-
-def _settings(arguments: dict[str, Any]) -> dict[str, Any]:
-    return {k: v for k, v in arguments.items() if k not in ("out", "overwrite")}
-
-
-def _progress_of(learner: Learner) -> dict[str, Any]:
-    seconds = learner.history["seconds"]
-    return {
-        "updates": learner.num_steps,
-        "best_update": learner.best.step if learner.best else learner.num_steps,
-        "seconds": seconds[-1] if seconds else 0.0,
-    }
+    show(render(directory), directory)

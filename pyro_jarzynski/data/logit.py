@@ -60,7 +60,7 @@ class LogitTransform:
         Raises:
             DataError: A grey level lies outside.
         """
-        self._check_levels(images)
+        check_levels(images, self.levels)
         noise = torch.rand(
             images.shape, dtype=torch.float64, generator=generator, device=images.device
         )
@@ -95,13 +95,15 @@ class LogitTransform:
         """Return `image_nll` in bits per pixel and channel; arguments as there."""
         return self.image_nll(nll, x) / (x[0].numel() * math.log(2))
 
-    def _check_levels(self, images: Tensor) -> None:
-        if not images.numel():
-            return
-        # As numbers: 256 is no value of uint8, in which torch would compare.
-        least, most = (float(value) for value in images.aminmax())
-        if not (least >= 0 and most < self.levels):
-            raise DataError(
-                f"`images` must hold grey levels in 0…{self.levels - 1}, got values from "
-                f"{least:g} to {most:g}; set `levels`, or undo the scaling."
-            )
+
+def check_levels(images: Tensor, levels: int) -> None:
+    """Raise if images hold anything but grey levels in 0…levels - 1."""
+    if not images.numel():
+        return
+    # As numbers: 256 is no value of uint8, in which torch would compare.
+    least, most = (float(value) for value in images.aminmax())
+    if not (least >= 0 and most < levels):
+        raise DataError(
+            f"`images` must hold grey levels in 0…{levels - 1}, got values from "
+            f"{least:g} to {most:g}; set `levels`, or undo the scaling."
+        )

@@ -59,13 +59,14 @@ class ConvNet(nn.Module):
         super().__init__()
         channels, *sides = _check_image_shape(image_shape)
         self.image_shape = (channels, *sides)
+        self.convolutions = [Convolution(*settings) for settings in convolutions]
+        self.hidden, self.activation = list(hidden), activation
         one_of("activation", activation, ACTIVATIONS)
         for width in hidden:
             count("hidden", width)
         smooth, layers = ACTIVATIONS[activation], list[nn.Module]()
         with seeded(seed):
-            for number, settings in enumerate(convolutions, 1):
-                layer = Convolution(*settings)
+            for number, layer in enumerate(self.convolutions, 1):
                 sides = _sides_after(layer, sides, number)
                 layers += [nn.Conv2d(channels, *layer), smooth()]
                 channels = layer.channels

@@ -17,6 +17,7 @@ from pyro_jarzynski.data import DIGITS_LEVELS, Whitening, load_digits
 from pyro_jarzynski.ebm.history import History
 from pyro_jarzynski.ebm.learner import Learner
 from pyro_jarzynski.errors import ModelFileError, OutputError
+from pyro_jarzynski.experiments.image_output import draw_images
 from pyro_jarzynski.report.html import write_report
 from pyro_jarzynski.report.mixture_plot import plot_mixture
 from pyro_jarzynski.report.plots import plot_samples, plot_training, save_figure
@@ -28,6 +29,7 @@ AUDIT_NOTE = (
     "optimiser exploits those walkers, so it is biased."
 )
 NUM_SHOWN = 100
+IMAGE_EXPERIMENTS = ("mnist", "fashion-mnist", "cifar10")
 
 
 def prepare_directory(out: Path, *, overwrite: bool = False) -> None:
@@ -98,10 +100,11 @@ def render(out: Path) -> dict[str, str]:
         )
     saved = load_model(out)
     drawers = {"digits": _draw_digits, "gmm": _draw_mixture}
+    drawers |= dict.fromkeys(IMAGE_EXPERIMENTS, draw_images)
     experiment = saved.notes.get("experiment")
     if experiment not in drawers:
         raise ModelFileError(
-            f"{out} holds no run of {' or '.join(drawers)}, but of {experiment!r}."
+            f"{out} holds no run of {', '.join(drawers)}, but of {experiment!r}."
         )
     try:
         history = History.from_csv(out / "history.csv")

@@ -5,9 +5,9 @@ from collections.abc import Callable
 import torch
 from torch import Tensor
 
-from pyro_jarzynski.errors import ArgumentError, ArgumentTypeError, count
+from pyro_jarzynski.diagnostics.genealogy import check_labels, family_errors
+from pyro_jarzynski.errors import ArgumentError, count
 from pyro_jarzynski.infer.result import SMCResult
-from pyro_jarzynski.infer.summary import family_errors
 
 
 def mode_masses(
@@ -42,7 +42,8 @@ def mode_masses(
             "`result` has no walkers to assign: its model has no latents, so that there "
             "are no modes."
         )
-    labels = _labels(result, assign)
+    size = len(result.walkers.log_weight)
+    labels = check_labels("assign", assign(result.weighted_samples()[0]), size)
     num = int(labels.max()) + 1 if num_modes is None else count("num_modes", num_modes)
     if int(labels.max()) >= num:
         raise ArgumentError(
@@ -55,25 +56,3 @@ def mode_masses(
     if len(shares) == 1:
         return shares[0], family_errors(walkers, inside)
     return shares.mean(0), shares.std(0) / len(shares) ** 0.5
-
-
-def _labels(result: SMCResult, assign: Callable[[dict[str, Tensor]], Tensor]) -> Tensor:
-    """Return the mode of each walker, checked."""
-    labels, size = assign(result.weighted_samples()[0]), len(result.walkers.log_weight)
-    if not isinstance(labels, Tensor) or labels.is_floating_point() or labels.is_complex():
-        got = labels.dtype if isinstance(labels, Tensor) else type(labels).__name__
-        raise ArgumentTypeError(
-            f"`assign` must return a tensor of integers, the mode of each draw; got {got}. "
-            "Call `.long()` on it."
-        )
-    if labels.shape != (size,):
-        raise ArgumentError(
-            f"`assign` must return one mode per draw, shape ({size},); got "
-            f"{tuple(labels.shape)}."
-        )
-    if (labels < 0).any():
-        raise ArgumentError(
-            f"`assign` must return modes from 0, got {int(labels.min())}; give draws of no "
-            "mode a mode of their own."
-        )
-    return labels.long()

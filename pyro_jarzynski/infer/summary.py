@@ -8,6 +8,7 @@ import torch
 from torch import Tensor
 
 from pyro_jarzynski.core.walkers import Walkers
+from pyro_jarzynski.diagnostics.genealogy import family_errors
 from pyro_jarzynski.diagnostics.names import scalar_names
 
 # Imported where a table is made: it takes a fifth of a second that training does not need.
@@ -74,20 +75,6 @@ def summarise(
             ]
     names = ["mean", "sd", *(f"{100 * q:.3g}%" for q in quantiles.tolist())]
     return pd.DataFrame.from_dict(rows, orient="index", columns=[*names, "mcse", "r_hat"])
-
-
-def family_errors(walkers: Walkers, values: Tensor) -> Tensor:
-    """Return the standard error of the mean of each scalar, `(d,)`, from the genealogy.
-
-    Args:
-        walkers: The walkers, on their islands.
-        values: Values of all of them, `(C N, *shape)` with `d` scalars.
-    """
-    flat = values.double().reshape(len(values), -1)
-    weight = walkers.weight.flatten()[:, None] / len(walkers.log_banked)
-    centred = weight * (flat - (weight * flat).sum(0))
-    families = torch.zeros_like(centred).index_add_(0, walkers.ancestor, centred)
-    return families.square().sum(0).sqrt()
 
 
 def _r_hat(values: Tensor) -> float:

@@ -20,6 +20,8 @@ from torch import Tensor
 from torch.distributions import Distribution, Independent, Normal
 
 from pyro_jarzynski.core.walkers import Walkers
+from pyro_jarzynski.ebm.bases import PCAMixture
+from pyro_jarzynski.ebm.convolutional import ConvNet, Convolution
 from pyro_jarzynski.ebm.energy import EnergyModel, StartableEnergy
 from pyro_jarzynski.ebm.networks import MLP, GaussianMixtureEnergy
 from pyro_jarzynski.errors import ModelFileError
@@ -134,11 +136,16 @@ def _describe(model: StartableEnergy) -> tuple[dict[str, Any], dict[str, Tensor]
     if isinstance(model, GaussianMixtureEnergy):
         modes, dimension = model.means.shape
         return {"kind": "gaussian mixture", "modes": modes, "dimension": dimension}, {}
-    if isinstance(model, EnergyModel) and isinstance(model.net, MLP):
-        base = _normal_base(model.base)
-        if base is not None:
-            network = {"sizes": model.net.sizes, "activation": model.net.activation}
-            return {"kind": "mlp"} | network, {"loc": base.loc, "scale": base.scale}
+    if isinstance(model, EnergyModel):
+        net, base = model.net, model.base
+        normal = _normal_base(base)
+        if isinstance(net, MLP) and normal is not None:
+            network = {"sizes": net.sizes, "activation": net.activation}
+            return {"kind": "mlp"} | network, {"loc": normal.loc, "scale": normal.scale}
+        if isinstance(net, ConvNet) and isinstance(base, PCAMixture):
+            names = ("image_shape", "convolutions", "hidden", "activation")
+            network = {name: getattr(net, name) for name in names}
+            return {"kind": "convolutional"} | network, base.parameters
     return {"kind": "other", "class": type(model).__qualname__}, {}
 
 
@@ -157,6 +164,17 @@ def _rebuild(
         case {"kind": "mlp", "sizes": list(sizes), "activation": str(activation)}:
             prior = Independent(Normal(tensors["base.loc"], tensors["base.scale"]), 1)
             return EnergyModel(MLP(sizes, activation).to(prior.mean.dtype), prior)
+        case {
+            "kind": "convolutional",
+            "image_shape": list(shape),
+            "convolutions": list(convolutions),
+            "hidden": list(hidden),
+            "activation": str(activation),
+        }:
+            mixture = PCAMixture(**_part(tensors, "base."))
+            layers = [Convolution(*settings) for settings in convolutions]
+            net = ConvNet(shape, layers, hidden, activation)
+            return EnergyModel(net.to(mixture.means.dtype), mixture)
         case {"kind": "other", "class": str(name)}:
             raise ModelFileError(
                 f"The model is a {name}, which is not of this package: pass an instance of "
