@@ -1,6 +1,6 @@
 """Boltzmann machines: weighted walkers against persistent contrastive divergence.
 
-    python tests/benchmarks/rbm.py bars [--seeds 3]
+    python tests/benchmarks/rbm.py bars [--seeds 0 1 2] [--rates 0.2 0.8]
     python tests/benchmarks/rbm.py digits01 --mnist DIRECTORY
     python tests/benchmarks/rbm.py threes --mnist DIRECTORY
 
@@ -12,7 +12,9 @@ binarised at one half; `threes` are all classes with one of them twenty times as
 as each of the others. There the test NLL comes from a long annealed check, upwards from
 the data's rates, and downwards from the walkers of the training. The last columns are the
 mass of one class, by a linear classifier: of the test data, of the walkers that trained
-the model, and of annealed walkers, which stand for the model itself.
+the model, and of annealed walkers. An annealing that misses a mode of the model errs in
+that last mass, and by minus the log of the rest in the NLL from below; the NLL from above
+is one as far as the walkers of the training are draws of the model.
 
 DIRECTORY holds `MNIST/raw/*-ubyte`, as torchvision lays it out.
 """
