@@ -39,14 +39,16 @@ LONG = {"num_temperatures": 500, "num_walkers": 1024, "num_moves": 5}
 AUDIT, AUDIT_EVERY = {"num_walkers": 512, "moves_per_update": 3}, 3
 
 
+# Chosen by the validation NLL of seed 0. Noise contrast and denoising overfit before a
+# quarter of the others' budget is spent; `cd`, `nce-mixture` and `sliced` were not tuned.
 METHODS = {
-    "jarzynski": Setting("jarzynski", 4e-4),
-    "pcd": Setting("pcd", 4e-4),
-    "cd": Setting("cd", 4e-4),
-    "nce": Setting("nce", 3e-4, budget=1.0),
-    "nce-mixture": Setting("nce", 3e-4, budget=1.0, components=10),
-    "denoising": Setting("denoising", 1e-3, budget=1.0),
-    "sliced": Setting("sliced", 1e-4, budget=1.0),
+    "jarzynski": Setting("jarzynski", 3e-4),
+    "pcd": Setting("pcd", 3e-4),
+    "cd": Setting("cd", 3e-4),
+    "nce-mixture": Setting("nce", 3e-4, budget=1.2, components=10),
+    "sliced": Setting("sliced", 1e-4, budget=1.2),
+    "nce": Setting("nce", 3e-4, budget=1.2),
+    "denoising": Setting("denoising", 1e-3, budget=2.0),
 }
 
 

@@ -40,9 +40,9 @@ class Setting:
     kind: str
     rate: float
     budget: float = 10.24
-    hold: float = 0.3
-    walkers: int = 512
-    moves: int = 2
+    hold: float = 0.5
+    walkers: int = 256
+    moves: int = 5
     ratio: int = 1
     components: int = 0
     scale: float = 0.3
