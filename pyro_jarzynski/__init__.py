@@ -69,6 +69,8 @@ from pyro_jarzynski.ebm.masses import ClassMasses as ClassMasses
 from pyro_jarzynski.ebm.masses import class_masses as class_masses
 from pyro_jarzynski.ebm.networks import MLP as MLP
 from pyro_jarzynski.ebm.networks import GaussianMixtureEnergy as GaussianMixtureEnergy
+from pyro_jarzynski.ebm.optimizers import JointOptimizer as JointOptimizer
+from pyro_jarzynski.ebm.optimizers import muon_and_adam as muon_and_adam
 from pyro_jarzynski.ebm.renewal import Renewal as Renewal
 from pyro_jarzynski.ebm.svi import JarzynskiOptim as JarzynskiOptim
 from pyro_jarzynski.ebm.tracker import Likelihood as Likelihood

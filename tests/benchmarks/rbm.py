@@ -143,6 +143,7 @@ def trained(
         audit_walkers=setting.audit_walkers,
         kernel=pj.BlockGibbs(sweeps),
         ess_threshold=setting.ess_threshold,
+        walker_batch_size=setting.walker_batch_size,
         seed=seed,
     )
     model.scatter(0.01, seed=seed)
@@ -193,6 +194,7 @@ def main() -> None:
     parser.add_argument("--updates", type=int, default=1000)
     parser.add_argument("--batch", type=int, default=256)
     parser.add_argument("--walkers", type=int, default=256)
+    parser.add_argument("--walker-batch-size", type=int)
     parser.add_argument("--audit-walkers", type=int, default=16)
     parser.add_argument("--ess-threshold", type=float, default=0.5)
     parser.add_argument("--temperatures", type=int, default=1000)
