@@ -36,12 +36,19 @@ def digits(
     out: Out,
     algorithm: TheAlgorithm = Algorithm.jarzynski,
     steps: Annotated[int, typer.Option(help="Updates of the parameters.")] = 1600,
-    walkers: Walkers = 1024,
+    walkers: Walkers = 4096,
+    walker_batch_size: Annotated[
+        int, typer.Option(help="Walkers that move per update, in blocks that take turns.")
+    ] = 512,
     audit_walkers: AuditWalkers = 1536,
     moves: Annotated[int, typer.Option(help="MALA moves per update.")] = 5,
+    matrix_learning_rate: Annotated[
+        float, typer.Option(help="First learning rate of Muon, for matrices.")
+    ] = 0.02,
     learning_rate: Annotated[
-        float, typer.Option(help="First learning rate of Adam; falls after 250 updates.")
+        float, typer.Option(help="First learning rate of Adam, for all else.")
     ] = 1e-3,
+    weight_decay: Annotated[float, typer.Option(help="Decay of the matrices.")] = 0.3,
     batch_size: Annotated[int, typer.Option(help="Digits per update.")] = 256,
     hidden: Annotated[int, typer.Option(help="Width of the two hidden layers.")] = 256,
     ess_threshold: EssThreshold = 0.5,
@@ -53,7 +60,7 @@ def digits(
 ) -> None:
     """Train on the 1,797 real handwritten digits that ship with scikit-learn.
 
-    Needs no network, and under three minutes on two cores. Leaves the model
+    Needs no network, and about a minute on two cores. Leaves the model
     (model.safetensors, model.json), history.csv, samples.png, training.png and
     report.html.
     """
@@ -66,10 +73,14 @@ def digits(
     run = digits_run(
         data,
         algorithm.value,
+        num_steps=steps,
         num_walkers=walkers,
+        walker_batch_size=walker_batch_size,
         audit_walkers=audit_walkers,
         moves_per_update=moves,
+        matrix_learning_rate=matrix_learning_rate,
         learning_rate=learning_rate,
+        weight_decay=weight_decay,
         batch_size=batch_size,
         hidden=hidden,
         ess_threshold=ess_threshold,
