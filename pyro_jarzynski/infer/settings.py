@@ -60,6 +60,12 @@ class Settings:
                 "`kernel` must be a kernel such as MALA(), got "
                 f"{getattr(self.kernel, '__name__', repr(self.kernel))}."
             )
+        if not self.kernel.needs_gradient:
+            raise ArgumentError(
+                "`kernel` must be one of continuous walkers, such as MALA() or HMC(): the "
+                f"energy of a Pyro model has no method `gibbs`. Got "
+                f"{type(self.kernel).__name__}."
+            )
         check_schedule(self.schedule)
         if self.num_moves is not None:
             count("num_moves", self.num_moves)

@@ -36,6 +36,7 @@ from tests.infer.zoo import Y
         ({"max_seconds": 0.0}, "`max_seconds` must be a positive finite float"),
         ({"adapt": "off"}, '`adapt="off"` needs a `schedule` of fixed'),
         ({"waste_free": True, "kernel": ULA(0.1)}, "`waste_free` needs a kernel .* ULA"),
+        ({"kernel": BlockGibbs()}, "`kernel` must be one of continuous walkers"),
         ({"schedule": [0.0, 0.5, 0.4, 1.0]}, "schedule"),
         ({"schedule": [0.0, 0.5]}, "schedule"),
         ({"schedule": []}, "schedule"),
