@@ -7,7 +7,7 @@ import pyro.distributions as dist
 import pytest
 import torch
 
-from pyro_jarzynski import MALA, ULA, AnnealedSMC, DataTempering, Target
+from pyro_jarzynski import MALA, ULA, AnnealedSMC, BlockGibbs, DataTempering, Target
 from pyro_jarzynski.errors import (
     ArgumentError,
     ArgumentTypeError,
