@@ -116,6 +116,8 @@ def digits(
             patience=patience,
             callbacks=callbacks,
         )
+        # The last word on the likelihood owes nothing to the way of the walkers.
+        run.learner.audit.renew(num_temperatures=200, num_moves=4)
 
     run_training(out, run.learner, steps, fit, save)
 

@@ -86,25 +86,9 @@ def exact_log_normalizer(energy: Callable[[Tensor], Tensor]) -> float:
     return float((-energies).double().logsumexp(0)) + 2 * math.log(0.04)
 
 
-class Both(torch.optim.Optimizer):
-    """Two optimisers as one: Muon for the square matrix, Adam for all else."""
-
-    def __init__(self, *parts: torch.optim.Optimizer) -> None:
-        """Share the groups of the parts, so that a scheduler reaches them."""
-        groups = [group for part in parts for group in part.param_groups]
-        super().__init__([p for group in groups for p in group["params"]], {})
-        self.parts, self.param_groups = parts, groups
-
-    def step(self, closure: Any = None) -> None:
-        """Step both."""
-        del closure
-        for part in self.parts:
-            part.step()
-
-
 def jarzynski(data: Tensor, law: Law, seed: int) -> Score:
     """Train by weighted walkers."""
-    steps, hold = 1500, 450
+    steps, hold = 1700, 500
     net = pj.MLP([2, 128, 128], seed=seed)
     with torch.no_grad():
         # Features as fine as the arcs are thin.
@@ -113,7 +97,7 @@ def jarzynski(data: Tensor, law: Law, seed: int) -> Score:
     model = pj.EnergyModel(net, dist.Normal(0.0, 1.5).expand([2]).to_event(1))
     square = net.layers[2].weight
     others = [p for p in net.parameters() if p is not square]
-    optimizer = Both(
+    optimizer = pj.JointOptimizer(
         torch.optim.Muon([square], lr=0.03, weight_decay=0.0),
         torch.optim.Adam(others, 0.02),
     )
@@ -133,6 +117,7 @@ def jarzynski(data: Tensor, law: Law, seed: int) -> Score:
         lr_scheduler=fall,
         renewal=pj.Renewal(every=250, num_temperatures=16, num_moves=2),
         seed=seed,
+        chunk_size=2048,
     )
     learner.fit(data, steps, batch_size=512, eval_every=200)
     trained = time.perf_counter()
