@@ -1,6 +1,7 @@
 """Images in unconstrained space: dequantised, and through the logit."""
 
 import math
+from abc import ABC, abstractmethod
 from dataclasses import dataclass
 
 import torch
@@ -10,8 +11,29 @@ from torch.nn.functional import logsigmoid
 from pyro_jarzynski.errors import ArgumentError, ArgumentTypeError, DataError, count
 
 
+class ImageTransform(ABC):
+    """A map of images to coordinates `x`, whose Jacobian carries likelihoods back."""
+
+    @abstractmethod
+    def log_jacobian(self, x: Tensor) -> Tensor:
+        """Return `log |det ∂x/∂v|` at coordinates `(n, *event)`, `(n,)`, float64, nats."""
+
+    def image_nll(self, nll: float, x: Tensor) -> float:
+        """Return the mean negative log-likelihood of grey levels `v`, in nats.
+
+        Args:
+            nll: Mean negative log-likelihood of the coordinates `x`, in nats.
+            x: The coordinates, `(n, *event)`.
+        """
+        return nll - float(self.log_jacobian(x).mean())
+
+    def bits_per_dimension(self, nll: float, x: Tensor) -> float:
+        """Return `image_nll` in bits per pixel and channel; arguments as there."""
+        return self.image_nll(nll, x) / (x[0].numel() * math.log(2))
+
+
 @dataclass(frozen=True)
-class LogitTransform:
+class LogitTransform(ImageTransform):
     """Maps grey levels to unconstrained coordinates and back, with its Jacobian.
 
     `x = logit(α + (1 - 2α) v / levels)` with `v = k + u` of a level `k` in 0…levels - 1
@@ -81,19 +103,6 @@ class LogitTransform:
         x = x.double().reshape(len(x), -1)
         scale = math.log((1 - 2 * self.alpha) / self.levels)
         return (scale - logsigmoid(x) - logsigmoid(-x)).sum(1)
-
-    def image_nll(self, nll: float, x: Tensor) -> float:
-        """Return the mean negative log-likelihood of dequantised images, in nats.
-
-        Args:
-            nll: Mean negative log-likelihood of the coordinates `x`, in nats.
-            x: The coordinates, `(n, *event)`.
-        """
-        return nll - float(self.log_jacobian(x).mean())
-
-    def bits_per_dimension(self, nll: float, x: Tensor) -> float:
-        """Return `image_nll` in bits per pixel and channel; arguments as there."""
-        return self.image_nll(nll, x) / (x[0].numel() * math.log(2))
 
 
 def check_levels(images: Tensor, levels: int) -> None:

@@ -6,12 +6,12 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from pyro_jarzynski.data.logit import check_levels
+from pyro_jarzynski.data.logit import ImageTransform, check_levels
 from pyro_jarzynski.errors import ArgumentTypeError, count, positive
 
 
 @dataclass(frozen=True)
-class SmoothingTransform:
+class SmoothingTransform(ImageTransform):
     """Maps grey levels to standardised coordinates of noisy images, and back.
 
     `x = (k / (levels - 1) + noise ξ - centre) / scale` with standard normal `ξ`. Noise of
@@ -97,19 +97,6 @@ class SmoothingTransform:
         """Return `log |det ∂x/∂v|`, `(n,)`, float64, nats; `v` are noisy grey levels."""
         each = -math.log(self.scale * (self.levels - 1))
         return torch.full((len(x),), each * x[0].numel(), dtype=torch.float64)
-
-    def image_nll(self, nll: float, x: Tensor) -> float:
-        """Return the mean negative log-likelihood of noisy grey levels, in nats.
-
-        Args:
-            nll: Mean negative log-likelihood of the coordinates `x`, in nats.
-            x: The coordinates, `(n, *event)`.
-        """
-        return nll - float(self.log_jacobian(x).mean())
-
-    def bits_per_dimension(self, nll: float, x: Tensor) -> float:
-        """Return `image_nll` in bits per pixel and channel; arguments as there."""
-        return self.image_nll(nll, x) / (x[0].numel() * math.log(2))
 
     def noise_nll(self, size: int) -> float:
         """Return the entropy of the noise of `size` pixels in the coordinates, in nats.

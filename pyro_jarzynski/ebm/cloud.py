@@ -10,7 +10,7 @@ exactly the weights that it would have if all had been evaluated every time.
 """
 
 from collections.abc import Callable
-from typing import Any, NamedTuple
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -23,26 +23,13 @@ from pyro_jarzynski.core.resampling import Resampler, get_resampler
 from pyro_jarzynski.core.transitions import Tools, Visit, reweight
 from pyro_jarzynski.core.trees import map_tree
 from pyro_jarzynski.core.walkers import Walkers, init
+from pyro_jarzynski.ebm.blocks import Place, concatenate, join, split
 from pyro_jarzynski.ebm.energy import StartableEnergy, device_of
 from pyro_jarzynski.ebm.soundness import check_kernel
 from pyro_jarzynski.errors import ArgumentError, count, fraction
 
 # What of walkers is kept; energies are evaluated anew.
 KEPT = ("position", "log_weight", "log_banked", "ancestor", "steps")
-
-
-class Place(NamedTuple):
-    """Where the walkers stand; never changed in place.
-
-    Attributes:
-        blocks: Walkers of each block, weighted for the parameters that it followed last.
-        behind: Updates of the parameters since then, for each block.
-        turn: The block that followed last.
-    """
-
-    blocks: tuple[Walkers, ...]
-    behind: tuple[int, ...]
-    turn: int
 
 
 class Cloud:
@@ -131,12 +118,12 @@ class Cloud:
                 reweight(block, self.model, self.tools, None) if behind else block
                 for block, behind in known
             ]
-            self._present = _join(present, self.active.steps)
+            self._present = join(present, self.active.steps)
         return self._present
 
     @walkers.setter
     def walkers(self, walkers: Walkers) -> None:
-        blocks = _split(walkers, self.block_size)
+        blocks = split(walkers, self.block_size)
         self._go(Place(blocks, (0,) * len(blocks), 0))
 
     @property
@@ -157,7 +144,7 @@ class Cloud:
     @property
     def position(self) -> Tensor:
         """Positions of the walkers, `(N, *event)`."""
-        position = map_tree(_concatenate, *(b.position for b in self.place.blocks))
+        position = map_tree(concatenate, *(b.position for b in self.place.blocks))
         assert isinstance(position, Tensor)
         return position
 
@@ -283,31 +270,3 @@ class Cloud:
         blocks, behind = list(self.place.blocks), list(self.place.behind)
         blocks[turn], behind[turn] = block, 0
         self._go(Place(tuple(blocks), tuple(behind), turn))
-
-
-def _split(walkers: Walkers, size: int | None) -> tuple[Walkers, ...]:
-    if size is None or walkers.num_walkers <= size:
-        return (walkers,)
-    rows = torch.arange(walkers.num_walkers, device=walkers.log_weight.device).split(size)
-    return tuple(map_tree(lambda x, r=r: x[r] if x.ndim else x, walkers) for r in rows)
-
-
-def _join(blocks: list[Walkers], steps: Tensor) -> Walkers:
-    """Return one cloud of all walkers, each weighted by the evidence of its block."""
-    if len(blocks) == 1:
-        return blocks[0]
-    # Relative to the first, so that the weights stay in the range of one block's.
-    banked = blocks[0].log_banked
-    weighted = [
-        block._replace(
-            log_weight=block.log_weight + (block.log_banked - banked),
-            log_banked=banked,
-            steps=steps,
-        )
-        for block in blocks
-    ]
-    return map_tree(_concatenate, *weighted)
-
-
-def _concatenate(*parts: Tensor) -> Tensor:
-    return torch.cat(parts) if parts[0].ndim else parts[0]
