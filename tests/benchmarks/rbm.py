@@ -144,6 +144,7 @@ def trained(
         kernel=pj.BlockGibbs(sweeps),
         ess_threshold=setting.ess_threshold,
         walker_batch_size=setting.walker_batch_size,
+        conditional_ess=setting.conditional_ess,
         seed=seed,
     )
     model.scatter(0.01, seed=seed)
@@ -195,6 +196,7 @@ def main() -> None:
     parser.add_argument("--batch", type=int, default=256)
     parser.add_argument("--walkers", type=int, default=256)
     parser.add_argument("--walker-batch-size", type=int)
+    parser.add_argument("--conditional-ess", type=float, default=0.9)
     parser.add_argument("--audit-walkers", type=int, default=16)
     parser.add_argument("--ess-threshold", type=float, default=0.5)
     parser.add_argument("--temperatures", type=int, default=1000)
