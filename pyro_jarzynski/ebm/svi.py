@@ -1,6 +1,7 @@
 """Energy-based models inside `pyro.infer.SVI`: an optimiser that walkers follow."""
 
 from collections.abc import Callable, Iterable
+from contextlib import ExitStack
 from typing import Any
 
 from pyro.optim import PyroOptim
@@ -8,6 +9,7 @@ from torch import Tensor
 
 from pyro_jarzynski.ebm.energy import StartableEnergy
 from pyro_jarzynski.ebm.followers import Followers, all_or_nothing
+from pyro_jarzynski.ebm.step_control import StepControl
 from pyro_jarzynski.errors import ArgumentError, ArgumentTypeError
 
 
@@ -24,6 +26,8 @@ class JarzynskiOptim(PyroOptim):
     Args:
         optim: Any optimiser of `pyro.optim`.
         *models: Energy-based models in the Pyro model, at their start or followed already.
+        conditional_ess: As of `JarzynskiLearner`: below it the steps of these models, and
+            of nothing else, are shortened.
         **settings: Settings of `Followers` for models that nobody follows yet.
 
     Raises:
@@ -35,6 +39,7 @@ class JarzynskiOptim(PyroOptim):
         self,
         optim: PyroOptim | Callable[..., None],
         *models: StartableEnergy,
+        conditional_ess: float | None = 0.9,
         **settings: Any,
     ) -> None:
         """Draw the walkers of models that nobody follows."""
@@ -51,6 +56,9 @@ class JarzynskiOptim(PyroOptim):
         for model in models:
             if model.followers is None:
                 Followers(model, **settings)
+        self.controls = [
+            StepControl(conditional_ess, each.cloud.kernel) for each in self.followers
+        ]
 
     @property
     def followers(self) -> list[Followers]:
@@ -62,9 +70,13 @@ class JarzynskiOptim(PyroOptim):
         params = list(params)
         self._check_held(params)
         with all_or_nothing(self.followers, params):
-            self.optim(params, *args, **kwargs)
-            for each in self.followers:
-                each.update()
+            with ExitStack() as stack:
+                for model, control in zip(self.models, self.controls, strict=True):
+                    stack.enter_context(control.shortened(list(model.parameters())))
+                self.optim(params, *args, **kwargs)
+            for each, control in zip(self.followers, self.controls, strict=True):
+                info = each.update()
+                control.learn(float(info.conditional_ess) / len(info.log_weight))
 
     def _check_held(self, params: list[Tensor]) -> None:
         held = {id(param) for param in params}
@@ -79,17 +91,22 @@ class JarzynskiOptim(PyroOptim):
 
     def __getattr__(self, name: str) -> Any:
         """Hand what is not known here to the optimiser."""
-        if name in ("optim", "models"):
+        if name in ("optim", "models", "controls"):
             raise AttributeError(name)
         return getattr(self.optim, name)
 
     def get_state(self) -> dict:
         """Return the state of optimiser and walkers."""
-        walkers = [each.state_dict() for each in self.followers]
-        return {"optim": self.optim.get_state(), "followers": walkers}
+        return {
+            "optim": self.optim.get_state(),
+            "followers": [each.state_dict() for each in self.followers],
+            "scales": [control.scale for control in self.controls],
+        }
 
     def set_state(self, state_dict: dict) -> None:
         """Restore optimiser and walkers, which belong to the present parameters."""
         self.optim.set_state(state_dict["optim"])
         for each, state in zip(self.followers, state_dict["followers"], strict=True):
             each.load_state_dict(state)
+        for control, scale in zip(self.controls, state_dict["scales"], strict=True):
+            control.scale = scale

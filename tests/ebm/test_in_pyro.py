@@ -376,3 +376,38 @@ class TestBadInput:
         models = [mixture()] * number
         with pytest.raises(ArgumentError, match="one or several different energies"):
             pj.JarzynskiOptim(pyro.optim.Adam({"lr": 0.1}), *models)
+
+
+def test_steps_of_the_energy_alone_are_shortened():
+    """At a scale of ½ the energy moves half as far, and the guide as far as it is told."""
+    found = []
+    for scale in (1.0, 0.5):
+        pyro.clear_param_store()
+        model = mixture()
+
+        def program(x, model=model):
+            pyro.module("energy", model)
+            shift = pyro.param("shift", torch.zeros(2))
+            with pyro.plate("data", len(x)):
+                pyro.sample("x", model.distribution(), obs=x + shift)
+
+        optim = pj.JarzynskiOptim(pyro.optim.Adam({"lr": 0.01}), model)
+        optim.controls[0].scale = scale
+        SVI(program, lambda x: None, optim, Trace_ELBO()).step(DATA)
+        found.append((model.means.detach() - MEANS, pyro.param("shift").detach()))
+    (whole, told), (half, told_again) = found
+    torch.testing.assert_close(half, whole / 2, rtol=1e-4, atol=1e-7)
+    assert torch.equal(told, told_again)
+    assert told.abs().min() > 0
+
+
+def test_reckless_steps_are_shortened_and_the_scale_is_kept():
+    svi, data = fitted(mixture(kernel=pj.MALA(0.5)))
+    svi.optim.optim.pt_optim_args = {"lr": 1.0}
+    for _ in range(5):
+        svi.step(data)
+    scale = svi.optim.controls[0].scale
+    assert scale < 0.9
+    other, _ = fitted(mixture(kernel=pj.MALA(0.5)))
+    other.optim.set_state(copy.deepcopy(svi.optim.get_state()))
+    assert other.optim.controls[0].scale == scale
