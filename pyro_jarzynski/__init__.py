@@ -65,6 +65,7 @@ from pyro_jarzynski.ebm.history import History as History
 from pyro_jarzynski.ebm.inception import inception_distance as inception_distance
 from pyro_jarzynski.ebm.jarzynski import JarzynskiLearner as JarzynskiLearner
 from pyro_jarzynski.ebm.latent import LatentLikelihood as LatentLikelihood
+from pyro_jarzynski.ebm.mass_watch import MassWatch as MassWatch
 from pyro_jarzynski.ebm.masses import ClassMasses as ClassMasses
 from pyro_jarzynski.ebm.masses import class_masses as class_masses
 from pyro_jarzynski.ebm.networks import MLP as MLP
