@@ -169,7 +169,7 @@ def _reweighted_twice(walkers, energy, tools, visit=None) -> Walkers:
     return once._replace(log_weight=once.log_weight + 0.5 * gain)
 
 
-_REWEIGHT = kernels.reweight
+_REWEIGHT = transitions.reweight
 
 
 def _resampled(**changes: Callable[[Walkers], Any]) -> Callable[[], Any]:

@@ -19,6 +19,7 @@ from pyro_jarzynski.cli.training import (
     TheAlgorithm,
     TheResampler,
     Walkers,
+    check_course,
     progress_of,
     run_training,
     settings_of,
@@ -26,7 +27,7 @@ from pyro_jarzynski.cli.training import (
 )
 from pyro_jarzynski.data.images import load_images
 from pyro_jarzynski.ebm.learner import Callback
-from pyro_jarzynski.errors import ArgumentError, count
+from pyro_jarzynski.errors import ArgumentError
 from pyro_jarzynski.experiments.image_output import image_extras, image_results
 from pyro_jarzynski.experiments.images import images_run
 from pyro_jarzynski.experiments.output import prepare_directory, save_run
@@ -104,10 +105,7 @@ def _command(name: str) -> Callable[..., None]:
     ) -> None:
         settings = settings_of(locals())
         settings = {k: v for k, v in settings.items() if k not in ("name", "data_root")}
-        count("steps", steps)
-        count("eval_every", eval_every)
-        if patience is not None:
-            count("patience", patience)
+        check_course(steps, eval_every, patience)
         data = load_images(
             COMMANDS[name],
             data_root,

@@ -17,6 +17,7 @@ from pyro_jarzynski.cli.training import (
     TheAlgorithm,
     TheResampler,
     Walkers,
+    check_course,
     progress_of,
     run_training,
     settings_of,
@@ -65,10 +66,7 @@ def digits(
     report.html.
     """
     settings = settings_of(locals())
-    count("steps", steps)
-    count("eval_every", eval_every)
-    if patience is not None:
-        count("patience", patience)
+    check_course(steps, eval_every, patience)
     data = load_digits()
     run = digits_run(
         data,
@@ -146,8 +144,7 @@ def gmm(
     mixture.png), training.png and report.html.
     """
     settings = settings_of(locals())
-    count("steps", steps)
-    count("eval_every", eval_every)
+    check_course(steps, eval_every)
     count("data_size", data_size, 2)
     mixture = Mixture.draw(data_size, num_modes=modes, dimension=dimension, seed=seed)
     learner = mixture_learner(

@@ -9,7 +9,7 @@ import typer
 
 from pyro_jarzynski.cli.app import INTERRUPTED, KnownCommands, app, console
 from pyro_jarzynski.ebm.learner import Callback, Learner
-from pyro_jarzynski.errors import JarzynskiError
+from pyro_jarzynski.errors import JarzynskiError, count
 from pyro_jarzynski.experiments.output import render
 from pyro_jarzynski.runtime.progress import ProgressBar
 
@@ -59,6 +59,14 @@ Patience = Annotated[
     typer.Option(help="Stop when the validation NLL has not fallen for so many updates."),
 ]
 EvalEvery = Annotated[int, typer.Option(help="Updates per row of the history.")]
+
+
+def check_course(steps: int, eval_every: int, patience: int | None = None) -> None:
+    """Raise before anything is read or drawn if a training cannot go like that."""
+    count("steps", steps)
+    count("eval_every", eval_every)
+    if patience is not None:
+        count("patience", patience)
 
 
 def run_training(

@@ -19,7 +19,7 @@ import torch
 from torch import Tensor
 
 from pyro_jarzynski.core.evaluation import Energy, evaluate
-from pyro_jarzynski.core.transitions import Tools, Visit, metropolis, reweight
+from pyro_jarzynski.core.transitions import Invariant, Tools, metropolis
 from pyro_jarzynski.core.walkers import Walkers
 from pyro_jarzynski.errors import EnergyError, count
 
@@ -36,7 +36,7 @@ class GibbsEnergy(Protocol):
 
 
 @dataclass(frozen=True)
-class BlockGibbs:
+class BlockGibbs(Invariant):
     """Block-Gibbs sweeps of an energy that knows its conditional laws.
 
     A sweep is always accepted; walkers are weighted where they are when the energy
@@ -56,7 +56,6 @@ class BlockGibbs:
     preconditioner: ClassVar[None] = None
     factor: ClassVar[None] = None
     target_acceptance: ClassVar[None] = None
-    moves_on_switch: ClassVar[bool] = False
     needs_gradient: ClassVar[bool] = False
 
     def __post_init__(self) -> None:
@@ -67,12 +66,6 @@ class BlockGibbs:
         """Return this kernel: it has no step."""
         del langevin_step
         return self
-
-    def switch(
-        self, walkers: Walkers, energy: Energy, tools: Tools, visit: Visit | None = None
-    ) -> Walkers:
-        """Weight the walkers, where they are, for `energy`."""
-        return reweight(walkers, energy, tools, visit)
 
     def move(
         self, walkers: Walkers, energy: Energy, tools: Tools

@@ -26,10 +26,10 @@ from pyro_jarzynski.core.preconditioner import (
 )
 from pyro_jarzynski.core.transitions import (
     MAX_ENERGY_ERROR,
+    Invariant,
     Tools,
     Visit,
     metropolis,
-    reweight,
     rows_of,
     weighed,
 )
@@ -39,7 +39,7 @@ from pyro_jarzynski.errors import count, fraction, positive
 
 
 @dataclass(frozen=True)
-class HMC:
+class HMC(Invariant):
     """Hamiltonian Monte Carlo: leapfrog steps from fresh momenta, accepted or refused.
 
     Trajectories that diverge, by 1,000 nats or into overflow, are refused.
@@ -62,7 +62,6 @@ class HMC:
     preconditioner: Covariance = field(default=None, compare=False)
     target_acceptance: float | None = 0.8
     trajectory: float | None = None
-    moves_on_switch: ClassVar[bool] = False
     needs_gradient: ClassVar[bool] = True
 
     def __post_init__(self) -> None:
@@ -94,12 +93,6 @@ class HMC:
     def factor(self) -> Factor:
         """Factor `L` of the preconditioner."""
         return factorise(self.preconditioner)
-
-    def switch(
-        self, walkers: Walkers, energy: Energy, tools: Tools, visit: Visit | None = None
-    ) -> Walkers:
-        """Weight the walkers, where they are, for `energy`."""
-        return reweight(walkers, energy, tools, visit)
 
     def move(
         self, walkers: Walkers, energy: Energy, tools: Tools

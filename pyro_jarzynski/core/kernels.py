@@ -24,10 +24,10 @@ from pyro_jarzynski.core.noise import normal_like
 from pyro_jarzynski.core.preconditioner import Covariance, Factor, factorise
 from pyro_jarzynski.core.transitions import (
     MAX_ENERGY_ERROR,
+    Invariant,
     Tools,
     Visit,
     metropolis,
-    reweight,
     rows_of,
     weighed,
 )
@@ -155,7 +155,7 @@ class ULA:
 
 
 @dataclass(frozen=True)
-class MALA:
+class MALA(Invariant):
     """Metropolis-adjusted Langevin: the move of ULA, accepted or refused.
 
     `Y = X - h C ∇U(X) + √(2h) L ξ` is accepted with probability
@@ -174,7 +174,6 @@ class MALA:
     step_size: float = 0.05
     preconditioner: Covariance = field(default=None, compare=False)
     target_acceptance: float | None = 0.6
-    moves_on_switch: ClassVar[bool] = False
     needs_gradient: ClassVar[bool] = True
 
     def __post_init__(self) -> None:
@@ -196,12 +195,6 @@ class MALA:
     def factor(self) -> Factor:
         """Factor `L` of the preconditioner."""
         return factorise(self.preconditioner)
-
-    def switch(
-        self, walkers: Walkers, energy: Energy, tools: Tools, visit: Visit | None = None
-    ) -> Walkers:
-        """Weight the walkers, where they are, for `energy`."""
-        return reweight(walkers, energy, tools, visit)
 
     def move(
         self, walkers: Walkers, energy: Energy, tools: Tools

@@ -1,7 +1,7 @@
 """What kernels share: reweighting, acceptance, and weights taken chunk by chunk."""
 
 from collections.abc import Callable
-from typing import NamedTuple, TypeAlias
+from typing import ClassVar, NamedTuple, TypeAlias
 
 import torch
 from torch import Tensor
@@ -52,6 +52,18 @@ def reweight(
     there, log_weight = weighed(energy, walkers.position, weigh, tools, visit, here)
     switched = walkers._replace(evaluation=there, log_weight=log_weight)
     return drop(switched, find_outside(walkers, there))
+
+
+class Invariant:
+    """A kernel whose moves leave the law invariant: it only reweights when it switches."""
+
+    moves_on_switch: ClassVar[bool] = False
+
+    def switch(
+        self, walkers: Walkers, energy: Energy, tools: Tools, visit: Visit | None = None
+    ) -> Walkers:
+        """Weight the walkers, where they are, for `energy`."""
+        return reweight(walkers, energy, tools, visit)
 
 
 def metropolis(

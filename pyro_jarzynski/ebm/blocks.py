@@ -50,4 +50,4 @@ def join(blocks: list[Walkers], steps: Tensor) -> Walkers:
 
 def concatenate(*parts: Tensor) -> Tensor:
     """Join tensors of walkers; what all walkers share stays as it is."""
-    return torch.cat(parts) if parts[0].ndim else parts[0]
+    return torch.cat(parts) if parts[0].ndim and len(parts) > 1 else parts[0]

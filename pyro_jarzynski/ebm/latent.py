@@ -25,6 +25,7 @@ from pyro_jarzynski.diagnostics.inference_data import (
 )
 from pyro_jarzynski.ebm.distribution import EnergyDistribution
 from pyro_jarzynski.ebm.export import NUM_DRAWS, draw_exponential
+from pyro_jarzynski.ebm.networks import seeded
 from pyro_jarzynski.ebm.tracker import Likelihood
 from pyro_jarzynski.errors import ArgumentError, count
 
@@ -187,6 +188,5 @@ class LatentLikelihood:
 
 def _drawn(prior: Distribution, num: int, seed: int) -> Tensor:
     # Distributions draw from the global generator: it is put back afterwards.
-    with torch.random.fork_rng():
-        torch.manual_seed(seed)
+    with seeded(seed):
         return prior.sample(torch.Size([num]))

@@ -7,7 +7,7 @@ import pytest
 import torch
 
 from pyro_jarzynski import HMC, MALA, ULA, BlockGibbs, UnderdampedLangevin, init, run
-from pyro_jarzynski.core import gibbs, smc
+from pyro_jarzynski.core import smc, transitions
 from pyro_jarzynski.core.transitions import Tools
 from pyro_jarzynski.errors import ArgumentError, ArgumentTypeError, EnergyError
 from tests.machines import FLOAT, Machine, all_states, machine_path
@@ -58,7 +58,7 @@ def no_weight(walkers, energy, tools, visit):
     return _REWEIGHT(walkers, energy, tools, visit)._replace(log_weight=walkers.log_weight)
 
 
-_REWEIGHT = gibbs.reweight
+_REWEIGHT = transitions.reweight
 
 
 def weight_of_the_new_point(self, walkers, energy, tools, visit=None):
@@ -78,7 +78,7 @@ def with_means(self, x, generator):
 @pytest.mark.parametrize(
     ("owner", "name", "wrong"),
     [
-        (gibbs, "reweight", no_weight),
+        (transitions, "reweight", no_weight),
         (BlockGibbs, "switch", weight_of_the_new_point),
         (Machine, "gibbs", without_weights),
         (Machine, "gibbs", with_means),

@@ -127,6 +127,11 @@ def test_an_update_evaluates_one_block_alone():
     assert sum(seen) == 990
 
 
+def test_positions_of_one_block_are_not_copied():
+    cloud = cloud_of(mixture(), block_size=None)
+    assert cloud.position is cloud.active.position
+
+
 def test_every_walker_moves_once_per_turn():
     model = mixture()
     cloud = cloud_of(model)
