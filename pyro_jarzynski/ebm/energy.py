@@ -6,7 +6,7 @@ the base: `Z_0 = 1` exactly, and draws of the base are exact first walkers.
 
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Sequence
-from copy import copy, deepcopy
+from copy import deepcopy
 from typing import Any, NamedTuple
 
 import torch
@@ -14,6 +14,7 @@ from torch import Tensor, nn
 from torch.distributions import Distribution, constraints
 
 from pyro_jarzynski.core.paths import Path, Tempering
+from pyro_jarzynski.ebm.base_energy import energy_of, unvalidated
 from pyro_jarzynski.ebm.distribution import EnergyDistribution, Following
 from pyro_jarzynski.errors import ArgumentError, ArgumentTypeError, EnergyError
 
@@ -128,8 +129,9 @@ class EnergyModel(StartableEnergy):
                 f"`base` must have batch shape (), got {tuple(base.batch_shape)}; call "
                 f"its `to_event({len(base.batch_shape)})`."
             )
-        self.net, self.base = net, _unvalidated(base)
+        self.net, self.base = net, unvalidated(base)
         self._check_base()
+        self.base_energy = energy_of(self.base)
         if zero_last_layer:
             _zero_last_layer(net)
         self._check_start()
@@ -149,7 +151,7 @@ class EnergyModel(StartableEnergy):
         values = self.net(x)
         if values.shape == (len(x), 1):
             values = values.squeeze(1)
-        return values - self.base.log_prob(x)
+        return values + self.base_energy(x)
 
     def draw(self, num: int, generator: torch.Generator) -> Tensor:
         """Draw `num` walkers of the base, `(num, *event)`."""
@@ -166,7 +168,7 @@ class EnergyModel(StartableEnergy):
 
     def annealing(self, betas: Sequence[float]) -> Annealing:
         """Return the way from the base to the model."""
-        path = Tempering(lambda x: -self.base.log_prob(x), self, betas)
+        path = Tempering(self.base_energy, self, betas)
         return Annealing(path, self.draw, 0.0)
 
     def _check_base(self) -> None:
@@ -212,19 +214,6 @@ class EnergyModel(StartableEnergy):
 def device_of(model: nn.Module) -> torch.device:
     """Return the device of a model's parameters."""
     return next((p.device for p in model.parameters()), torch.device("cpu"))
-
-
-def _unvalidated(base: Distribution) -> Distribution:
-    """Return a distribution that gives no density outside its support, but no error.
-
-    Walkers step there, and their weights tell; `torch.func.vmap` refuses the checks, too.
-    """
-    plain = copy(base)
-    plain._validate_args = False
-    for inner in ("base_dist", "_component_distribution"):
-        if isinstance(getattr(plain, inner, None), Distribution):
-            setattr(plain, inner, _unvalidated(getattr(plain, inner)))
-    return plain
 
 
 def _zero_last_layer(net: nn.Module) -> None:
