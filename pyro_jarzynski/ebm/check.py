@@ -16,6 +16,7 @@ from pyro_jarzynski.core.adaptation import adapted
 from pyro_jarzynski.core.backward import go_back
 from pyro_jarzynski.core.evaluation import Energy
 from pyro_jarzynski.core.kernels import MALA, Kernel
+from pyro_jarzynski.core.memory import chunk_size_for
 from pyro_jarzynski.core.noise import stream
 from pyro_jarzynski.core.resampling import systematic
 from pyro_jarzynski.core.smc import Stage
@@ -36,7 +37,7 @@ def annealed_walkers(
     num_pilot_walkers: int = 128,
     kernel: Kernel = MALA(0.3),  # noqa: B008
     seed: int = 0,
-    chunk_size: int | None = None,
+    chunk_size: int | str | None = None,
 ) -> Walkers:
     """Anneal fresh walkers from the base of a model to the model.
 
@@ -50,7 +51,8 @@ def annealed_walkers(
             are none for a kernel without a target of acceptance.
         kernel: How walkers move; its step size is where the pilot starts.
         seed: Seed of both clouds; use another than that of the training.
-        chunk_size: Walkers per call of the model; `None` takes all at once.
+        chunk_size: Walkers per call of the model; `"auto"` takes as many as a cache holds,
+            or a part of the memory of a GPU; `None` takes all at once.
 
     Returns:
         Walkers weighted for the model, with `log_normalizer` and its error.
@@ -147,7 +149,7 @@ class Plan(NamedTuple):
         num_pilot_walkers: int = 128,
         kernel: Kernel = MALA(0.3),  # noqa: B008
         seed: int = 0,
-        chunk_size: int | None = None,
+        chunk_size: int | str | None = None,
     ) -> "Plan":
         """Let a pilot find the step sizes, if there are any to find."""
         count("num_temperatures", num_temperatures)
@@ -158,7 +160,9 @@ class Plan(NamedTuple):
         start = model.annealing(betas)
         generator = stream(seed, "annealing", device_of(model))
         stages = [Stage(start.path[k], kernel, num_moves) for k in range(1, len(betas))]
-        plan = cls(start, stages, generator, Tools(generator, chunk_size))
+        few = start.draw(1, stream(seed, "memory", device_of(model)))
+        tools = Tools(generator, chunk_size_for(chunk_size, model, few))
+        plan = cls(start, stages, generator, tools)
         if kernel.target_acceptance is None:
             return plan
         return plan.adapted(num_pilot_walkers)

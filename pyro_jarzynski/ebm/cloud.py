@@ -18,6 +18,7 @@ from torch import Tensor
 from pyro_jarzynski.core import smc
 from pyro_jarzynski.core.evaluation import evaluate
 from pyro_jarzynski.core.kernels import Kernel, with_step_size
+from pyro_jarzynski.core.memory import chunk_size_for
 from pyro_jarzynski.core.noise import stream
 from pyro_jarzynski.core.resampling import Resampler, get_resampler
 from pyro_jarzynski.core.transitions import Tools, Visit, reweight
@@ -46,7 +47,8 @@ class Cloud:
         purpose: What the cloud is for; clouds of one run differ in it.
         block_size: Walkers of a block, of which one follows per update, each in its turn.
             Blocks are resampled by themselves. `None` is one block of all.
-        chunk_size: Walkers per call of the model; `None` takes all at once.
+        chunk_size: Walkers per call of the model; `"auto"` takes as many as a cache holds,
+            or a part of the memory of a GPU; `None` takes all at once.
 
     Source:
         Carbone, Hua, Coste, Vanden-Eijnden (2023), arXiv:2305.19414: the batches of
@@ -68,7 +70,7 @@ class Cloud:
         seed: int,
         purpose: str,
         block_size: int | None = None,
-        chunk_size: int | None = None,
+        chunk_size: int | str | None = None,
     ) -> None:
         """Draw the first walkers."""
         count("num_walkers", num_walkers)
@@ -77,8 +79,6 @@ class Cloud:
         self.num_moves = count("moves_per_update", num_moves)
         self.ess_threshold = fraction("ess_threshold", ess_threshold)
         self.resampler = get_resampler(resampler)
-        if chunk_size is not None:
-            count("chunk_size", chunk_size)
         self.block_size = block_size
         size = num_walkers if block_size is None else block_size
         if count("walker_batch_size", size) > num_walkers:
@@ -87,9 +87,9 @@ class Cloud:
                 f"walkers, got {block_size}."
             )
         self.generator = stream(seed, purpose, device_of(model))
-        self.tools = Tools(self.generator, chunk_size)
-        self.num_resamplings = 0
         first = model.draw(num_walkers, self.generator)
+        self.tools = Tools(self.generator, chunk_size_for(chunk_size, model, first))
+        self.num_resamplings = 0
         self.restart(first, log_normalizer=model.start_log_normalizer())
 
     def restart(self, position: Tensor, *, log_normalizer: float = 0.0) -> None:

@@ -42,7 +42,8 @@ class Followers:
         audit_every: Updates that the audit follows at once; `None` is as many as there are
             blocks, so that the walkers of both clouds move equally often.
         seed: Seed of both clouds.
-        chunk_size: Walkers per call of the model; `None` takes all at once.
+        chunk_size: Walkers per call of the model; `"auto"` takes as many as a cache holds,
+            or a part of the memory of a GPU; `None` takes all at once.
 
     Raises:
         ArgumentError: A number is out of its range.
@@ -63,7 +64,7 @@ class Followers:
         walker_batch_size: int | None = None,
         audit_every: int | None = None,
         seed: int = 0,
-        chunk_size: int | None = None,
+        chunk_size: int | str | None = None,
     ) -> None:
         """Draw the walkers of both clouds at the model's present parameters."""
         count("audit_walkers", audit_walkers)

@@ -35,7 +35,8 @@ class JarzynskiLearner(Learner):
         resampler: A name or function of `core.resampling`.
         lr_scheduler: Any torch scheduler, stepped once per update.
         seed: Seed of walkers, audit walkers and data order.
-        chunk_size: Walkers per call of the model; `None` takes all at once.
+        chunk_size: Walkers per call of the model; `"auto"` takes as many as a cache holds,
+            or a part of the memory of a GPU; `None` takes all at once.
 
     Raises:
         ArgumentError: A number is out of its range, or the optimiser misses parameters.

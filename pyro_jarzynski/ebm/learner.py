@@ -89,7 +89,7 @@ class Learner(Trained, ABC):
         resampler: str | Resampler = "systematic",
         lr_scheduler: LRScheduler | None = None,
         seed: int = 0,
-        chunk_size: int | None = None,
+        chunk_size: int | str | None = None,
     ) -> None:
         """Draw the walkers at the model's present parameters."""
         self.model, self.optimizer, self.lr_scheduler = model, optimizer, lr_scheduler

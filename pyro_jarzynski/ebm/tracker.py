@@ -57,7 +57,8 @@ class LikelihoodTracker:
         ess_threshold: Resample when `ESS < ess_threshold N`, in [0, 1].
         resampler: A name or function of `core.resampling`.
         seed: Seed of the audit walkers.
-        chunk_size: Walkers per call of the model; `None` takes all at once.
+        chunk_size: Walkers per call of the model; `"auto"` takes as many as a cache holds,
+            or a part of the memory of a GPU; `None` takes all at once.
 
     Raises:
         EnergyError: The energy couples walkers, is random, or has a wrong shape.
@@ -73,7 +74,7 @@ class LikelihoodTracker:
         ess_threshold: float = 0.5,
         resampler: str | Resampler = "systematic",
         seed: int = 0,
-        chunk_size: int | None = None,
+        chunk_size: int | str | None = None,
     ) -> None:
         """Draw the audit walkers at the model's present parameters."""
         self.model = model

@@ -4,6 +4,7 @@ import pytest
 import torch
 
 from pyro_jarzynski import MALA, ULA, GaussianMixtureEnergy
+from pyro_jarzynski.core import memory
 from pyro_jarzynski.core.noise import normal_like, stream
 from tests.ebm.models import FLOAT, mixture_data, mixture_learner, start_mixture
 
@@ -130,15 +131,19 @@ def test_adjusted_moves_cost_one_pass_each(moves):
 
 
 @pytest.mark.parametrize("kernel", [ULA(0.1), MALA(0.3)], ids=["ULA", "MALA"])
-def test_chunks_change_nothing(kernel):
+def test_chunks_change_nothing(kernel, monkeypatch):
     found = []
-    for chunk_size in (None, 7):
+    monkeypatch.setattr(memory, "CACHE", 500)
+    for chunk_size in (None, 7, "auto"):
         # The threshold is high, so that resampling is part of it.
         learner = mixture_learner(kernel=kernel, ess_threshold=0.99, chunk_size=chunk_size)
         learner.fit(mixture_data(), 20, batch_size=40)
         assert learner.cloud.num_resamplings > 0
+        if chunk_size == "auto":
+            assert learner.cloud.tools.chunk_size in (4, 8, 16)
         walkers = learner.cloud.walkers
         parameters = [p.detach() for p in learner.model.parameters()]
         found.append([*parameters, walkers.log_weight, walkers.log_normalizer])
-    for whole, chunked in zip(*found, strict=True):
-        torch.testing.assert_close(chunked, whole, rtol=1e-10, atol=1e-10)
+    for whole, *chunked in zip(*found, strict=True):
+        for value in chunked:
+            torch.testing.assert_close(value, whole, rtol=1e-10, atol=1e-10)
