@@ -1,10 +1,9 @@
 """Terms whose energies and gradients come from compiled code.
 
-The terms are evaluated once, with their gradients, under `make_fx`, which records every
-operation on tensors. The record is compiled by TorchInductor, which fuses it into a few
-loops. Tensors that the terms close over, data and parameters say, become inputs of the
-code, so that one code serves all data of the same shapes: in this process, and by
-TorchInductor's cache on disk in later ones.
+The operations of one evaluation with gradients are recorded, and compiled by TorchInductor,
+which fuses them into a few loops. Tensors that the terms close over, data and parameters
+say, are inputs of the code, so that one code serves all data of the same shapes: in this
+process, and by TorchInductor's cache on disk in later ones.
 
 The code has a fixed number of rows, a block. Any number of walkers is evaluated block by
 block, the last one filled up, so that one compilation serves a whole run; and a block fits
@@ -18,9 +17,9 @@ from typing import Any, NamedTuple, TypeAlias
 import torch
 from torch import Tensor
 from torch.fx import GraphModule
-from torch.fx.experimental.proxy_tensor import make_fx
 
 from pyro_jarzynski.core.evaluation import Term, TermsFn, differentiate
+from pyro_jarzynski.core.recording import Record
 from pyro_jarzynski.core.trees import map_tree
 from pyro_jarzynski.errors import CompilationWarning
 
@@ -106,9 +105,11 @@ class CompiledTerms:
         walkers = position.detach()[chosen].contiguous()
         expected = map_tree(lambda x: x[chosen], known)
         try:
-            program = compiled(self.terms, walkers, len(known))
+            # Recorded with the walkers in other places: what came of them in a way that
+            # torch does not see is a constant of the record, and shows in the comparison.
+            program = compiled(self.terms, walkers.flip(0), len(known))
             found = program(walkers)
-        except Exception as error:  # noqa: BLE001 - tracing runs the user's program
+        except Exception as error:
             first = (str(error).strip().splitlines() or [""])[0]
             self._refuse(f"{type(error).__name__}: {first}")
             return
@@ -163,9 +164,8 @@ def compiled(terms: TermsFn, walkers: Tensor, num_terms: int) -> Program:
 
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
-        graph = make_fx(energies_and_grads)(walkers)
-        constants = _lift_constants(graph)
-        return Program(_code(graph, (walkers, *constants)), constants, num_terms)
+        record = Record(energies_and_grads, walkers)
+        return Program(_code(record, walkers), record.constants, num_terms)
 
 
 def agree(found: tuple[Term, ...], expected: tuple[Term, ...]) -> bool:
@@ -192,34 +192,15 @@ def compile_graph(graph: GraphModule, inputs: tuple[Tensor, ...]) -> Code:
 _kept: dict[str, Code] = {}
 
 
-def _code(graph: GraphModule, inputs: tuple[Tensor, ...]) -> Code:
-    """Return the code of a graph, compiled only if no graph before was the same."""
-    kinds = [(tuple(x.shape), x.stride(), x.dtype, x.device) for x in inputs]
+def _code(record: Record, walkers: Tensor) -> Code:
+    """Return the code of a record, compiled only if none before was the same."""
     # TorchInductor divides loops by the number of threads.
-    key = f"{graph.code} {kinds} {torch.get_num_threads()}"
+    key = f"{torch.get_num_threads()} {record.text}"
     if key not in _kept:
-        _kept[key] = compile_graph(graph, inputs)
+        _kept[key] = compile_graph(record.graph(), (walkers, *record.constants))
         for oldest in list(_kept)[:-MAX_KEPT]:
             del _kept[oldest]
     return _kept[key]
-
-
-def _lift_constants(graph: GraphModule) -> tuple[Tensor, ...]:
-    """Turn the tensors that a graph holds into inputs, and return them."""
-    nodes = [node for node in graph.graph.nodes if node.op == "get_attr"]
-    last = next(n for n in reversed(graph.graph.nodes) if n.op == "placeholder")
-    constants = []
-    for node in nodes:
-        value = getattr(graph, str(node.target))
-        if not isinstance(value, Tensor):
-            raise TypeError("the model has control flow that depends on its tensors")
-        with graph.graph.inserting_after(last):
-            last = graph.graph.placeholder(f"constant_{len(constants)}")
-        node.replace_all_uses_with(last)
-        graph.graph.erase_node(node)
-        constants.append(value.detach())
-    graph.recompile()
-    return tuple(constants)
 
 
 def _joined(*parts: Tensor) -> Tensor:
