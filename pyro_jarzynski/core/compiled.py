@@ -11,7 +11,7 @@ into a cache of the processor where a whole cloud does not.
 """
 
 import warnings
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple, TypeAlias
 
 import torch
@@ -34,7 +34,10 @@ MAX_DIFFERING = 0.05
 MAX_KEPT = 64
 
 # From a block of walkers and the constants of the terms to a list of tensors.
-Code: TypeAlias = Callable[..., list[Tensor]]
+Code: TypeAlias = Callable[..., Sequence[Tensor]]
+
+# Codes of this process, by the text of what they do.
+_kept: dict[str, Code] = {}
 
 
 def block_size(num_walkers: int, num_islands: int) -> int:
@@ -105,10 +108,12 @@ class CompiledTerms:
         walkers = position.detach()[chosen].contiguous()
         expected = map_tree(lambda x: x[chosen], known)
         try:
-            # Recorded with the walkers in other places: what came of them in a way that
-            # torch does not see is a constant of the record, and shows in the comparison.
-            program = compiled(self.terms, walkers.flip(0), len(known))
-            found = program(walkers)
+            with warnings.catch_warnings():
+                warnings.simplefilter("ignore")
+                # Recorded with the walkers in other places: what came of them in a way
+                # that torch does not see is a constant there, and shows in the comparison.
+                program = compiled(self.terms, walkers.flip(0), len(known))
+                found = program(walkers)
         except Exception as error:
             first = (str(error).strip().splitlines() or [""])[0]
             self._refuse(f"{type(error).__name__}: {first}")
@@ -150,7 +155,7 @@ class Program(NamedTuple):
 
 
 def compiled(terms: TermsFn, walkers: Tensor, num_terms: int) -> Program:
-    """Record what terms do to walkers, and compile it.
+    """Record what terms do to walkers, and compile it, unless that has been done before.
 
     Args:
         terms: The terms.
@@ -162,10 +167,14 @@ def compiled(terms: TermsFn, walkers: Tensor, num_terms: int) -> Program:
         graded = differentiate(terms, position)
         return [t.energy for t in graded] + [_tensor(t.grad) for t in graded]
 
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")
-        record = Record(energies_and_grads, walkers)
-        return Program(_code(record, walkers), record.constants, num_terms)
+    record = Record(energies_and_grads, walkers)
+    # TorchInductor divides loops by the number of threads.
+    key = f"{torch.get_num_threads()} {record.text}"
+    if key not in _kept:
+        _kept[key] = compile_graph(record.graph())
+        for oldest in list(_kept)[:-MAX_KEPT]:
+            del _kept[oldest]
+    return Program(_kept[key], record.constants, num_terms)
 
 
 def agree(found: tuple[Term, ...], expected: tuple[Term, ...]) -> bool:
@@ -180,27 +189,9 @@ def agree(found: tuple[Term, ...], expected: tuple[Term, ...]) -> bool:
     return True
 
 
-def compile_graph(graph: GraphModule, inputs: tuple[Tensor, ...]) -> Code:
-    """Compile a graph for inputs of these shapes."""
-    # Imported where it is needed: it takes seconds.
-    import torch._inductor
-
-    with torch.no_grad():
-        return torch._inductor.compile(graph, list(inputs))
-
-
-_kept: dict[str, Code] = {}
-
-
-def _code(record: Record, walkers: Tensor) -> Code:
-    """Return the code of a record, compiled only if none before was the same."""
-    # TorchInductor divides loops by the number of threads.
-    key = f"{torch.get_num_threads()} {record.text}"
-    if key not in _kept:
-        _kept[key] = compile_graph(record.graph(), (walkers, *record.constants))
-        for oldest in list(_kept)[:-MAX_KEPT]:
-            del _kept[oldest]
-    return _kept[key]
+def compile_graph(graph: GraphModule) -> Code:
+    """Compile a graph; that happens where it is first called."""
+    return torch.compile(graph, dynamic=False)
 
 
 def _joined(*parts: Tensor) -> Tensor:
