@@ -19,7 +19,7 @@ from torch import Tensor
 from torch.fx import GraphModule
 
 from pyro_jarzynski.core.evaluation import Term, TermsFn, differentiate
-from pyro_jarzynski.core.recording import Record
+from pyro_jarzynski.core.recording import Record, UnrecordableError
 from pyro_jarzynski.core.trees import map_tree
 from pyro_jarzynski.errors import CompilationWarning
 
@@ -92,8 +92,8 @@ class CompiledTerms:
             rows = torch.cat([rows, rows[-1:].expand(self.block - num, -1)])
         try:
             found = program(rows.contiguous())
-        except torch.linalg.LinAlgError:
-            # A matrix of a walker has no factor; the terms know how to go on.
+        except (torch.linalg.LinAlgError, UnrecordableError):
+            # The terms themselves know how to go on.
             return differentiate(self.terms, rows[:num])
         return found if num == self.block else map_tree(lambda x: x[:num], found)
 
@@ -148,9 +148,16 @@ class Program(NamedTuple):
     num_terms: int
 
     def __call__(self, walkers: Tensor) -> tuple[Term, ...]:
-        """Return energies and gradients of a block of walkers."""
+        """Return energies and gradients of a block of walkers.
+
+        Raises:
+            LinAlgError: A matrix has no factor.
+            UnrecordableError: The walkers take another way than those of the record.
+        """
         with torch.no_grad():
-            found = self.code(walkers, *self.constants)
+            found = list(self.code(walkers, *self.constants))
+        if len(found) > 2 * self.num_terms and not found.pop():
+            raise UnrecordableError("it branches on values that vary")
         return tuple(map(Term, found[: self.num_terms], found[self.num_terms :]))
 
 

@@ -5,16 +5,22 @@ walkers becomes a node of a graph, those of vmap and of autograd included. What 
 depend on them, data, parameters and all that is computed from these alone, is a constant:
 an input of the graph. Recording costs little more than a run, so it is done anew in every
 run of a sampler, and no constant is ever stale; equal programs have equal texts.
+
+Where the function asks for a truth value that depends on the walkers, as the validation of
+distributions does, the graph returns also whether it is the same as in the record.
 """
 
 from collections.abc import Callable, Sequence
 from operator import getitem
 from typing import Any
 
+import torch
 from torch import Tensor
 from torch.fx import Graph, GraphModule, Node
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves, tree_map
+
+aten = torch.ops.aten
 
 
 class UnrecordableError(Exception):
@@ -41,6 +47,8 @@ class Record:
         with recorder:
             results = function(walkers)
         outputs = [recorder.argument(result) for result in results]
+        if recorder.truths:
+            outputs.append(recorder.all_hold())
         self.constants = tuple(recorder.constants)
         self._graph = recorder.graph
         self._graph.output(outputs)
@@ -65,6 +73,7 @@ class _Recorder(TorchDispatchMode):
         # A tensor that is gone could leave its id to another.
         self.kept: list[Any] = [walkers]
         self.dependent = {id(walkers)}
+        self.truths: list[Node] = []
 
     def __torch_dispatch__(
         self,
@@ -85,8 +94,18 @@ class _Recorder(TorchDispatchMode):
             named = tree_map(self.argument, kwargs)
             node = self.graph.call_function(func, arguments, named)
             self.lines.append(f"{node} = {func}{node.args}{node.kwargs}")
-            self._follow(found, node)
+            if func is aten._local_scalar_dense.default and isinstance(found, bool):
+                self._assume(node, given[0], truth=found)
+            else:
+                self._follow(found, node)
         return found
+
+    def all_hold(self) -> Node:
+        """Return a node that tells whether all truth values are those of the record."""
+        whole, *rest = self.truths
+        for truth in rest:
+            whole = self.graph.call_function(aten.logical_and.default, (whole, truth))
+        return whole
 
     def argument(self, x: Any) -> Any:
         """Return the node of a tensor, and anything else as it is."""
@@ -100,6 +119,15 @@ class _Recorder(TorchDispatchMode):
             self.kept.append(x)
             self.constants.append(x.detach())
         return self.nodes[id(x)]
+
+    def _assume(self, node: Node, values: Tensor, *, truth: bool) -> None:
+        """Replace a truth value by a condition under which the graph is right."""
+        self.graph.erase_node(node)
+        condition = self.nodes[id(values)]
+        if not truth:
+            condition = self.graph.call_function(aten.logical_not.default, (condition,))
+        self.lines.append(f"{condition} holds")
+        self.truths.append(condition)
 
     def _follow(self, found: Any, node: Node) -> None:
         """Remember which node gave which tensor."""

@@ -22,7 +22,9 @@ BLOCK = 8
 
 
 def walkers(num=20, size=3, seed=0, dtype=FLOAT):
-    return torch.randn(num, size, dtype=dtype, generator=torch.Generator().manual_seed(seed))
+    return torch.randn(
+        num, size, dtype=dtype, generator=torch.Generator().manual_seed(seed)
+    )
 
 
 def terms_of(data):
@@ -41,9 +43,7 @@ DATA = torch.tensor([0.5, -1.0, 2.0], dtype=FLOAT)
 def assert_equal(found, expected, tolerance=1e-12):
     for one, other in zip(found, expected, strict=True):
         for a, b in zip(one, other, strict=True):
-            torch.testing.assert_close(
-                a, b, rtol=tolerance, atol=tolerance, equal_nan=True
-            )
+            torch.testing.assert_close(a, b, rtol=tolerance, atol=tolerance, equal_nan=True)
 
 
 @pytest.fixture
@@ -98,7 +98,9 @@ def test_other_data_of_the_same_shape_give_their_own_numbers(compilations):
     """The mean of the data is a number of theirs, too."""
     point = walkers(seed=2)
     for data in (DATA, DATA + 1e-6, -3 * DATA):
-        assert_equal(ready(terms_of(data)).graded(point), differentiate(terms_of(data), point))
+        assert_equal(
+            ready(terms_of(data)).graded(point), differentiate(terms_of(data), point)
+        )
     assert len(compilations) == 1
 
 
@@ -152,10 +154,9 @@ def test_what_cannot_be_recorded_is_told_once_and_evaluated_as_it_is(
 ):
     made, point = CompiledTerms(terms, BLOCK), walkers()
     with pytest.warns(CompilationWarning, match=f"not compiled.*{reason}") as told:
-        first = made.graded(point)
-        second = made.graded(point)
+        evaluations = [made.graded(point) for _ in range(2)]
     assert len(told) == 1
-    for found in (first, second):
+    for found in evaluations:
         assert_equal(found, differentiate(terms, point))
 
 
@@ -168,6 +169,26 @@ def test_a_compiler_that_fails_is_told(monkeypatch):
     with pytest.warns(CompilationWarning, match="OSError: no C"):
         made = ready(terms_of(DATA))
     assert_equal(made.graded(walkers()), differentiate(terms_of(DATA), walkers()))
+
+
+def branching(x):
+    """Twice as high, unless the first of these walkers is to the right of zero."""
+    energy = x.square().sum(1)
+    return energy, energy if x[0, 0] > 0 and not (x[0, 1] > 99) else 2 * energy
+
+
+def test_walkers_that_take_another_branch_go_to_autograd(compilations):
+    good = walkers(3 * BLOCK).abs()
+    made = ready(branching, at=good)
+    assert made.program is not None
+    for column, value in ((0, -1.0), (1, 100.0)):
+        bad = good.clone()
+        bad[BLOCK, column] = value
+        found = made.graded(bad)
+        parts = [differentiate(branching, block) for block in bad.split(BLOCK)]
+        for term, one in zip(found, zip(*parts, strict=True), strict=True):
+            torch.testing.assert_close(term.energy, torch.cat([p.energy for p in one]))
+            torch.testing.assert_close(term.grad, torch.cat([p.grad for p in one]))
 
 
 def root_terms(x):
