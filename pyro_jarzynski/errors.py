@@ -69,6 +69,10 @@ class SlowModelWarning(UserWarning):
     """A model can only be evaluated for one walker at a time."""
 
 
+class CompilationWarning(UserWarning):
+    """A model was to be compiled and is evaluated as it is, which is slower."""
+
+
 class EvidenceWarning(UserWarning):
     """Evidence and draws of a run are not to be trusted without a second look."""
 

@@ -75,6 +75,13 @@ def infer(
         float | None, typer.Option(help="Stop after this time with what was reached.")
     ] = None,
     seed: Annotated[int, typer.Option(help="Seed of all randomness.")] = 0,
+    jit_compile: Annotated[
+        bool,
+        typer.Option(
+            "--jit-compile",
+            help="Compile the model: up to a minute at first, and faster from there.",
+        ),
+    ] = False,
     overwrite: Overwrite = False,
 ) -> None:
     """Draw from the posterior of a Pyro model and estimate its evidence.
@@ -94,6 +101,7 @@ def infer(
         base=base.value,
         max_seconds=max_seconds,
         seed=seed,
+        jit_compile=jit_compile,
     )
     prepare_directory(out, overwrite=overwrite)
     notes: dict[str, Any] = {"model": model, "data": str(data), "seed": seed}

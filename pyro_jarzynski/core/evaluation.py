@@ -10,8 +10,7 @@ or a `CombinedEnergy`, a linear combination of several of them that come from on
 
 import math
 from collections.abc import Callable, Sequence
-from contextlib import ExitStack
-from typing import Any, NamedTuple, TypeAlias
+from typing import Any, NamedTuple, Protocol, TypeAlias
 
 import torch
 from torch import Tensor
@@ -58,6 +57,16 @@ class Term(NamedTuple):
 
     energy: Tensor
     grad: Position
+
+
+class GradedTerms(Protocol):
+    """Terms that know their gradients, so that nobody need differentiate them."""
+
+    def __call__(self, position: Any) -> tuple[Tensor, ...]:
+        """Return the energies, each `(N,)`."""
+
+    def graded(self, position: Any) -> tuple[Term, ...]:
+        """Return the energies with their gradients."""
 
 
 class Evaluation(NamedTuple):
@@ -127,7 +136,9 @@ def evaluate(
     for start in range(0, size, step):
         rows = slice(start, min(start + step, size))
         chunk = position if step == size else map_tree(lambda x, r=rows: x[r], position)
-        if gradient or isinstance(energy, CombinedEnergy):
+        if isinstance(energy, CombinedEnergy) and visit is None:
+            parts.append(combine(grade(energy.terms, chunk), energy))
+        elif gradient or isinstance(energy, CombinedEnergy):
             parts.append(_evaluate_chunk(energy, chunk, rows, visit))
         else:
             parts.append(_value_chunk(energy, chunk, rows, visit))
@@ -152,6 +163,25 @@ def reevaluate(
         return combine(known.terms, energy)
     gradient = known.grad_or_none is not None
     return evaluate(energy, position, chunk_size=chunk_size, gradient=gradient)
+
+
+def grade(terms: TermsFn | GradedTerms, position: Position) -> tuple[Term, ...]:
+    """Return terms with their gradients: by themselves if they know them, or by autograd.
+
+    Raises:
+        EnergyError: The terms are not of shape `(N,)` or not differentiable.
+    """
+    by_itself = getattr(terms, "graded", None)
+    if by_itself is not None:
+        return by_itself(position)
+    return differentiate(terms, position)
+
+
+def differentiate(terms: TermsFn, position: Position) -> tuple[Term, ...]:
+    """Return terms with their gradients by autograd."""
+    with torch.inference_mode(mode=False), torch.enable_grad():
+        point = map_tree(_as_leaf, position)
+        return _grade_at(terms, point, slice(0, num_walkers(position)))[1]
 
 
 def combine(terms: Sequence[Term], combination: CombinedEnergy) -> Evaluation:
@@ -200,28 +230,33 @@ def is_outside(evaluation: Evaluation) -> tuple[Tensor, Tensor]:
 def _evaluate_chunk(
     energy: Energy, position: Position, rows: slice, visit: Visitor | None
 ) -> Evaluation:
-    with ExitStack() as stack:
-        stack.enter_context(torch.inference_mode(mode=False))
-        stack.enter_context(torch.enable_grad())
+    with torch.inference_mode(mode=False), torch.enable_grad():
         point = map_tree(_as_leaf, position)
         if isinstance(energy, CombinedEnergy):
-            terms = energy.terms(point)
-            for term in terms:
-                _check_shape(term, rows)
-            _check_graph(any(t.requires_grad for t in terms))
-            result = combine([_differentiate(t, point) for t in terms], energy)
-            if visit is not None:
-                used = zip(terms, energy.coefficients, strict=True)
-                visit(rows, torch.stack([c * t for t, c in used if c != 0]).sum(0), result)
-            return result
-        values = energy(point)
-        _check_shape(values, rows)
-        _check_graph(values.requires_grad)
-        found = _differentiate(values, point, keep_graph=visit is not None)
-        result = Evaluation(*found, inner(found.grad, found.grad))
+            terms, graded = _grade_at(energy.terms, point, rows)
+            used = zip(terms, energy.coefficients, strict=True)
+            values = torch.stack([c * t for t, c in used if c != 0]).sum(0)
+            result = combine(graded, energy)
+        else:
+            values = energy(point)
+            _check_shape(values, rows)
+            _check_graph(values.requires_grad)
+            found = _differentiate(values, point, keep_graph=visit is not None)
+            result = Evaluation(*found, inner(found.grad, found.grad))
         if visit is not None:
             visit(rows, values, result)
         return result
+
+
+def _grade_at(
+    terms: TermsFn, point: Position, rows: slice
+) -> tuple[tuple[Tensor, ...], tuple[Term, ...]]:
+    """Return terms at a leaf of autograd, with their graph, and with their gradients."""
+    values = terms(point)
+    for value in values:
+        _check_shape(value, rows)
+    _check_graph(any(value.requires_grad for value in values))
+    return values, tuple(_differentiate(value, point) for value in values)
 
 
 def _value_chunk(

@@ -17,7 +17,14 @@ import torch
 from torch import Tensor
 
 from pyro_jarzynski.core import smc
-from pyro_jarzynski.core.evaluation import CombinedEnergy, TermsFn
+from pyro_jarzynski.core.compiled import CompiledTerms
+from pyro_jarzynski.core.evaluation import (
+    CombinedEnergy,
+    GradedTerms,
+    Term,
+    TermsFn,
+    grade,
+)
 from pyro_jarzynski.core.kernels import Kernel
 from pyro_jarzynski.core.noise import stream
 from pyro_jarzynski.core.pilot import Found, explore
@@ -27,6 +34,7 @@ from pyro_jarzynski.core.transitions import Tools
 from pyro_jarzynski.core.walkers import MAX_BROKEN, Walkers, drop, init
 from pyro_jarzynski.errors import (
     ArgumentError,
+    CompilationWarning,
     ModelError,
     NonFiniteEnergyError,
     NonFiniteEnergyWarning,
@@ -47,7 +55,7 @@ from pyro_jarzynski.infer.settings import Settings
 class Counted:
     """Counts the walkers at which energies and gradients were evaluated."""
 
-    def __init__(self, terms: TermsFn) -> None:
+    def __init__(self, terms: TermsFn | GradedTerms) -> None:
         """Start at zero."""
         self.terms, self.num = terms, 0
 
@@ -55,6 +63,11 @@ class Counted:
         """Evaluate, and count."""
         self.num += len(position)
         return self.terms(position)
+
+    def graded(self, position: Tensor) -> tuple[Term, ...]:
+        """Evaluate with gradients, and count."""
+        self.num += len(position)
+        return grade(self.terms, position)
 
 
 # A scout only has to arrive.
@@ -111,20 +124,37 @@ def make_legs(
     schedule = settings.schedule
     if not isinstance(schedule, DataTempering):
         whole = posterior(args, kwargs)
-        return [Leg(whole, Counted(whole.terms), None)]
+        return [Leg(whole, _counted(whole.terms, whole, settings), None)]
     if isinstance(model, Target):
         raise ArgumentError("`DataTempering` needs a Pyro model, not a `Target`.")
     legs: list[Leg] = []
     for size in schedule.sizes:
         present = posterior(*schedule.cut(args, kwargs, size))
         if not legs:
-            legs.append(Leg(present, Counted(present.terms), size))
+            legs.append(Leg(present, _counted(present.terms, present, settings), size))
             continue
         known = legs[-1].posterior
         assert isinstance(known, ModelPosterior)
         _check_same_latents(known, present, size)
-        legs.append(Leg(present, Counted(between(known, present)), size))
+        terms = between(known, present)
+        legs.append(Leg(present, _counted(terms, present, settings), size))
     return legs
+
+
+def _counted(terms: TermsFn, posterior: Posterior, settings: Settings) -> Counted:
+    """Return terms that count, and are compiled if that is asked for."""
+    if not settings.jit_compile:
+        return Counted(terms)
+    if posterior.method == "loop":
+        warnings.warn(
+            "The model is not compiled: it can only be evaluated one walker at a time. "
+            "Write it so that `torch.func.vmap` can map it, without branches on latents "
+            "and without writing in place.",
+            CompilationWarning,
+            stacklevel=2,
+        )
+        return Counted(terms)
+    return Counted(CompiledTerms(terms, settings.block))
 
 
 def anneal(
@@ -145,7 +175,8 @@ def anneal(
             if time.monotonic() > scout_until:
                 break
         if reached.beta == 1 and num_stages > SHORT_PATH:
-            learned = LearnedPosterior(legs[0].posterior, reached.walkers)
+            first = legs[0]
+            learned = LearnedPosterior(first.posterior, reached.walkers, first.terms.terms)
             legs = [Leg(learned, Counted(learned.terms), None)]
     pilot, kernel = None, settings.kernel
     num, islands = settings.num_walkers, settings.num_chains

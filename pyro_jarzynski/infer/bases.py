@@ -53,6 +53,11 @@ class GaussianBase:
         constant = len(self.mean) / 2 * math.log(2 * math.pi)
         return -white.square().sum(0) / 2 - log_norm - constant
 
+    def slope(self, walkers: Tensor) -> Tensor:
+        """Return `-∇ log_prob`, `(N, D)`."""
+        centred = (walkers - self.mean).mT
+        return torch.cholesky_solve(centred, self.lower).mT
+
 
 def make_base(base: Any, model: PyroModel, seed: int) -> GaussianBase | None:
     """Return the base that a user asked for; `None` is the prior.

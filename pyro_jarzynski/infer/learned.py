@@ -16,6 +16,7 @@ import math
 import torch
 from torch import Tensor
 
+from pyro_jarzynski.core.evaluation import GradedTerms, Term, TermsFn, grade
 from pyro_jarzynski.core.noise import stream
 from pyro_jarzynski.core.walkers import Walkers
 from pyro_jarzynski.infer.bases import WIDENING, GaussianBase
@@ -31,13 +32,21 @@ class LearnedPosterior:
     Args:
         posterior: The posterior, with its first base.
         scout: Weighted walkers at or near the posterior, whose position is `(N, D)`.
+        terms: Energies of the first base and the posterior, if not by `posterior` itself:
+            its compiled ones, say.
     """
 
-    def __init__(self, posterior: Posterior, scout: Walkers) -> None:
+    def __init__(
+        self,
+        posterior: Posterior,
+        scout: Walkers,
+        terms: TermsFn | GradedTerms | None = None,
+    ) -> None:
         """Fit the Gaussian."""
         self.posterior = posterior
         self.size, self.method = posterior.size, posterior.method
         self.gaussian = _fit(scout)
+        self.terms = Mixture(terms or posterior.terms, self.gaussian)
 
     def draw(self, num: int, *, seed: int, purpose: str) -> Tensor:
         """Draw walkers from the mixture, `(num, D)`."""
@@ -50,15 +59,6 @@ class LearnedPosterior:
             drawn[first] = self.posterior.draw(few, seed=seed, purpose=purpose)
         return drawn
 
-    def terms(self, walkers: Tensor) -> tuple[Tensor, Tensor]:
-        """Return the energies of mixture and posterior, each `(N,)`."""
-        first, goal = self.posterior.terms(walkers)
-        mixture = torch.logaddexp(
-            math.log(FIRST_SHARE) - first,
-            math.log(1 - FIRST_SHARE) + self.gaussian.log_prob(walkers),
-        )
-        return -mixture, goal
-
     def constrain(
         self, walkers: Tensor, *, deterministic: bool = False
     ) -> dict[str, Tensor]:
@@ -68,6 +68,44 @@ class LearnedPosterior:
     def explain(self, walker: Tensor) -> str:
         """Tell which parts of the model are not finite at one walker."""
         return self.posterior.explain(walker)
+
+
+class Mixture:
+    """The energies of mixture and posterior.
+
+    With `p` the first base, `g` the Gaussian and `r = ε p / q`, the gradient of the mixture
+    is `r ∇log p + (1 - r) ∇log g`, so that only the model need be differentiated.
+
+    Args:
+        terms: Energies of the first base and the posterior.
+        gaussian: The Gaussian.
+    """
+
+    def __init__(self, terms: TermsFn | GradedTerms, gaussian: GaussianBase) -> None:
+        """Keep the parts."""
+        self.parts, self.gaussian = terms, gaussian
+
+    def __call__(self, walkers: Tensor) -> tuple[Tensor, Tensor]:
+        """Return the energies, each `(N,)`."""
+        first, goal = self.parts(walkers)
+        return -torch.logaddexp(*self._shares(first, walkers)), goal
+
+    def graded(self, walkers: Tensor) -> tuple[Term, Term]:
+        """Return the energies with their gradients."""
+        first, goal = grade(self.parts, walkers)
+        assert isinstance(first.grad, Tensor)
+        far, near = self._shares(first.energy, walkers)
+        mixture = torch.logaddexp(far, near)
+        share = (far - mixture).exp()[:, None]
+        grad = share * first.grad + (1 - share) * self.gaussian.slope(walkers)
+        return Term(-mixture, grad), goal
+
+    def _shares(self, first: Tensor, walkers: Tensor) -> tuple[Tensor, Tensor]:
+        """Return `log ε p` and `log (1 - ε) g`."""
+        return (
+            math.log(FIRST_SHARE) - first,
+            math.log(1 - FIRST_SHARE) + self.gaussian.log_prob(walkers),
+        )
 
 
 def _fit(scout: Walkers) -> GaussianBase:

@@ -47,6 +47,7 @@ class JarzynskiKernel(MCMCKernel):
         seed: Seed of the walkers; `None` draws one from torch's global generator, so that
             `pyro.set_rng_seed` determines it and chains differ.
         chunk_size: Walkers per call of the model; `None` takes all at once.
+        jit_compile: Whether to compile the model; see `AnnealedSMC`.
     """
 
     def __init__(
@@ -63,6 +64,7 @@ class JarzynskiKernel(MCMCKernel):
         max_moves: int = 25,
         seed: int | None = None,
         chunk_size: int | None = None,
+        jit_compile: bool = False,
     ) -> None:
         """Check the settings."""
         self.model = model
@@ -77,6 +79,7 @@ class JarzynskiKernel(MCMCKernel):
             "preconditioner": preconditioner,
             "max_moves": max_moves,
             "chunk_size": chunk_size,
+            "jit_compile": jit_compile,
         }
         Settings(**self.options, num_chains=1, seed=seed or 0)
         self.transforms: dict[str, Transform] | None = None

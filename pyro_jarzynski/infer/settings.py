@@ -3,6 +3,7 @@
 from dataclasses import dataclass
 from typing import Any
 
+from pyro_jarzynski.core.compiled import block_size
 from pyro_jarzynski.core.kernels import MALA, Kernel
 from pyro_jarzynski.core.noise import stream
 from pyro_jarzynski.core.pilot import Exploration
@@ -45,6 +46,7 @@ class Settings:
     max_seconds: float | None = None
     seed: int = 0
     chunk_size: int | None = None
+    jit_compile: bool = False
 
     def __post_init__(self) -> None:
         """Check the settings."""
@@ -73,6 +75,10 @@ class Settings:
             positive("max_seconds", self.max_seconds)
         if self.chunk_size is not None:
             count("chunk_size", self.chunk_size)
+        if not isinstance(self.jit_compile, bool):
+            raise ArgumentTypeError(
+                f"`jit_compile` must be True or False, got {self.jit_compile!r}."
+            )
         if self.adapt == "off" and self.betas is None:
             raise ArgumentError(
                 '`adapt="off"` needs a `schedule` of fixed inverse temperatures.'
@@ -92,6 +98,12 @@ class Settings:
             and self.adapt == "pilot"
             and isinstance(self.schedule, AdaptiveTempering)
         )
+
+    @property
+    def block(self) -> int:
+        """Walkers per call of compiled code."""
+        most = block_size(self.num_walkers, self.num_chains)
+        return most if self.chunk_size is None else min(most, self.chunk_size)
 
     @property
     def betas(self) -> list[float] | None:
