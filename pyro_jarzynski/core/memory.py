@@ -57,12 +57,20 @@ def chunk_size_for(
     Raises:
         ArgumentError: The number is below 1, or another word is given.
     """
-    if chunk_size is None or isinstance(chunk_size, int):
-        return chunk_size if chunk_size is None else count("chunk_size", chunk_size)
-    one_of("chunk_size", chunk_size, ("auto",))
+    check_chunk_size(chunk_size)
+    if not isinstance(chunk_size, str):
+        return chunk_size
     each = bytes_per_walker(energy, position)
     fitting = _budget(next(leaves(position)).device) / max(each, 1)
     return 2 ** max(0, math.floor(math.log2(fitting)))
+
+
+def check_chunk_size(chunk_size: int | str | None) -> None:
+    """Raise unless this is a number of walkers, `"auto"` or `None`."""
+    if isinstance(chunk_size, str):
+        one_of("chunk_size", chunk_size, ("auto",))
+    elif chunk_size is not None:
+        count("chunk_size", chunk_size)
 
 
 def _budget(device: torch.device) -> float:

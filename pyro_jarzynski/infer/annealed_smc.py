@@ -18,7 +18,7 @@ from pyro_jarzynski.errors import (
     NonFiniteEnergyWarning,
     SupportWarning,
 )
-from pyro_jarzynski.infer.annealing import Leg, anneal, make_legs
+from pyro_jarzynski.infer.annealing import Leg, anneal, prepare
 from pyro_jarzynski.infer.posterior import ModelPosterior
 from pyro_jarzynski.infer.recorder import Recorder
 from pyro_jarzynski.infer.result import SMCResult
@@ -60,7 +60,8 @@ class AnnealedSMC:
         waste_free: Keep all points that fewer walkers visit; MALA and HMC only.
         max_seconds: Time after which to stop with what has been reached.
         seed: Seed of all randomness; torch's global generator is left as it was.
-        chunk_size: Walkers per call of the model; `None` takes all at once.
+        chunk_size: Walkers per call of the model; `"auto"` takes as many as a cache holds,
+            or a part of the memory of a GPU; `None` takes all at once.
         jit_compile: Whether to compile the model with its gradients, which takes up to a
             minute for a model of new shapes, and seconds for one that was compiled before,
             and makes evaluations faster by large factors. Models that can only be
@@ -94,7 +95,7 @@ class AnnealedSMC:
         waste_free: bool = False,
         max_seconds: float | None = None,
         seed: int = 0,
-        chunk_size: int | None = None,
+        chunk_size: int | str | None = "auto",
         jit_compile: bool = False,
         progress: bool = True,
     ) -> None:
@@ -147,11 +148,11 @@ class AnnealedSMC:
     def _run(self, args: tuple, kwargs: dict[str, Any]) -> SMCResult:
         start = time.monotonic()
         self.result = None
-        legs = make_legs(self.model, args, kwargs, self.settings)
+        legs, settings = prepare(self.model, args, kwargs, self.settings)
         if not legs[-1].posterior.size:
-            self.result = _without_latents(legs[-1], self.settings)
+            self.result = _without_latents(legs[-1], settings)
             return self.result
-        recorder = Recorder(self.settings, start)
+        recorder = Recorder(settings, start)
         try:
             with told_once(NonFiniteEnergyWarning, SupportWarning, EvidenceWarning):
                 self._anneal(legs, recorder)
@@ -171,7 +172,7 @@ class AnnealedSMC:
             desc="Annealing",
         )
         with bar, deferred_interrupt() as check:
-            for reached in anneal(legs, self.settings, scout_until=recorder.half_time):
+            for reached in anneal(legs, recorder.settings, scout_until=recorder.half_time):
                 recorder.add(reached)
                 bar.update(recorder.progress - bar.n)
                 bar.set_postfix_str(recorder.line())

@@ -26,6 +26,7 @@ from pyro_jarzynski.core.evaluation import (
     grade,
 )
 from pyro_jarzynski.core.kernels import Kernel
+from pyro_jarzynski.core.memory import MORE, chunk_size_for
 from pyro_jarzynski.core.noise import stream
 from pyro_jarzynski.core.pilot import Found, explore
 from pyro_jarzynski.core.resampling import get_resampler
@@ -106,10 +107,27 @@ class Reached(NamedTuple):
     counts: bool
 
 
-def make_legs(
+def prepare(
+    model: Any, args: tuple, kwargs: dict[str, Any], settings: Settings
+) -> tuple[list[Leg], Settings]:
+    """Return the parts of the path that a schedule asks for, and settings that fit them.
+
+    Where walkers per call are `"auto"`, the settings have their number.
+    """
+    legs = _make_legs(model, args, kwargs, settings)
+    if settings.chunk_size != "auto":
+        return legs, settings
+    posterior = legs[-1].posterior
+    if settings.jit_compile or posterior.method == "loop" or not posterior.size:
+        return legs, replace(settings, chunk_size=None)
+    few = posterior.draw(MORE, seed=settings.seed, purpose="memory")
+    energy = CombinedEnergy(posterior.terms, (0.5, 0.5))
+    return legs, replace(settings, chunk_size=chunk_size_for("auto", energy, few))
+
+
+def _make_legs(
     model: Any, args: tuple, kwargs: dict[str, Any], settings: Settings
 ) -> list[Leg]:
-    """Return the parts of the path that a schedule asks for."""
 
     def posterior(args: tuple, kwargs: dict[str, Any]) -> Any:
         return make_posterior(
@@ -180,8 +198,8 @@ def anneal(
             legs = [Leg(learned, Counted(learned.terms), None)]
     pilot, kernel = None, settings.kernel
     num, islands = settings.num_walkers, settings.num_chains
-    tools = Tools(stream(settings.seed, "walkers"), settings.chunk_size)
-    pilot_tools = Tools(stream(settings.seed, "pilot"), settings.chunk_size)
+    tools = Tools(stream(settings.seed, "walkers"), settings.walkers_per_call)
+    pilot_tools = Tools(stream(settings.seed, "pilot"), settings.walkers_per_call)
     walkers = _start(legs[0], num * islands, islands, settings, "walkers")
     if settings.adapt != "online":
         pilot = _start(legs[0], num, 1, settings, "pilot")
@@ -201,7 +219,7 @@ def _scout(leg: Leg, settings: Settings) -> Iterator[Reached]:
     """Carry a cloud to the posterior in larger steps, to see where it is."""
     walkers = _start(leg, settings.num_walkers, 1, settings, "scout")
     quick = replace(settings, schedule=SCOUTING)
-    tools = Tools(stream(settings.seed, "scout"), settings.chunk_size)
+    tools = Tools(stream(settings.seed, "scout"), settings.walkers_per_call)
     for found in _explore(leg, walkers, settings.kernel, quick, tools):
         yield _reached(found, leg)
 
@@ -253,7 +271,7 @@ def _start(leg: Leg, num: int, islands: int, settings: Settings, purpose: str) -
     """Draw walkers from the base and look at the likelihood there."""
     drawn = leg.posterior.draw(num, seed=settings.seed, purpose=f"base of the {purpose}")
     energy = CombinedEnergy(leg.terms, (1.0, 0.0))
-    walkers = init(drawn, energy, num_islands=islands, chunk_size=settings.chunk_size)
+    walkers = init(drawn, energy, num_islands=islands, chunk_size=settings.walkers_per_call)
     goal = walkers.evaluation.terms[1]
     gradient = goal.grad
     assert isinstance(gradient, Tensor)

@@ -31,7 +31,7 @@ class Chain:
         """Start before the first temperature."""
         self.settings = settings
         self.stages = anneal(legs, settings)
-        self.tools = Tools(stream(settings.seed, "draws"), settings.chunk_size)
+        self.tools = Tools(stream(settings.seed, "draws"), settings.walkers_per_call)
         self.betas: list[float] = []
         self.ess: list[float] = []
         self.annealed: Reached | None = None

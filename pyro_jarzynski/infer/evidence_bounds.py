@@ -16,7 +16,7 @@ from pyro_jarzynski.core.transitions import Tools
 from pyro_jarzynski.core.walkers import init
 from pyro_jarzynski.errors import ArgumentError, ModelError, count
 from pyro_jarzynski.infer.annealed_smc import AnnealedSMC
-from pyro_jarzynski.infer.annealing import Leg, anneal, make_legs
+from pyro_jarzynski.infer.annealing import Leg, anneal, prepare
 from pyro_jarzynski.infer.enumeration import Site
 from pyro_jarzynski.infer.model import PyroModel
 from pyro_jarzynski.infer.posterior import ModelPosterior
@@ -87,7 +87,8 @@ def evidence_bounds(
         seed = stream(settings.seed, f"simulation {index}").initial_seed()
         simulated = Simulate()(sampler.model)
         fresh = replace(settings, seed=seed)
-        rows.append(_bounds(make_legs(simulated, args, kwargs, fresh)[0], fresh))
+        (leg,), fitting = prepare(simulated, args, kwargs, fresh)
+        rows.append(_bounds(leg, fitting))
     lower, upper, forward, backward = (torch.stack(c) for c in zip(*rows, strict=True))
     works = zip(forward, backward, strict=True)
     bennett = torch.tensor([_bennett(*work) for work in works], dtype=torch.float64)
@@ -113,15 +114,15 @@ def _bounds(leg: Leg, settings: Settings) -> tuple[Tensor, Tensor, Tensor, Tenso
     stages, leg = [reached.stage for reached in plan], plan[-1].leg
     num, islands = settings.num_walkers * settings.num_chains, settings.num_chains
     truth = latents.expand(num, -1)
-    tools = Tools(stream(settings.seed, "back"), settings.chunk_size)
+    tools = Tools(stream(settings.seed, "back"), settings.walkers_per_call)
     base = CombinedEnergy(leg.terms, (1.0, 0.0))
     top = CombinedEnergy(leg.terms, (0.0, 1.0))
-    start = init(truth, top, num_islands=islands, chunk_size=settings.chunk_size)
+    start = init(truth, top, num_islands=islands, chunk_size=settings.walkers_per_call)
     resampler = get_resampler(settings.resampler)
     back = go_back(start, stages, base, tools, resampler=resampler)
     alone_back = go_back(start, stages, base, tools)
     drawn = leg.posterior.draw(num, seed=settings.seed, purpose="forward")
-    alone = init(drawn, base, chunk_size=settings.chunk_size)
+    alone = init(drawn, base, chunk_size=settings.walkers_per_call)
     forward = [stage._replace(ess_threshold=0.0) for stage in stages]
     for walkers, _ in smc.follow(alone, forward, tools=tools):
         alone = walkers

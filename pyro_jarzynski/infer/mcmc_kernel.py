@@ -11,7 +11,7 @@ from torch.distributions import Transform
 
 from pyro_jarzynski.core.kernels import MALA, Kernel
 from pyro_jarzynski.errors import ArgumentError, ModelError, count
-from pyro_jarzynski.infer.annealing import make_legs
+from pyro_jarzynski.infer.annealing import prepare
 from pyro_jarzynski.infer.chain import Chain
 from pyro_jarzynski.infer.model import PyroModel
 from pyro_jarzynski.infer.schedules import AdaptiveTempering, Schedule
@@ -46,7 +46,7 @@ class JarzynskiKernel(MCMCKernel):
         max_moves: At most so many moves per temperature.
         seed: Seed of the walkers; `None` draws one from torch's global generator, so that
             `pyro.set_rng_seed` determines it and chains differ.
-        chunk_size: Walkers per call of the model; `None` takes all at once.
+        chunk_size: Walkers per call of the model; see `AnnealedSMC`.
         jit_compile: Whether to compile the model; see `AnnealedSMC`.
     """
 
@@ -63,7 +63,7 @@ class JarzynskiKernel(MCMCKernel):
         preconditioner: str = "dense",
         max_moves: int = 25,
         seed: int | None = None,
-        chunk_size: int | None = None,
+        chunk_size: int | str | None = "auto",
         jit_compile: bool = False,
     ) -> None:
         """Check the settings."""
@@ -156,7 +156,7 @@ class JarzynskiKernel(MCMCKernel):
         options = {**self.options, "base": self._base}
         settings = Settings(**options, num_chains=1, seed=self._seed)
         args, kwargs = self._arguments
-        return Chain(make_legs(self.model, args, kwargs, settings), settings)
+        return Chain(*prepare(self.model, args, kwargs, settings))
 
     def _named(self, draw: Tensor) -> dict[str, Tensor]:
         parts = draw.split([value.numel() for value in self._unconstrained.values()])

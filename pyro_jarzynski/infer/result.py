@@ -236,7 +236,7 @@ class SMCResult(LogWeightsMixin):
         In the order of `weighted_samples`, for `pj.weighted_loo`.
         """
         assert isinstance(self.walkers.position, Tensor)
-        content = content_of(self.posterior, self.settings.chunk_size)
+        content = content_of(self.posterior, self.settings.walkers_per_call)
         return content.log_likelihood(self.walkers.position)
 
     def summary(self, probability: float = 0.9) -> Summary:

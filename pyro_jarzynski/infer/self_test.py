@@ -16,8 +16,9 @@ from pyro_jarzynski.core.transitions import Tools
 from pyro_jarzynski.core.walkers import init
 from pyro_jarzynski.errors import ArgumentError, ModelError
 from pyro_jarzynski.infer.annealed_smc import AnnealedSMC
-from pyro_jarzynski.infer.annealing import Leg, anneal, make_legs
+from pyro_jarzynski.infer.annealing import Leg, anneal, prepare
 from pyro_jarzynski.infer.schedules import DataTempering
+from pyro_jarzynski.infer.settings import Settings
 
 # Below this information the coin of the self test says nothing.
 MIN_INFORMATION = 10.0
@@ -63,14 +64,14 @@ def self_test(model: Any, *args: Any, **kwargs: Any) -> SelfTest:
     sampler = model if isinstance(model, AnnealedSMC) else AnnealedSMC(model)
     # From the first base: a learned one would hide what is wrong with its draws.
     settings = replace(sampler.settings, learn_base=False)
-    leg = _single_leg(sampler, args, kwargs)
+    leg, settings = _single_leg(sampler.model, args, kwargs, settings)
     plan = [reached for reached in anneal([leg], settings) if reached.counts]
     stages, leg = [reached.stage for reached in plan], plan[-1].leg
     num = settings.num_walkers * settings.num_chains
     drawn = leg.posterior.draw(num, seed=settings.seed, purpose="there and back")
-    tools = Tools(stream(settings.seed, "noise there and back"), settings.chunk_size)
+    tools = Tools(stream(settings.seed, "noise there and back"), settings.walkers_per_call)
     base = CombinedEnergy(leg.terms, (1.0, 0.0))
-    walkers = init(drawn, base, chunk_size=settings.chunk_size)
+    walkers = init(drawn, base, chunk_size=settings.walkers_per_call)
     forward = [stage._replace(ess_threshold=0.0) for stage in stages]
     for moved, _ in smc.follow(walkers, forward, tools=tools):
         walkers = moved
@@ -93,10 +94,12 @@ def _toss(log_weight: Tensor) -> SelfTest:
     )
 
 
-def _single_leg(sampler: AnnealedSMC, args: tuple, kwargs: dict[str, Any]) -> Leg:
-    if isinstance(sampler.settings.schedule, DataTempering):
+def _single_leg(
+    model: Any, args: tuple, kwargs: dict[str, Any], settings: Settings
+) -> tuple[Leg, Settings]:
+    if isinstance(settings.schedule, DataTempering):
         raise ArgumentError("`self_test` needs tempering, not `DataTempering`.")
-    leg = make_legs(sampler.model, args, kwargs, sampler.settings)[0]
+    (leg,), fitting = prepare(model, args, kwargs, settings)
     if not leg.posterior.size:
         raise ModelError("The model has no latents, so there is nothing to test.")
-    return leg
+    return leg, fitting

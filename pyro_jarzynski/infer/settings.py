@@ -5,6 +5,7 @@ from typing import Any
 
 from pyro_jarzynski.core.compiled import block_size
 from pyro_jarzynski.core.kernels import MALA, Kernel
+from pyro_jarzynski.core.memory import check_chunk_size
 from pyro_jarzynski.core.noise import stream
 from pyro_jarzynski.core.pilot import Exploration
 from pyro_jarzynski.core.resampling import get_resampler
@@ -45,7 +46,7 @@ class Settings:
     waste_free: bool = False
     max_seconds: float | None = None
     seed: int = 0
-    chunk_size: int | None = None
+    chunk_size: int | str | None = "auto"
     jit_compile: bool = False
 
     def __post_init__(self) -> None:
@@ -73,8 +74,7 @@ class Settings:
             count("num_moves", self.num_moves)
         if self.max_seconds is not None:
             positive("max_seconds", self.max_seconds)
-        if self.chunk_size is not None:
-            count("chunk_size", self.chunk_size)
+        check_chunk_size(self.chunk_size)
         if not isinstance(self.jit_compile, bool):
             raise ArgumentTypeError(
                 f"`jit_compile` must be True or False, got {self.jit_compile!r}."
@@ -103,7 +103,13 @@ class Settings:
     def block(self) -> int:
         """Walkers per call of compiled code."""
         most = block_size(self.num_walkers, self.num_chains)
-        return most if self.chunk_size is None else min(most, self.chunk_size)
+        return min(most, self.chunk_size) if isinstance(self.chunk_size, int) else most
+
+    @property
+    def walkers_per_call(self) -> int | None:
+        """Walkers per call of the model as it is; `None` takes all at once."""
+        assert not isinstance(self.chunk_size, str), "settings of legs have a number"
+        return self.chunk_size
 
     @property
     def betas(self) -> list[float] | None:

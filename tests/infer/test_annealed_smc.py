@@ -9,6 +9,7 @@ import torch
 from scipy.stats import t
 
 from pyro_jarzynski import HMC, MALA, ULA, AnnealedSMC, DataTempering, Target
+from pyro_jarzynski.core import memory
 from pyro_jarzynski.core.hamiltonian import UnderdampedLangevin
 from pyro_jarzynski.core.resampling import RESAMPLERS
 from tests.identities import z_score
@@ -224,6 +225,15 @@ def assert_same(first, second, tolerance=0.0):
 def test_chunks_change_nothing_but_rounding(kernel):
     whole = annealed(conjugate, DATA, num_chains=2, kernel=kernel)
     parts = annealed(conjugate, DATA, num_chains=2, kernel=kernel, chunk_size=29)
+    assert_same(whole, parts, 1e-10)
+
+
+def test_chunks_are_chosen_by_memory(monkeypatch):
+    whole = annealed(conjugate, DATA, num_chains=2, chunk_size=None)
+    monkeypatch.setattr(memory, "CACHE", 2000)
+    parts = annealed(conjugate, DATA, num_chains=2)
+    assert whole.settings.chunk_size is None
+    assert parts.settings.chunk_size in (2, 4, 8, 16, 32)
     assert_same(whole, parts, 1e-10)
 
 

@@ -55,7 +55,7 @@ def test_setting_out_of_its_range(settings, message):
         ({"num_chains": True}, "`num_chains` must be an integer"),
         ({"max_moves": "many"}, "`max_moves` must be an integer"),
         ({"num_moves": 2.5}, "`num_moves` must be an integer"),
-        ({"chunk_size": "all"}, "`chunk_size` must be an integer"),
+        ({"chunk_size": 1.5}, "`chunk_size` must be an integer"),
         ({"ess_threshold": "half"}, r"`ess_threshold` must be a number in \[0, 1\]"),
         ({"max_seconds": "soon"}, "`max_seconds` must be a positive finite float"),
         ({"schedule": "adaptive"}, "`schedule` must be AdaptiveTempering.* got str"),

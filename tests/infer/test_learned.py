@@ -9,7 +9,7 @@ from scipy.stats import norm
 import pyro_jarzynski as pj
 from pyro_jarzynski.core.noise import stream
 from pyro_jarzynski.core.walkers import init
-from pyro_jarzynski.infer.annealing import anneal, make_legs
+from pyro_jarzynski.infer.annealing import anneal, prepare
 from pyro_jarzynski.infer.learned import FIRST_SHARE, LearnedPosterior
 from pyro_jarzynski.infer.posterior import TorchPosterior
 from pyro_jarzynski.infer.settings import Settings
@@ -81,7 +81,7 @@ def test_a_learned_base_needs_fewer_temperatures():
 
 def test_a_short_path_is_left_as_it_is():
     settings = Settings(num_walkers=256, num_chains=1)
-    legs = make_legs(gaussian_target(1, precision=2.0), (), {}, settings)
+    legs, settings = prepare(gaussian_target(1, precision=2.0), (), {}, settings)
     last = [reached for reached in anneal(legs, settings) if reached.counts][-1]
     assert isinstance(last.leg.posterior, TorchPosterior)
 
@@ -89,7 +89,7 @@ def test_a_short_path_is_left_as_it_is():
 def test_evidence_is_unbiased_for_few_walkers_and_a_poor_scout():
     """Every base gives `E[Ẑ] = Z`: here one learned from 16 walkers, for 4,000 islands."""
     settings = Settings(num_walkers=16, num_chains=4000, seed=3)
-    legs = make_legs(gaussian_target(3), (), {}, settings)
+    legs, settings = prepare(gaussian_target(3), (), {}, settings)
     last = [reached for reached in anneal(legs, settings) if reached.counts][-1]
     assert isinstance(last.leg.posterior, LearnedPosterior)
     ratio = last.walkers.log_normalizer.exp()
@@ -119,7 +119,7 @@ def test_draws_are_reproducible_and_follow_the_scout():
 
 def test_time_that_runs_out_while_scouting_leaves_the_first_path():
     settings = Settings(num_walkers=64, num_chains=1)
-    legs = make_legs(gaussian_target(6), (), {}, settings)
+    legs, settings = prepare(gaussian_target(6), (), {}, settings)
     reached = list(anneal(legs, settings, scout_until=0.0))
     assert [r.counts for r in reached][:2] == [False, True]
     assert isinstance(reached[-1].leg.posterior, TorchPosterior)

@@ -71,7 +71,7 @@ def result_groups(result: Exported, wanted: Wanted, *, weighted: bool) -> dict[s
     if not result.history:
         raise ArgumentError("The model has no latents: there are no draws to export.")
     assert isinstance(walkers.position, Tensor)
-    content = content_of(result.posterior, settings.chunk_size)
+    content = content_of(result.posterior, settings.walkers_per_call)
     raw = torch.arange(walkers.num_walkers, device=walkers.ancestor.device)
     raw = raw.view_as(result.draw_index)
     index = raw if weighted else result.draw_index
