@@ -103,7 +103,7 @@ def _with_old_energy(rule: Callable[..., Tensor]) -> Iterator[None]:
         )
 
     with (
-        patch.object(kernels, "evaluate", remember),
+        patch.object(langevin, "evaluate", remember),
         patch.object(transitions, "evaluate", remember),
         patch.object(walkers, "evaluate", remember),
         patch.object(langevin, "log_ratio", log_ratio),

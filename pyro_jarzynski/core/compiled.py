@@ -164,7 +164,7 @@ class Program(NamedTuple):
 
 
 def compiled(terms: TermsFn, walkers: Tensor, num_terms: int) -> Program:
-    """Record what terms do to walkers, and compile it, unless that has been done before.
+    """Record what terms do to walkers, and compile it.
 
     Args:
         terms: The terms.
@@ -177,13 +177,18 @@ def compiled(terms: TermsFn, walkers: Tensor, num_terms: int) -> Program:
         return [t.energy for t in graded] + [_tensor(t.grad) for t in graded]
 
     record = Record(energies_and_grads, walkers)
+    return Program(compile_once(record), record.constants, num_terms)
+
+
+def compile_once(record: Record) -> Code:
+    """Return the code of a record, compiled only if none before was the same."""
     # TorchInductor divides loops by the number of threads.
     key = f"{torch.get_num_threads()} {record.text}"
     if key not in _kept:
         _kept[key] = compile_graph(record.graph())
         for oldest in list(_kept)[:-MAX_KEPT]:
             del _kept[oldest]
-    return Program(_kept[key], record.constants, num_terms)
+    return _kept[key]
 
 
 def agree(found: tuple[Term, ...], expected: tuple[Term, ...]) -> bool:

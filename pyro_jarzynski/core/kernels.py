@@ -19,7 +19,7 @@ import torch
 from torch import Tensor
 
 from pyro_jarzynski.core import langevin, weights
-from pyro_jarzynski.core.evaluation import Energy, Evaluation, evaluate
+from pyro_jarzynski.core.evaluation import Energy, Evaluation
 from pyro_jarzynski.core.noise import normal_like
 from pyro_jarzynski.core.preconditioner import Covariance, Factor, factorise
 from pyro_jarzynski.core.transitions import (
@@ -130,6 +130,18 @@ class ULA:
         """Move every walker once and weight the move from its energy to `energy`."""
         here, step = walkers.evaluation, self.step_size
         noise = self._noise(walkers.position, tools)
+        if visit is None:
+            end, there, ratio = langevin.trial(
+                energy,
+                walkers.position,
+                here,
+                noise,
+                step,
+                self.factor,
+                chunk_size=tools.chunk_size,
+            )
+            log_weight = weights.add(walkers.log_weight, ratio / self.temperature)
+            return self._settled(walkers, end, there, log_weight)
         end = langevin.propose(walkers.position, here.grad, noise, step, self.factor)
 
         def weigh(rows: slice, there: Evaluation) -> Tensor:
@@ -138,6 +150,11 @@ class ULA:
             return weights.add(walkers.log_weight[rows], ratio / self.temperature)
 
         there, log_weight = weighed(energy, end, weigh, tools, visit)
+        return self._settled(walkers, end, there, log_weight)
+
+    def _settled(
+        self, walkers: Walkers, end: Position, there: Evaluation, log_weight: Tensor
+    ) -> Walkers:
         moved = walkers._replace(position=end, evaluation=there, log_weight=log_weight)
         return drop(moved, find_outside(walkers, there, unadjusted=True), stay=walkers)
 
@@ -202,9 +219,15 @@ class MALA(Invariant):
         """Propose one Langevin move for every walker, and accept or refuse it."""
         here, step = walkers.evaluation, self.step_size
         noise = normal_like(walkers.position, tools.generator)
-        end = langevin.propose(walkers.position, here.grad, noise, step, self.factor)
-        there = evaluate(energy, end, chunk_size=tools.chunk_size)
-        ratio = langevin.log_ratio(walkers.position, here, end, there, step, self.factor)
+        end, there, ratio = langevin.trial(
+            energy,
+            walkers.position,
+            here,
+            noise,
+            step,
+            self.factor,
+            chunk_size=tools.chunk_size,
+        )
         runaway = langevin.drift_energy(here, step, self.factor) > MAX_ENERGY_ERROR
         return metropolis(walkers, end, there, ratio, tools, excused=runaway)
 

@@ -11,13 +11,53 @@ This one number is the increment of the log-weight of unadjusted Langevin, and w
 """
 
 import math
+from typing import NamedTuple
 
 import torch
 from torch import Tensor
 
-from pyro_jarzynski.core.evaluation import Evaluation
+from pyro_jarzynski.core.evaluation import Energy, Evaluation, evaluate
 from pyro_jarzynski.core.preconditioner import Factor, covary, scale, scale_transposed
-from pyro_jarzynski.core.trees import Position, inner, map_tree
+from pyro_jarzynski.core.trees import Position, inner, map_tree, num_walkers
+
+
+class Trial(NamedTuple):
+    """A move of every walker, before anybody has decided on it.
+
+    Attributes:
+        end: Where they come to, in the shape of the position.
+        there: Energy and gradient there.
+        log_ratio: That of the two directions, `(N,)`, float64.
+    """
+
+    end: Position
+    there: Evaluation
+    log_ratio: Tensor
+
+
+def trial(
+    energy: Energy,
+    position: Position,
+    here: Evaluation,
+    noise: Position,
+    step_size: float,
+    factor: Factor = None,
+    *,
+    chunk_size: int | None = None,
+) -> Trial:
+    """Propose a move and evaluate an energy at its end; the noise is used up by it.
+
+    An energy whose moves are compiled makes them itself, where it has code for them.
+    """
+    size = num_walkers(position)
+    compiled = getattr(energy, "langevin", None)
+    if compiled is not None and factor is None and (chunk_size or size) >= size:
+        found = compiled(position, here, noise, step_size)
+        if found is not None:
+            return found
+    end = propose(position, here.grad, noise, step_size, factor)
+    there = evaluate(energy, end, chunk_size=chunk_size)
+    return Trial(end, there, log_ratio(position, here, end, there, step_size, factor))
 
 
 def propose(

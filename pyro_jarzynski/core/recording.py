@@ -1,12 +1,12 @@
-"""A record of the operations that lead from walkers to a function's results.
+"""A record of the operations that lead from inputs to a function's results.
 
 The function is run once, and every operation of torch on tensors that depend on the
-walkers becomes a node of a graph, those of vmap and of autograd included. What does not
+inputs becomes a node of a graph, those of vmap and of autograd included. What does not
 depend on them, data, parameters and all that is computed from these alone, is a constant:
 an input of the graph. Recording costs little more than a run, so it is done anew in every
 run of a sampler, and no constant is ever stale; equal programs have equal texts.
 
-Where the function asks for a truth value that depends on the walkers, as the validation of
+Where the function asks for a truth value that depends on the inputs, as the validation of
 distributions does, the graph returns also whether it is the same as in the record.
 """
 
@@ -28,51 +28,50 @@ class UnrecordableError(Exception):
 
 
 class Record:
-    """The operations that lead from walkers to results.
+    """The operations that lead from inputs to results.
 
     Args:
-        function: Function from walkers to a sequence of tensors.
-        walkers: Where to run it, `(n, D)`.
+        function: Function from the inputs to a sequence of tensors.
+        *inputs: Where to run it: walkers, `(n, D)`, and whatever else will change.
 
     Attributes:
-        constants: Inputs of the graph beside the walkers.
+        constants: Inputs of the graph beside these.
         text: The operations with the kinds of all inputs: equal for equal graphs.
     """
 
-    def __init__(
-        self, function: Callable[[Tensor], Sequence[Tensor]], walkers: Tensor
-    ) -> None:
+    def __init__(self, function: Callable[..., Sequence[Tensor]], *inputs: Tensor) -> None:
         """Run the function."""
-        recorder = _Recorder(walkers)
+        recorder = _Recorder(inputs)
         with recorder:
-            results = function(walkers)
+            results = function(*inputs)
         outputs = [recorder.argument(result) for result in results]
         if recorder.truths:
             outputs.append(recorder.all_hold())
         self.constants = tuple(recorder.constants)
         self._graph = recorder.graph
         self._graph.output(outputs)
-        inputs = (walkers, *self.constants)
-        kinds = [(tuple(x.shape), x.stride(), x.dtype, x.device) for x in inputs]
+        given = (*inputs, *self.constants)
+        kinds = [(tuple(x.shape), x.stride(), x.dtype, x.device) for x in given]
         self.text = "\n".join([*recorder.lines, str(outputs), str(kinds)])
 
     def graph(self) -> GraphModule:
-        """Return the graph, a function of walkers and constants."""
+        """Return the graph, a function of inputs and constants."""
         return GraphModule({}, self._graph)
 
 
 class _Recorder(TorchDispatchMode):
     """Sees all operations while it is active."""
 
-    def __init__(self, walkers: Tensor) -> None:
+    def __init__(self, inputs: Sequence[Tensor]) -> None:
         super().__init__()
         self.graph, self.lines = Graph(), list[str]()
         self.constants: list[Tensor] = []
-        self.last_input = self.graph.placeholder("walkers")
-        self.nodes = {id(walkers): self.last_input}
+        places = [self.graph.placeholder(f"input_{k}") for k in range(len(inputs))]
+        self.last_input = places[-1]
+        self.nodes = dict(zip(map(id, inputs), places, strict=True))
         # A tensor that is gone could leave its id to another.
-        self.kept: list[Any] = [walkers]
-        self.dependent = {id(walkers)}
+        self.kept: list[Any] = list(inputs)
+        self.dependent = set(self.nodes)
         self.truths: list[Node] = []
 
     def __torch_dispatch__(
@@ -82,7 +81,7 @@ class _Recorder(TorchDispatchMode):
         args: tuple = (),
         kwargs: dict[str, Any] | None = None,
     ) -> Any:
-        """Run an operation, and write it down if it depends on the walkers."""
+        """Run an operation, and write it down if it depends on the inputs."""
         kwargs = kwargs or {}
         given = [x for x in tree_leaves((args, kwargs)) if isinstance(x, Tensor)]
         depends = any(id(x) in self.dependent for x in given)

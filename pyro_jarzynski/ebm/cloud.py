@@ -16,6 +16,7 @@ import torch
 from torch import Tensor
 
 from pyro_jarzynski.core import smc
+from pyro_jarzynski.core.compiled_moves import CompiledEnergy
 from pyro_jarzynski.core.evaluation import evaluate
 from pyro_jarzynski.core.kernels import Kernel, with_step_size
 from pyro_jarzynski.core.memory import chunk_size_for
@@ -49,6 +50,7 @@ class Cloud:
             Blocks are resampled by themselves. `None` is one block of all.
         chunk_size: Walkers per call of the model; `"auto"` takes as many as a cache holds,
             or a part of the memory of a GPU; `None` takes all at once.
+        jit_compile: Whether to compile the moves of ULA and MALA.
 
     Source:
         Carbone, Hua, Coste, Vanden-Eijnden (2023), arXiv:2305.19414: the batches of
@@ -71,11 +73,13 @@ class Cloud:
         purpose: str,
         block_size: int | None = None,
         chunk_size: int | str | None = None,
+        jit_compile: bool = False,
     ) -> None:
         """Draw the first walkers."""
         count("num_walkers", num_walkers)
         check_kernel(kernel, model)
         self.model, self.kernel = model, kernel
+        self.energy = CompiledEnergy(model) if jit_compile else model
         self.num_moves = count("moves_per_update", num_moves)
         self.ess_threshold = fraction("ess_threshold", ess_threshold)
         self.resampler = get_resampler(resampler)
@@ -162,7 +166,7 @@ class Cloud:
         turn = (self.place.turn + 1) % self.num_blocks
         block, info = smc.step(
             self.place.blocks[turn],
-            self.model,
+            self.energy,
             self.kernel,
             num_moves=self.num_moves,
             ess_threshold=self.ess_threshold,
@@ -191,7 +195,7 @@ class Cloud:
         """Move the block that followed last once more; return the acceptance rate."""
         block, rate = smc.move(
             self.active,
-            self.model,
+            self.energy,
             self.kernel,
             num_moves=self.num_moves,
             tools=self.tools,

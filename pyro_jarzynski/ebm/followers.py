@@ -44,6 +44,7 @@ class Followers:
         seed: Seed of both clouds.
         chunk_size: Walkers per call of the model; `"auto"` takes as many as a cache holds,
             or a part of the memory of a GPU; `None` takes all at once.
+        jit_compile: Whether to compile the moves of ULA and MALA.
 
     Raises:
         ArgumentError: A number is out of its range.
@@ -65,6 +66,7 @@ class Followers:
         audit_every: int | None = None,
         seed: int = 0,
         chunk_size: int | str | None = None,
+        jit_compile: bool = False,
     ) -> None:
         """Draw the walkers of both clouds at the model's present parameters."""
         count("audit_walkers", audit_walkers)
@@ -73,6 +75,7 @@ class Followers:
             "resampler": resampler,
             "seed": seed,
             "chunk_size": chunk_size,
+            "jit_compile": jit_compile,
         }
         self.model = model
         self.audit = LikelihoodTracker(

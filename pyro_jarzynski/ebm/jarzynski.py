@@ -37,6 +37,8 @@ class JarzynskiLearner(Learner):
         seed: Seed of walkers, audit walkers and data order.
         chunk_size: Walkers per call of the model; `"auto"` takes as many as a cache holds,
             or a part of the memory of a GPU; `None` takes all at once.
+        jit_compile: Whether to compile the moves of ULA and MALA, which takes seconds and
+            makes those of small networks up to 1.6 times faster; convolutions gain nothing.
 
     Raises:
         ArgumentError: A number is out of its range, or the optimiser misses parameters.

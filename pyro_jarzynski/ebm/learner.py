@@ -90,6 +90,7 @@ class Learner(Trained, ABC):
         lr_scheduler: LRScheduler | None = None,
         seed: int = 0,
         chunk_size: int | str | None = None,
+        jit_compile: bool = False,
     ) -> None:
         """Draw the walkers at the model's present parameters."""
         self.model, self.optimizer, self.lr_scheduler = model, optimizer, lr_scheduler
@@ -107,6 +108,7 @@ class Learner(Trained, ABC):
             audit_every=audit_every,
             seed=seed,
             chunk_size=chunk_size,
+            jit_compile=jit_compile,
         )
         self.alarms = Alarms(self.followers, weighted=self.weighted)
         self.step_control = StepControl(conditional_ess if self.weighted else None, kernel)

@@ -59,6 +59,7 @@ class LikelihoodTracker:
         seed: Seed of the audit walkers.
         chunk_size: Walkers per call of the model; `"auto"` takes as many as a cache holds,
             or a part of the memory of a GPU; `None` takes all at once.
+        jit_compile: Whether to compile the moves of ULA and MALA.
 
     Raises:
         EnergyError: The energy couples walkers, is random, or has a wrong shape.
@@ -75,6 +76,7 @@ class LikelihoodTracker:
         resampler: str | Resampler = "systematic",
         seed: int = 0,
         chunk_size: int | str | None = None,
+        jit_compile: bool = False,
     ) -> None:
         """Draw the audit walkers at the model's present parameters."""
         self.model = model
@@ -88,6 +90,7 @@ class LikelihoodTracker:
             seed=seed,
             purpose="audit walkers",
             chunk_size=chunk_size,
+            jit_compile=jit_compile,
         )
         check_walkers_are_independent(model, self.cloud.position)
 

@@ -1,0 +1,164 @@
+"""Langevin moves in compiled code: proposal, energy, gradient and log-ratio in one.
+
+`langevin.trial` is the plain path, of the same formulas. Compiled, the passes over the
+walkers are a few loops, and a move costs one call in place of some fifty.
+"""
+
+import warnings
+from functools import partial
+from typing import NamedTuple
+
+import torch
+from torch import Tensor, nn
+
+from pyro_jarzynski.core.compiled import Code, compile_once
+from pyro_jarzynski.core.evaluation import Evaluation, differentiate
+from pyro_jarzynski.core.langevin import Trial, trial
+from pyro_jarzynski.core.recording import Record
+from pyro_jarzynski.core.trees import Position
+from pyro_jarzynski.errors import CompilationWarning
+
+# Numbers of walkers for which there is code: those of the blocks of a cloud, of the audit.
+MAX_SIZES = 4
+# Largest difference of compiled from plain numbers, as a share of the largest number.
+TOLERANCE = {torch.float32: 1e-4, torch.float64: 1e-10}
+
+
+class CompiledEnergy:
+    """An energy whose Langevin moves are compiled, for numbers of walkers that recur.
+
+    Args:
+        module: Energy of walkers, `(N, *event) -> (N,)`. Its parameters and buffers are
+            inputs of the code, so that they may change.
+
+    Warns:
+        CompilationWarning: It cannot be compiled, or its code is not exact.
+    """
+
+    def __init__(self, module: nn.Module) -> None:
+        """Compile nothing yet."""
+        self.module = module
+        self.seen: set[tuple] = set()
+        self.codes: dict[tuple, Program] = {}
+        self.refused = False
+
+    def __call__(self, position: Tensor) -> Tensor:
+        """Return the energies, with their graph."""
+        return self.module(position)
+
+    def langevin(
+        self, position: Position, here: Evaluation, noise: Position, step_size: float
+    ) -> Trial | None:
+        """Return a move as `langevin.trial` does, or `None` where there is no code."""
+        if not isinstance(position, Tensor) or not isinstance(noise, Tensor):
+            return None
+        grad = here.grad
+        assert isinstance(grad, Tensor)
+        step = torch.tensor(step_size, dtype=torch.float64, device=position.device)
+        walkers = (position, grad, here.energy, here.grad_sq, noise, step)
+        key = (position.shape, position.dtype, position.device, torch.get_num_threads())
+        if key not in self.codes and not self._compile(key, here, walkers):
+            return None
+        return self.codes[key](*walkers, *self._state())
+
+    def __getstate__(self) -> dict:
+        """Leave out the code, which cannot be pickled."""
+        return {**self.__dict__, "codes": {}}
+
+    def _state(self) -> list[Tensor]:
+        return [x.detach() for x in (*self.module.parameters(), *self.module.buffers())]
+
+    def _compile(self, key: tuple, here: Evaluation, walkers: tuple[Tensor, ...]) -> bool:
+        """Compile for a number of walkers that is seen for the second time."""
+        first, enough = key not in self.seen, len(self.codes) >= MAX_SIZES
+        self.seen.add(key)
+        if first or enough or self.refused:
+            return False
+        parameters = (*self.module.parameters(), *self.module.buffers())
+        try:
+            with warnings.catch_warnings():
+                warnings.simplefilter("ignore")
+                move = partial(_move, self.module)
+                # Recorded with the walkers in other places: what came of them in a way
+                # that torch does not see is a constant there, and shows in the comparison.
+                elsewhere = [x.flip(0) if x.ndim else x for x in walkers]
+                record = Record(move, *elsewhere, *parameters)
+                program = Program(compile_once(record), record.constants)
+                found = program(*walkers, *self._state())
+        except Exception as error:
+            lines = str(error).strip().splitlines() or [""]
+            return self._refuse(f"{type(error).__name__}: {lines[0]}")
+        position, noise, step = walkers[0], walkers[4], float(walkers[5])
+        if not _agree(found, trial(self.module, position, here, noise.clone(), step)):
+            return self._refuse("its numbers differ from those of the energy as it is")
+        self.codes[key] = program
+        return True
+
+    def _refuse(self, reason: str) -> bool:
+        self.refused = True
+        warnings.warn(
+            f"The energy is not compiled, which is slower ({reason}). The result is as "
+            "valid. Write it in operations of torch alone, without Python numbers of its "
+            "tensors; see that there is a C++ compiler; or leave `jit_compile` out.",
+            CompilationWarning,
+            stacklevel=2,
+        )
+        return False
+
+
+class Program(NamedTuple):
+    """Compiled code of a move, with the tensors that its energy closes over."""
+
+    code: Code
+    constants: tuple[Tensor, ...]
+
+    def __call__(self, *inputs: Tensor) -> Trial:
+        """Return a move of every walker."""
+        with torch.no_grad():
+            found = self.code(*inputs, *self.constants)
+        end, energy, grad, grad_sq, ratio = found
+        return Trial(end, Evaluation(energy, grad, grad_sq), ratio)
+
+
+def _move(
+    module: nn.Module,
+    position: Tensor,
+    grad: Tensor,
+    energy: Tensor,
+    grad_sq: Tensor,
+    noise: Tensor,
+    step: Tensor,
+    *parameters: Tensor,
+) -> list[Tensor]:
+    """Return end, energy, gradient and its square there, and log-ratio of a move."""
+    del parameters  # the module has them
+    end = position - step * grad + (2 * step).sqrt() * noise
+    (there,) = differentiate(lambda x: (module(x),), end)
+    assert isinstance(there.grad, Tensor)
+    there_sq = _products(there.grad, there.grad)
+    slopes = _products(end - position, grad + there.grad).double() / 2
+    gain = energy.double() - there.energy.double()
+    ratio = gain + slopes + (grad_sq - there_sq).double() * step / 4
+    return [end, there.energy, there.grad, there_sq, ratio]
+
+
+def _products(a: Tensor, b: Tensor) -> Tensor:
+    """Return `Σ a·b` of each walker, as one loop with what is around it."""
+    return (a * b).reshape(len(a), -1).sum(1)
+
+
+def _agree(found: Trial, expected: Trial) -> bool:
+    """Tell whether two moves are equal up to rounding."""
+    tolerance = TOLERANCE.get(expected.there.energy.dtype, 1e-2)
+    for a, b in zip(_parts(found), _parts(expected), strict=True):
+        gap = (a - b).abs().nan_to_num(0.0)
+        limit = tolerance * (1 + b.abs().nan_to_num(0, 0, 0).max())
+        if a.isnan().ne(b.isnan()).any() or bool((gap > limit).any()):
+            return False
+    return True
+
+
+def _parts(found: Trial) -> list[Tensor]:
+    there = found.there
+    parts = [found.end, there.energy, there.grad, there.grad_sq, found.log_ratio]
+    return [part for part in parts if isinstance(part, Tensor)]
