@@ -100,7 +100,9 @@ class CompiledTerms:
     def _compile(self, position: Tensor, known: tuple[Term, ...]) -> None:
         """Compile, and compare to what is known of the same walkers."""
         # Where an energy is not finite, a run of the terms may have taken another way.
-        sound = torch.stack([torch.isfinite(t.energy + t.grad.sum(1)) for t in known])
+        sound = torch.stack(
+            [torch.isfinite(t.energy + _tensor(t.grad).sum(1)) for t in known]
+        )
         (alive,) = sound.all(0).nonzero(as_tuple=True)
         if not len(alive):
             return
