@@ -77,6 +77,7 @@ from pyro_jarzynski.ebm.svi import JarzynskiOptim as JarzynskiOptim
 from pyro_jarzynski.ebm.tracker import Likelihood as Likelihood
 from pyro_jarzynski.ebm.tracker import LikelihoodTracker as LikelihoodTracker
 from pyro_jarzynski.errors import AuditWarning as AuditWarning
+from pyro_jarzynski.errors import CompilationWarning as CompilationWarning
 from pyro_jarzynski.errors import EvidenceWarning as EvidenceWarning
 from pyro_jarzynski.errors import ExploitationWarning as ExploitationWarning
 from pyro_jarzynski.errors import JarzynskiError as JarzynskiError

@@ -88,6 +88,14 @@ def test_evidence_and_summary_are_printed_and_draws_are_left(source):
     assert f"{record['log_evidence']:.3f} ± {record['log_evidence_error']:.3f} nats" in page
 
 
+def test_compiled_model_has_the_evidence_of_the_plain_one(source):
+    answer = infer(source, "--jit-compile", "--chains", 2)
+    assert answer.code == 0, answer.error
+    record = json.loads((source / "out" / "result.json").read_text())
+    assert record["log_evidence"] == pytest.approx(LOG_EVIDENCE, abs=0.1)
+    assert "Compil" not in answer.error
+
+
 def test_model_without_latents_has_a_report_without_pictures(source):
     answer = infer(source, model="known")
     assert answer.code == 0, answer.error

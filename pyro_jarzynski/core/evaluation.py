@@ -195,7 +195,7 @@ def combine(terms: Sequence[Term], combination: CombinedEnergy) -> Evaluation:
     energy, grad = first.energy * scale, map_tree(lambda g: g * scale, first.grad)
     for term, scale in used[1:]:
         energy = energy + scale * term.energy
-        grad = map_tree(lambda a, b, c=scale: a + c * b, grad, term.grad)
+        grad = map_tree(lambda a, b, c=scale: a.add(b, alpha=c), grad, term.grad)
     return Evaluation(energy, grad, inner(grad, grad), known, source)
 
 

@@ -47,16 +47,23 @@ class GaussianBase:
 
     def log_prob(self, walkers: Tensor) -> Tensor:
         """Return the log-density, `(N,)`."""
+        return self._log_prob_of(self._whitened(walkers))
+
+    def log_prob_and_slope(self, walkers: Tensor) -> tuple[Tensor, Tensor]:
+        """Return the log-density, `(N,)`, and its gradient, `(N, D)`."""
+        white = self._whitened(walkers)
+        slope = torch.linalg.solve_triangular(self.lower.mT, -white, upper=True)
+        return self._log_prob_of(white), slope.mT
+
+    def _whitened(self, walkers: Tensor) -> Tensor:
+        """Return `L⁻¹ (x - m)`, `(D, N)`."""
         centred = (walkers - self.mean).mT
-        white = torch.linalg.solve_triangular(self.lower, centred, upper=False)
+        return torch.linalg.solve_triangular(self.lower, centred, upper=False)
+
+    def _log_prob_of(self, white: Tensor) -> Tensor:
         log_norm = self.lower.diagonal().log().sum()
         constant = len(self.mean) / 2 * math.log(2 * math.pi)
         return -white.square().sum(0) / 2 - log_norm - constant
-
-    def slope(self, walkers: Tensor) -> Tensor:
-        """Return `-∇ log_prob`, `(N, D)`."""
-        centred = (walkers - self.mean).mT
-        return torch.cholesky_solve(centred, self.lower).mT
 
 
 def make_base(base: Any, model: PyroModel, seed: int) -> GaussianBase | None:

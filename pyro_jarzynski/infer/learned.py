@@ -88,24 +88,23 @@ class Mixture:
     def __call__(self, walkers: Tensor) -> tuple[Tensor, Tensor]:
         """Return the energies, each `(N,)`."""
         first, goal = self.parts(walkers)
-        return -torch.logaddexp(*self._shares(first, walkers)), goal
+        far, near = _shares(first, self.gaussian.log_prob(walkers))
+        return -torch.logaddexp(far, near), goal
 
     def graded(self, walkers: Tensor) -> tuple[Term, Term]:
         """Return the energies with their gradients."""
         first, goal = grade(self.parts, walkers)
         assert isinstance(first.grad, Tensor)
-        far, near = self._shares(first.energy, walkers)
+        log_prob, slope = self.gaussian.log_prob_and_slope(walkers)
+        far, near = _shares(first.energy, log_prob)
         mixture = torch.logaddexp(far, near)
         share = (far - mixture).exp()[:, None]
-        grad = share * first.grad + (1 - share) * self.gaussian.slope(walkers)
-        return Term(-mixture, grad), goal
+        return Term(-mixture, share * first.grad - (1 - share) * slope), goal
 
-    def _shares(self, first: Tensor, walkers: Tensor) -> tuple[Tensor, Tensor]:
-        """Return `log ε p` and `log (1 - ε) g`."""
-        return (
-            math.log(FIRST_SHARE) - first,
-            math.log(1 - FIRST_SHARE) + self.gaussian.log_prob(walkers),
-        )
+
+def _shares(first: Tensor, log_gaussian: Tensor) -> tuple[Tensor, Tensor]:
+    """Return `log ε p` and `log (1 - ε) g` from the energy of `p` and `log g`."""
+    return math.log(FIRST_SHARE) - first, math.log(1 - FIRST_SHARE) + log_gaussian
 
 
 def _fit(scout: Walkers) -> GaussianBase:
