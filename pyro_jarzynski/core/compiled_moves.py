@@ -38,6 +38,8 @@ class CompiledEnergy:
     def __init__(self, module: nn.Module) -> None:
         """Compile nothing yet."""
         self.module = module
+        # Found once: to walk through the modules takes as long as a small network.
+        self.inputs = (*module.parameters(), *module.buffers())
         self.seen: set[tuple] = set()
         self.codes: dict[tuple, Program] = {}
         self.refused = False
@@ -54,7 +56,7 @@ class CompiledEnergy:
             return None
         grad = here.grad
         assert isinstance(grad, Tensor)
-        step = torch.tensor(step_size, dtype=torch.float64, device=position.device)
+        step = torch.full((), step_size, dtype=torch.float64, device=position.device)
         walkers = (position, grad, here.energy, here.grad_sq, noise, step)
         key = (position.shape, position.dtype, position.device, torch.get_num_threads())
         if key not in self.codes and not self._compile(key, here, walkers):
@@ -66,7 +68,7 @@ class CompiledEnergy:
         return {**self.__dict__, "codes": {}}
 
     def _state(self) -> list[Tensor]:
-        return [x.detach() for x in (*self.module.parameters(), *self.module.buffers())]
+        return [x.detach() for x in self.inputs]
 
     def _compile(self, key: tuple, here: Evaluation, walkers: tuple[Tensor, ...]) -> bool:
         """Compile for a number of walkers that is seen for the second time."""
@@ -74,7 +76,6 @@ class CompiledEnergy:
         self.seen.add(key)
         if first or enough or self.refused:
             return False
-        parameters = (*self.module.parameters(), *self.module.buffers())
         try:
             with warnings.catch_warnings():
                 warnings.simplefilter("ignore")
@@ -82,7 +83,7 @@ class CompiledEnergy:
                 # Recorded with the walkers in other places: what came of them in a way
                 # that torch does not see is a constant there, and shows in the comparison.
                 elsewhere = [x.flip(0) if x.ndim else x for x in walkers]
-                record = Record(move, *elsewhere, *parameters)
+                record = Record(move, *elsewhere, *self.inputs)
                 program = Program(compile_once(record), record.constants)
                 found = program(*walkers, *self._state())
         except Exception as error:
