@@ -38,6 +38,7 @@ from pyro_jarzynski.diagnostics.weighted import weighted_sd as weighted_sd
 from pyro_jarzynski.diagnostics.weighted import weighted_summary as weighted_summary
 from pyro_jarzynski.ebm.algebra import ConditionedNet as ConditionedNet
 from pyro_jarzynski.ebm.algebra import SumNet as SumNet
+from pyro_jarzynski.ebm.bases import ComponentMasses as ComponentMasses
 from pyro_jarzynski.ebm.bases import PCAMixture as PCAMixture
 from pyro_jarzynski.ebm.boltzmann import BinaryRBMEnergy as BinaryRBMEnergy
 from pyro_jarzynski.ebm.check import NormalizerBounds as NormalizerBounds

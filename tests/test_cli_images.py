@@ -108,7 +108,7 @@ def test_what_is_saved_is_the_model(tmp_path):
     base = -saved.model.base.log_prob(saved.position)
     assert torch.isfinite(energy).all()
     assert not torch.equal(energy, base)
-    assert saved.model.net.convolutions[1].channels == 2
+    assert saved.model.net.net.convolutions[1].channels == 2
 
 
 @pytest.mark.usefixtures("_stand_in")

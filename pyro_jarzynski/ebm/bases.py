@@ -4,7 +4,7 @@ import math
 from typing import Any, ClassVar
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 from torch.distributions import Distribution, constraints
 from torch.linalg import solve_triangular
 
@@ -73,9 +73,15 @@ class PCAMixture(Distribution):
         x = value - self.centre
         along = x @ self.axes
         across = (x.square().sum(-1) - along.square().sum(-1)) / self.rest
+        return self._along(along).logsumexp(-1) - across / 2
+
+    def log_components(self, value: Tensor) -> Tensor:
+        """Return the log density of each component, `(*batch, K)`, up to one constant."""
+        return self._along((value - self.centre) @ self.axes)
+
+    def _along(self, along: Tensor) -> Tensor:
         white = (along @ self._whiten).unflatten(-1, self.means.shape) - self._shift
-        each = self._log_scale - white.square().sum(-1) / 2
-        return each.logsumexp(-1) - across / 2
+        return self._log_scale - white.square().sum(-1) / 2
 
     def sample(self, sample_shape: Any = torch.Size()) -> Tensor:  # noqa: B008
         """Draw points, `(*sample_shape, d)`, from the global generator.
@@ -143,6 +149,37 @@ class PCAMixture(Distribution):
         means = torch.stack([part.mean(0) for part in parts])
         arguments = (given / given.sum(), means, scale_tril, axes, x.double().mean(0))
         return cls(*(a.to(x.dtype) for a in (*arguments, rest + noise**2)))
+
+
+class ComponentMasses(nn.Module):
+    """A network beside trainable masses of the components of its base.
+
+    `f(x) = net(x) - log Σ_k e^{δ_k} r_k(x)` with the shares `r_k` of the components in the
+    density of the base, so that `e^{-f(x)} base(x)` has a base of masses `∝ e^{δ_k} m_k`.
+    At the start `δ = 0`. Their gradient is the difference of two masses, which weighted
+    walkers know well: masses are right in fifty updates, which take a network thousands.
+
+    Args:
+        net: Module from `(N, ...)` to `(N,)` or `(N, 1)`, in the event shape of the base.
+        base: The base of the `EnergyModel` that this becomes the network of.
+    """
+
+    def __init__(self, net: nn.Module, base: PCAMixture) -> None:
+        """Start at the masses of the base."""
+        super().__init__()
+        self.net, self.base = net, base
+        self.log_ratio = nn.Parameter(torch.zeros_like(base.masses))
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Return `f`, `(N,)`."""
+        known = self.base.log_components(x)
+        # Both terms, though the second is that of the base: so it is zero at the start.
+        change = (known + self.log_ratio).logsumexp(-1) - known.logsumexp(-1)
+        return self.net(x).reshape(len(x)) - change
+
+    def masses(self) -> Tensor:
+        """Return the masses of the components of the base by now, `(K,)`."""
+        return (self.base.masses.log() + self.log_ratio.detach()).softmax(0)
 
 
 def _principal(centred: Tensor, rank: int) -> tuple[Tensor, Tensor]:

@@ -18,7 +18,7 @@ from pyro_jarzynski.core.hamiltonian import HMC
 from pyro_jarzynski.core.noise import stream
 from pyro_jarzynski.data.images import LabelledImages
 from pyro_jarzynski.data.smoothing import SmoothingTransform
-from pyro_jarzynski.ebm.bases import PCAMixture
+from pyro_jarzynski.ebm.bases import ComponentMasses, PCAMixture
 from pyro_jarzynski.ebm.classifier import ImageClassifier, train_classifier
 from pyro_jarzynski.ebm.convolutional import ConvNet, cifar_network, mnist_network
 from pyro_jarzynski.ebm.energy import EnergyModel
@@ -38,6 +38,8 @@ from pyro_jarzynski.experiments.mixture import LEARNERS
 STARTS = ("gaussian", "classes", "equal")
 # Share of the training images that choose the best parameters.
 HELD_OUT = 0.1
+# First learning rate of the masses of the classes in the base.
+MASS_RATE = 0.02
 # The power with which the learning rate falls after its hold.
 POWER = 1.0
 
@@ -157,8 +159,14 @@ def images_run(
         image_shape=data.images.shape[1:],
         noise=transform.noise_in_coordinates,
     )
-    model = EnergyModel(network, base)
-    optimizer = torch.optim.Adam(model.parameters(), learning_rate)
+    net = ComponentMasses(network, base)
+    model = EnergyModel(net, base)
+    optimizer = torch.optim.Adam(
+        [
+            {"params": list(network.parameters()), "lr": learning_rate},
+            {"params": [net.log_ratio], "lr": MASS_RATE},
+        ]
+    )
     scheduler = torch.optim.lr_scheduler.LambdaLR(
         optimizer, lambda step: min(1.0, (hold / max(step, 1)) ** POWER)
     )

@@ -20,7 +20,7 @@ from torch import Tensor
 from torch.distributions import Distribution, Independent, Normal
 
 from pyro_jarzynski.core.walkers import Walkers
-from pyro_jarzynski.ebm.bases import PCAMixture
+from pyro_jarzynski.ebm.bases import ComponentMasses, PCAMixture
 from pyro_jarzynski.ebm.convolutional import ConvNet, Convolution
 from pyro_jarzynski.ebm.energy import EnergyModel, StartableEnergy
 from pyro_jarzynski.ebm.networks import MLP, GaussianMixtureEnergy
@@ -138,6 +138,9 @@ def _describe(model: StartableEnergy) -> tuple[dict[str, Any], dict[str, Tensor]
         return {"kind": "gaussian mixture", "modes": modes, "dimension": dimension}, {}
     if isinstance(model, EnergyModel):
         net, base = model.net, model.base
+        masses = isinstance(net, ComponentMasses)
+        if isinstance(net, ComponentMasses):
+            net = net.net
         normal = _normal_base(base)
         if isinstance(net, MLP) and normal is not None:
             network = {"sizes": net.sizes, "activation": net.activation}
@@ -145,7 +148,8 @@ def _describe(model: StartableEnergy) -> tuple[dict[str, Any], dict[str, Tensor]
         if isinstance(net, ConvNet) and isinstance(base, PCAMixture):
             names = ("image_shape", "convolutions", "hidden", "activation")
             network = {name: getattr(net, name) for name in names}
-            return {"kind": "convolutional"} | network, base.parameters
+            kind = {"kind": "convolutional", "component_masses": masses}
+            return kind | network, base.parameters
     return {"kind": "other", "class": type(model).__qualname__}, {}
 
 
@@ -173,8 +177,10 @@ def _rebuild(
         }:
             mixture = PCAMixture(**_part(tensors, "base."))
             layers = [Convolution(*settings) for settings in convolutions]
-            net = ConvNet(shape, layers, hidden, activation)
-            return EnergyModel(net.to(mixture.means.dtype), mixture)
+            net = ConvNet(shape, layers, hidden, activation).to(mixture.means.dtype)
+            if description.get("component_masses"):
+                return EnergyModel(ComponentMasses(net, mixture), mixture)
+            return EnergyModel(net, mixture)
         case {"kind": "other", "class": str(name)}:
             raise ModelFileError(
                 f"The model is a {name}, which is not of this package: pass an instance of "

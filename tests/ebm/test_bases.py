@@ -4,7 +4,14 @@ import pytest
 import torch
 from torch.distributions import MultivariateNormal
 
-from pyro_jarzynski import MLP, EnergyModel, PCAMixture
+from pyro_jarzynski import (
+    MALA,
+    MLP,
+    ComponentMasses,
+    EnergyModel,
+    JarzynskiLearner,
+    PCAMixture,
+)
 from pyro_jarzynski.errors import ArgumentError, DataError
 
 FLOAT = torch.float64
@@ -121,3 +128,36 @@ def test_what_cannot_be_fitted():
     base = PCAMixture.fit(x, rank=2).parameters
     with pytest.raises(ArgumentError, match=r"shapes \(K, 2\) and \(K, 2, 2\)"):
         PCAMixture(**(base | {"means": torch.zeros(1, 3)}))
+
+
+def test_masses_are_those_of_the_base_until_they_change():
+    x, labels = clusters()
+    base = PCAMixture.fit(x, labels, rank=3, noise=NOISE)
+    net = ComponentMasses(MLP([6, 4]).double(), base)
+    model = EnergyModel(net, base)
+    assert torch.equal(model(x), -base.log_prob(x))
+    torch.testing.assert_close(net.masses(), base.masses)
+
+
+def test_changed_masses_are_those_of_another_base():
+    x, labels = clusters()
+    base = PCAMixture.fit(x, labels, rank=3, noise=NOISE)
+    net = ComponentMasses(MLP([6, 4]).double(), base)
+    model = EnergyModel(net, base)
+    with torch.no_grad():
+        net.log_ratio.copy_(torch.tensor([0.7, -0.4]))
+    other = PCAMixture(**base.parameters | {"masses": net.masses()})
+    constant = (base.masses * net.log_ratio.exp()).sum().log()
+    torch.testing.assert_close(model(x), -other.log_prob(x) - constant)
+
+
+def test_training_finds_the_masses_from_a_wrong_start():
+    x, labels = clusters()
+    start = PCAMixture.fit(x, labels, rank=5, noise=NOISE, masses=torch.tensor([0.8, 0.2]))
+    net = ComponentMasses(MLP([6, 4]).double(), start)
+    model = EnergyModel(net, start)
+    optimizer = torch.optim.Adam([{"params": [net.log_ratio], "lr": 0.1}])
+    optimizer.add_param_group({"params": net.net.parameters(), "lr": 1e-4})
+    learner = JarzynskiLearner(model, optimizer, num_walkers=2000, kernel=MALA(0.02))
+    learner.fit(x, 80, batch_size=None)
+    assert net.masses().tolist() == pytest.approx([1 / 3, 2 / 3], abs=0.02)
