@@ -56,6 +56,7 @@ class ContrastiveDivergence(Learner):
     """
 
     weighted = False
+    settings = ("restart_every",)
 
     def __init__(
         self,
