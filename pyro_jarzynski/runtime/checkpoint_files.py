@@ -25,8 +25,8 @@ from pyro_jarzynski.runtime.state_files import decode, encode
 
 FORMAT, VERSION = "pyro-jarzynski checkpoint", 1
 MANIFEST = "manifest.json"
-STEP = re.compile(r"step-(\d{12})")
-SHARD = re.compile(r"shard-\d{5}\.safetensors")
+STEP = re.compile(r"step-([0-9]{12})")
+SHARD = re.compile(r"shard-[0-9]{5}\.safetensors")
 # Names of directories that are on their way in or out: nobody reads them.
 PASSING = ".passing-"
 # Bytes of a manifest, and of the tensors of one shard.

@@ -98,7 +98,10 @@ def rename(path: Path, name: str) -> Path:
 
 
 def remove(path: Path) -> None:
-    """Remove a directory of files, if it is there."""
+    """Remove a directory of files, if it is there; of a link only itself."""
+    if path.is_symlink():
+        os.unlink(path)
+        return
     try:
         names = os.listdir(path)
     except FileNotFoundError:
