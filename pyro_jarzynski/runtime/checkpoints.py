@@ -32,7 +32,7 @@ from pyro_jarzynski.runtime.checkpoint_files import (
     steps_in,
     write_checkpoint,
 )
-from pyro_jarzynski.runtime.lock import locked
+from pyro_jarzynski.runtime.lock import NAME, locked
 from pyro_jarzynski.runtime.state_files import encode
 
 # Seconds between two checkpoints, unless one asks for something else.
@@ -122,9 +122,9 @@ class Checkpoints:
             for path in steps_in(self.directory).values():
                 disk.remove(disk.rename(path, f"{PASSING}{uuid4().hex}"))
             _clean(self.directory)
-        with suppress(OSError):
-            (self.directory / ".lock").unlink()
-            self.directory.rmdir()
+            with suppress(OSError):
+                (self.directory / NAME).unlink()
+                self.directory.rmdir()
 
 
 class _Writer:

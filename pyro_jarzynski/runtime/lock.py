@@ -51,15 +51,19 @@ def _take(file: int, directory: Path) -> None:
         return
     try:
         fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except BlockingIOError as error:
+        # Whoever held it may have removed the file that was opened here.
+        held = os.path.samestat(os.fstat(file), os.stat(directory / NAME))
+    except (BlockingIOError, FileNotFoundError):
+        held = False
+    except OSError:
+        # A file system without locks.
+        return
+    if not held:
         owner = os.read(file, 200).decode(errors="replace").strip() or "of unknown name"
         raise CheckpointError(
             f"Another process ({owner}) writes checkpoints into {directory}: wait until it "
             "has ended, or use another directory."
-        ) from error
-    except OSError:
-        # A file system without locks.
-        return
+        )
     with suppress(OSError):
         os.ftruncate(file, 0)
         os.pwrite(file, f"{os.getpid()} on {socket.gethostname()}\n".encode(), 0)
