@@ -7,13 +7,19 @@ same bits. Files are the concern of others; a run only offers its state to whoev
 
 from collections.abc import Iterator, Mapping
 from contextlib import AbstractContextManager, contextmanager
+from dataclasses import fields, replace
 from typing import Any, Protocol
 
 import torch
 
 from pyro_jarzynski.core.evaluation import Evaluation, Term, TermsFn
+from pyro_jarzynski.core.kernels import Kernel
 from pyro_jarzynski.core.trees import map_tree
 from pyro_jarzynski.core.walkers import Walkers
+from pyro_jarzynski.errors import ArgumentError
+
+# What kernels learn on the way.
+CHANGING = ("step_size", "preconditioner", "trajectory")
 
 
 class Resumable(Protocol):
@@ -50,6 +56,28 @@ def keeping(checkpoints: Checkpointing | None, run: Resumable) -> Iterator[Keep]
         yield keep
 
 
+def settings_of(kernel: Kernel) -> dict[str, Any]:
+    """Return the name of a kernel and its settings, but for those that a run changes."""
+    described: Any = kernel
+    named = {f.name: getattr(kernel, f.name) for f in fields(described)}
+    kept = {name: value for name, value in named.items() if name not in CHANGING}
+    return {"name": type(kernel).__name__} | kept
+
+
+def check_settings(here: Mapping[str, Any], saved: Mapping[str, Any]) -> None:
+    """Raise if a state is of a run with other settings, and say which differ."""
+    differing = [
+        f"`{name}` was {saved.get(name)!r} and is {here.get(name)!r}"
+        for name in sorted(here.keys() | saved.keys())
+        if here.get(name) != saved.get(name)
+    ]
+    if differing:
+        raise ArgumentError(
+            f"The state is of another run: {'; '.join(differing)}. Use the same settings, "
+            "or begin anew."
+        )
+
+
 def _keep_nothing(step: int, *, now: bool = False) -> None:
     del step, now
 
@@ -78,3 +106,14 @@ def walkers_from(
     known = Evaluation(**evaluation, source=source)
     walkers = Walkers(**(dict(state) | {"evaluation": known}))
     return map_tree(lambda x: x.to(device), walkers)
+
+
+def kernel_state(kernel: Kernel) -> dict[str, Any]:
+    """Return what a kernel has learned as a state."""
+    return {name: getattr(kernel, name) for name in CHANGING if hasattr(kernel, name)}
+
+
+def kernel_from(state: Mapping[str, Any], kernel: Kernel, device: torch.device) -> Kernel:
+    """Return a kernel with what another of its kind had learned."""
+    settings: Any = kernel
+    return replace(settings, **map_tree(lambda x: x.to(device), dict(state)))

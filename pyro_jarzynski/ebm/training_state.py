@@ -7,14 +7,13 @@ update, step sizes, generators, the place in the data, the best parameters, the 
 
 from collections.abc import Mapping
 from copy import deepcopy
-from dataclasses import fields
 from typing import Any, ClassVar
 
 import torch
 from torch import Tensor
 from torch.optim.lr_scheduler import LRScheduler
 
-from pyro_jarzynski.core.kernels import Kernel
+from pyro_jarzynski.core.states import check_settings, settings_of
 from pyro_jarzynski.ebm.alarms import Alarms
 from pyro_jarzynski.ebm.best import Snapshot
 from pyro_jarzynski.ebm.course import Course
@@ -22,10 +21,6 @@ from pyro_jarzynski.ebm.energy import StartableEnergy
 from pyro_jarzynski.ebm.renewal import Renewal
 from pyro_jarzynski.ebm.step_control import StepControl
 from pyro_jarzynski.ebm.trained import Trained
-from pyro_jarzynski.errors import ArgumentError
-
-# What changes in the course of a run, or says itself what it is.
-CHANGING = ("step_size", "preconditioner")
 
 
 class TrainingState(Trained):
@@ -119,7 +114,7 @@ class TrainingState(Trained):
             "dtype": str(cloud.position.dtype),
             "optimizer": type(self.optimizer).__name__,
             "lr_scheduler": None if scheduler is None else type(scheduler).__name__,
-            "kernel": _described(cloud.kernel),
+            "kernel": settings_of(cloud.kernel),
             "num_walkers": cloud.num_walkers,
             "walker_batch_size": cloud.block_size,
             "moves_per_update": cloud.num_moves,
@@ -133,24 +128,6 @@ class TrainingState(Trained):
         } | {name: getattr(self, name) for name in self.settings}
 
     def _check_settings(self, saved: Mapping[str, Any]) -> None:
-        here = self._settings()
         if self.course is None:
             saved = dict(saved) | {"data": None}
-        differing = [
-            f"`{name}` was {saved.get(name)!r} and is {here.get(name)!r}"
-            for name in sorted(here.keys() | saved.keys())
-            if here.get(name) != saved.get(name)
-        ]
-        if differing:
-            raise ArgumentError(
-                f"The state is of another training: {'; '.join(differing)}. Use the same "
-                "settings, or begin anew."
-            )
-
-
-def _described(kernel: Kernel) -> dict[str, Any]:
-    """Return name and settings of a kernel, but for those that change."""
-    settings: Any = kernel
-    named = {f.name: getattr(kernel, f.name) for f in fields(settings)}
-    kept = {name: value for name, value in named.items() if name not in CHANGING}
-    return {"name": type(kernel).__name__} | kept
+        check_settings(self._settings(), saved)

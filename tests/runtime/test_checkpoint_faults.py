@@ -17,6 +17,8 @@ from pyro_jarzynski.errors import CheckpointError
 from pyro_jarzynski.runtime import checkpoint_files, disk
 from pyro_jarzynski.runtime.checkpoint_files import read_checkpoint
 from tests.runtime.small_states import STEP, Counter, Died, FailingDisk, count, use
+from tests.runtime.test_resume import assert_same_bits, state_of
+from tests.runtime.training_runs import train
 
 LAST = 4
 
@@ -242,9 +244,6 @@ def kill_at_random_moments(folder, times, seed):
 @pytest.mark.parametrize("times", [3, pytest.param(20, marks=pytest.mark.slow)])
 def test_a_training_that_is_killed_at_random_moments(tmp_path, times):
     """In the end it is where it would be had nobody killed it."""
-    from tests.runtime.test_resume import assert_same_bits, state_of
-    from tests.runtime.training_runs import train
-
     kill_at_random_moments(tmp_path, times, seed=times)
     last, name = reached(tmp_path) + 2, "Muon, blocks, renewal"
     with warnings.catch_warnings():
