@@ -89,7 +89,7 @@ def prepare_run(
     if every is not None:
         count("checkpoint_every", every)
     kept = Checkpoints(out / "checkpoints", every=every, resume=resume)
-    goes_on = resume and bool(kept)
+    goes_on = resume and bool(kept.steps)
     prepare_directory(out, overwrite=overwrite or goes_on)
     if not goes_on:
         kept.clear()
@@ -111,9 +111,10 @@ def run_training(
     except (KeyboardInterrupt, SystemExit) as stop:
         learner.restore_best()
         save()
+        known = bool(checkpoints.steps)
         console.print(
             f"Interrupted: the best model and the history so far are in {out}."
-            + (" The same command with --resume goes on from here." if checkpoints else ""),
+            + (" The same command with --resume goes on from here." if known else ""),
             markup=False,
             soft_wrap=True,
         )

@@ -12,7 +12,6 @@ the likelihood from an audit cloud that feeds nothing.
 import math
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterable, Sequence
-from typing import NamedTuple
 
 import torch
 from torch import Tensor, nn
@@ -37,33 +36,10 @@ from pyro_jarzynski.ebm.parameters import check_followed, trainable
 from pyro_jarzynski.ebm.renewal import Renewal, check_renewal
 from pyro_jarzynski.ebm.step_control import StepControl
 from pyro_jarzynski.ebm.training_state import TrainingState
+from pyro_jarzynski.ebm.updates import Advance, Update
 from pyro_jarzynski.errors import NonFiniteEnergyError
 
 Callback = Callable[["Learner", dict[str, float]], None]
-
-
-class Advance(NamedTuple):
-    """What walkers met on the way to new parameters.
-
-    Attributes:
-        slopes: `E_ρ[∂_θ U]` for each parameter.
-        acceptance_rate: Mean acceptance of the moves.
-        ess: Effective sample size, as a fraction of the walkers; NaN without weights.
-        conditional_ess: That of this update's weights alone, likewise.
-    """
-
-    slopes: list[Tensor]
-    acceptance_rate: float
-    ess: float = math.nan
-    conditional_ess: float = math.nan
-
-
-class Update(NamedTuple):
-    """What one update did."""
-
-    nll: float
-    grad_norm: float
-    walkers: Advance
 
 
 class Learner(TrainingState, ABC):

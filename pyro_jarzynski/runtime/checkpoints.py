@@ -76,9 +76,10 @@ class Checkpoints:
         self.keep = count("keep", keep, 2)
         self.resume = resume
 
-    def __bool__(self) -> bool:
-        """Whether there are any checkpoints, whole or not."""
-        return bool(steps_in(self.directory))
+    @property
+    def steps(self) -> list[int]:
+        """Steps of the checkpoints that are there, whole or not, the newest first."""
+        return list(steps_in(self.directory))
 
     @contextmanager
     def opened(self, run: Resumable) -> Iterator[Keep]:
@@ -90,10 +91,10 @@ class Checkpoints:
                 state of the run cannot be kept.
         """
         with locked(self.directory):
-            if self and not self.resume:
+            if self.steps and not self.resume:
                 raise CheckpointError(
                     f"{self.directory} holds checkpoints of another run, the last of step "
-                    f"{max(steps_in(self.directory))}. Go on from there with "
+                    f"{self.steps[0]}. Go on from there with "
                     "`resume=True`, or use another directory."
                 )
             found, refused = _newest(self.directory)
@@ -177,8 +178,8 @@ class _Writer:
             disk.remove(disk.rename(path, f"{PASSING}{uuid4().hex}"))
 
     def _last_kept(self) -> str:
-        steps = steps_in(self.kept.directory)
-        return f"that of step {max(steps)}" if steps else "none"
+        steps = self.kept.steps
+        return f"that of step {steps[0]}" if steps else "none"
 
 
 def _newest(directory: Path) -> tuple[tuple[int, Any] | None, list[Path]]:

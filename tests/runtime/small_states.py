@@ -70,6 +70,7 @@ class FailingDisk:
 
     def __init__(self, at: int | None, how: str = "error") -> None:
         self.at, self.how, self.num, self.dead = at, how, 0, False
+        self.called: list[str] = []
 
     def __getattr__(self, name: str) -> Any:
         known = getattr(os, name) if name != "fsync" else lambda file: None
@@ -78,6 +79,7 @@ class FailingDisk:
     def _wrapped(self, name: str, known: Any) -> Any:
         def call(*args: Any, **settings: Any) -> Any:
             number, self.num = self.num, self.num + 1
+            self.called.append(name)
             if self.dead:
                 raise Died
             if self.at is None or number < self.at:

@@ -102,6 +102,14 @@ def test_a_disk_that_fails_once_anywhere(tmp_path, monkeypatch):
         shutil.rmtree(folder)
 
 
+def test_all_is_on_the_disk_before_it_gets_its_name(tmp_path, monkeypatch):
+    """What a loss of power may leave, as far as the order of calls tells."""
+    watched = use(monkeypatch, FailingDisk(None))
+    count(tmp_path, 1)
+    file, names = ["open", "write", "fsync"], ["open", "fsync"]
+    assert watched.called == ["mkdir", *file, *file, *names, "rename", *names]
+
+
 def test_a_disk_that_is_full(tmp_path, monkeypatch):
     run = Watched()
     use(monkeypatch, FailingDisk(30, "full"))

@@ -82,9 +82,9 @@ def test_clear(tmp_path):
     folder = tmp_path / "kept"
     pj.Checkpoints(folder).clear()
     count(folder, 3)
-    assert pj.Checkpoints(folder)
+    assert pj.Checkpoints(folder).steps == [3, 2]
     pj.Checkpoints(folder).clear()
-    assert not pj.Checkpoints(folder)
+    assert not pj.Checkpoints(folder).steps
     assert not folder.exists()
 
 
