@@ -72,7 +72,7 @@ def write_checkpoint(directory: Path, step: int, state: Any) -> None:
         disk.write(temporary / MANIFEST, content)
         disk.sync_directory(temporary)
         disk.rename(temporary, f"step-{step:012d}")
-    except OSError:
+    except (OSError, MemoryError):
         _discard(temporary)
         raise
     disk.sync_directory(directory)

@@ -143,10 +143,11 @@ class _Writer:
             return
         try:
             self._write(step)
-        except OSError as error:
+        except (OSError, MemoryError) as error:
+            reason = getattr(error, "strerror", None) or repr(error)
             warnings.warn(
                 f"To keep a checkpoint of step {step} in {self.kept.directory} failed: "
-                f"{error.strerror or error}. The run goes on and tries again at the next; "
+                f"{reason}. The run goes on and tries again at the next; "
                 f"the last that is kept is {self._last_kept()}.",
                 CheckpointWarning,
                 stacklevel=4,

@@ -125,6 +125,24 @@ def test_a_disk_that_is_full(tmp_path, monkeypatch):
     assert not list(tmp_path.glob(".passing-*"))
 
 
+def test_a_lack_of_memory(tmp_path, monkeypatch):
+    def pack(tensors):
+        raise MemoryError
+
+    run = Counter()
+    with pj.Checkpoints(tmp_path, every=1).opened(run) as keep:
+        with monkeypatch.context() as patch:
+            patch.setattr(disk, "pack", pack)
+            with pytest.warns(
+                pj.CheckpointWarning, match=r"MemoryError\(\)\. The run"
+            ):
+                keep(1)
+        assert not list(tmp_path.glob(".passing-*"))
+        run.step = 2
+        keep(2)
+    assert pj.Checkpoints(tmp_path).load()["step"] == 2
+
+
 def test_a_limit_on_the_size_of_files(tmp_path):
     """A true error of the system, in a process of its own."""
     program = (
