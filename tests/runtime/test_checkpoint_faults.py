@@ -187,13 +187,14 @@ def test_a_directory_that_cannot_be_made_is_told_at_once(tmp_path):
         count(tmp_path / "file" / "kept", 1)
 
 
-@pytest.mark.skipif(os.geteuid() == 0, reason="root may write anywhere")
-def test_checkpoints_in_a_read_only_directory_can_be_read(tmp_path):
+def test_a_run_goes_on_from_a_read_only_directory(tmp_path):
     count(tmp_path, 2)
     tmp_path.chmod(0o500)
+    if os.access(tmp_path, os.W_OK):
+        pytest.skip("this user may write anywhere")
     assert pj.Checkpoints(tmp_path).load()["step"] == 2
-    with pytest.raises(CheckpointError, match="must be one that can be written"):
-        count(tmp_path, 3, resume=True)
+    with pytest.warns(pj.CheckpointWarning, match=r"Permission denied\. The run goes on"):
+        assert count(tmp_path, 3, resume=True).step == 3
     tmp_path.chmod(0o700)
 
 
