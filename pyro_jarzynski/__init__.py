@@ -78,6 +78,8 @@ from pyro_jarzynski.ebm.svi import JarzynskiOptim as JarzynskiOptim
 from pyro_jarzynski.ebm.tracker import Likelihood as Likelihood
 from pyro_jarzynski.ebm.tracker import LikelihoodTracker as LikelihoodTracker
 from pyro_jarzynski.errors import AuditWarning as AuditWarning
+from pyro_jarzynski.errors import CheckpointError as CheckpointError
+from pyro_jarzynski.errors import CheckpointWarning as CheckpointWarning
 from pyro_jarzynski.errors import CompilationWarning as CompilationWarning
 from pyro_jarzynski.errors import EvidenceWarning as EvidenceWarning
 from pyro_jarzynski.errors import ExploitationWarning as ExploitationWarning
@@ -110,6 +112,7 @@ from pyro_jarzynski.report.mixture_plot import plot_mixture as plot_mixture
 from pyro_jarzynski.report.plots import plot_samples as plot_samples
 from pyro_jarzynski.report.plots import plot_training as plot_training
 from pyro_jarzynski.report.plots import save_figure as save_figure
+from pyro_jarzynski.runtime.checkpoints import Checkpoints as Checkpoints
 from pyro_jarzynski.runtime.model_files import SavedModel as SavedModel
 from pyro_jarzynski.runtime.model_files import load_model as load_model
 from pyro_jarzynski.runtime.model_files import save_model as save_model

@@ -49,6 +49,10 @@ class ModelFileError(JarzynskiError, ValueError):
     """A saved model cannot be read."""
 
 
+class CheckpointError(JarzynskiError, ValueError):
+    """Checkpoints cannot be read, do not fit the run, or belong to another process."""
+
+
 class ModelSourceError(JarzynskiError, ValueError):
     """The command line names a model that is not there."""
 
@@ -83,6 +87,10 @@ class AuditWarning(UserWarning):
 
 class ExploitationWarning(UserWarning):
     """The walkers that train a model no longer stand for it: its gradient is biased."""
+
+
+class CheckpointWarning(UserWarning):
+    """A checkpoint could not be written, or one on disk was refused."""
 
 
 class StepSizeWarning(UserWarning):

@@ -19,7 +19,11 @@ def public_names() -> set[str]:
 
 
 # Some go on where the one before them ends.
-PROGRAMS = [EXAMPLES[0] + EXAMPLES[1], EXAMPLES[2] + EXAMPLES[3], EXAMPLES[4]]
+PROGRAMS = [
+    EXAMPLES[0] + EXAMPLES[1],
+    EXAMPLES[2] + EXAMPLES[3] + EXAMPLES[4],
+    EXAMPLES[5],
+]
 
 
 @pytest.mark.parametrize("code", PROGRAMS, ids=["posterior", "train", "evidence"])

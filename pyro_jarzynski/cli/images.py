@@ -11,15 +11,18 @@ from pyro_jarzynski.cli.app import Out, Overwrite
 from pyro_jarzynski.cli.training import (
     Algorithm,
     AuditWalkers,
+    CheckpointEvery,
     EssThreshold,
     EvalEvery,
     Patience,
     Resampler,
+    Resume,
     Seed,
     TheAlgorithm,
     TheResampler,
     Walkers,
     check_course,
+    prepare_run,
     progress_of,
     run_training,
     settings_of,
@@ -30,7 +33,7 @@ from pyro_jarzynski.ebm.learner import Callback
 from pyro_jarzynski.errors import ArgumentError
 from pyro_jarzynski.experiments.image_output import image_extras, image_results
 from pyro_jarzynski.experiments.images import images_run
-from pyro_jarzynski.experiments.output import prepare_directory, save_run
+from pyro_jarzynski.experiments.output import save_run
 
 # Names of the commands, and of the data sets in `load_images`.
 COMMANDS = {"mnist": "mnist", "fashion-mnist": "fashion-mnist", "cifar10": "cifar-10"}
@@ -101,6 +104,8 @@ def _command(name: str) -> Callable[..., None]:
         eval_every: EvalEvery = 20,
         patience: Patience = None,
         seed: Seed = 0,
+        checkpoint_every: CheckpointEvery = None,
+        resume: Resume = False,
         overwrite: Overwrite = False,
     ) -> None:
         settings = settings_of(locals())
@@ -132,7 +137,9 @@ def _command(name: str) -> Callable[..., None]:
             resampler=resampler.value,
             seed=seed,
         )
-        prepare_directory(out, overwrite=overwrite)
+        checkpoints = prepare_run(
+            out, every=checkpoint_every, resume=resume, overwrite=overwrite
+        )
 
         def save() -> None:
             save_run(
@@ -152,9 +159,10 @@ def _command(name: str) -> Callable[..., None]:
                 eval_every=eval_every,
                 patience=patience,
                 callbacks=callbacks,
+                checkpoints=checkpoints,
             )
 
-        run_training(out, run.learner, steps, fit, save)
+        run_training(out, run.learner, steps, checkpoints, fit, save)
 
     return command
 

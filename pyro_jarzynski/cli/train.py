@@ -9,15 +9,18 @@ from pyro_jarzynski.cli.app import Out, Overwrite, app
 from pyro_jarzynski.cli.training import (
     Algorithm,
     AuditWalkers,
+    CheckpointEvery,
     EssThreshold,
     EvalEvery,
     Patience,
     Resampler,
+    Resume,
     Seed,
     TheAlgorithm,
     TheResampler,
     Walkers,
     check_course,
+    prepare_run,
     progress_of,
     run_training,
     settings_of,
@@ -29,7 +32,7 @@ from pyro_jarzynski.ebm.learner import Callback
 from pyro_jarzynski.errors import count
 from pyro_jarzynski.experiments.digits import digits_run
 from pyro_jarzynski.experiments.mixture import Mixture, MixtureCurves, mixture_learner
-from pyro_jarzynski.experiments.output import prepare_directory, render, save_run
+from pyro_jarzynski.experiments.output import render, save_run
 
 
 @train.command()
@@ -57,6 +60,8 @@ def digits(
     eval_every: EvalEvery = 20,
     patience: Patience = None,
     seed: Seed = 0,
+    checkpoint_every: CheckpointEvery = None,
+    resume: Resume = False,
     overwrite: Overwrite = False,
 ) -> None:
     """Train on the 1,797 real handwritten digits that ship with scikit-learn.
@@ -85,7 +90,9 @@ def digits(
         resampler=resampler.value,
         seed=seed,
     )
-    prepare_directory(out, overwrite=overwrite)
+    checkpoints = prepare_run(
+        out, every=checkpoint_every, resume=resume, overwrite=overwrite
+    )
 
     def save() -> None:
         learner = run.learner
@@ -113,11 +120,12 @@ def digits(
             eval_every=eval_every,
             patience=patience,
             callbacks=callbacks,
+            checkpoints=checkpoints,
         )
         # The last word on the likelihood owes nothing to the way of the walkers.
         run.learner.audit.renew(num_temperatures=200, num_moves=4)
 
-    run_training(out, run.learner, steps, fit, save)
+    run_training(out, run.learner, steps, checkpoints, fit, save)
 
 
 @train.command()
@@ -136,6 +144,8 @@ def gmm(
     resampler: TheResampler = Resampler.systematic,
     eval_every: EvalEvery = 20,
     seed: Seed = 0,
+    checkpoint_every: CheckpointEvery = None,
+    resume: Resume = False,
     overwrite: Overwrite = False,
 ) -> None:
     """Run the paper's mixture experiment: two distant modes, masses ¼ and ¾, or more.
@@ -157,7 +167,9 @@ def gmm(
         seed=seed,
     )
     curves = MixtureCurves(mixture)
-    prepare_directory(out, overwrite=overwrite)
+    checkpoints = prepare_run(
+        out, every=checkpoint_every, resume=resume, overwrite=overwrite
+    )
 
     def save() -> None:
         if not curves.rows:
@@ -182,9 +194,10 @@ def gmm(
             batch_size=None,
             eval_every=eval_every,
             callbacks=[curves, *callbacks],
+            checkpoints=checkpoints,
         )
 
-    run_training(out, learner, steps, fit, save)
+    run_training(out, learner, steps, checkpoints, fit, save)
 
 
 @app.command()

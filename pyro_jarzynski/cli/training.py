@@ -8,10 +8,15 @@ from typing import Annotated, Any
 import typer
 
 from pyro_jarzynski.cli.app import INTERRUPTED, KnownCommands, app, console
+from pyro_jarzynski.core.interrupt import TERMINATED
 from pyro_jarzynski.ebm.learner import Callback, Learner
-from pyro_jarzynski.errors import JarzynskiError, count
-from pyro_jarzynski.experiments.output import render
+from pyro_jarzynski.errors import CheckpointError, JarzynskiError, count
+from pyro_jarzynski.experiments.output import prepare_directory, render
+from pyro_jarzynski.runtime.checkpoints import Checkpoints
 from pyro_jarzynski.runtime.progress import ProgressBar
+
+# Arguments of a command that do not change what it comes to.
+NO_SETTINGS = ("out", "overwrite", "resume", "checkpoint_every")
 
 
 class Algorithm(StrEnum):
@@ -58,6 +63,14 @@ Patience = Annotated[
     int | None,
     typer.Option(help="Stop when the validation NLL has not fallen for so many updates."),
 ]
+Resume = Annotated[
+    bool,
+    typer.Option("--resume", help="Go on where the same command was interrupted."),
+]
+CheckpointEvery = Annotated[
+    int | None,
+    typer.Option(help="Updates between two checkpoints; one a minute if left out."),
+]
 EvalEvery = Annotated[int, typer.Option(help="Updates per row of the history.")]
 
 
@@ -69,10 +82,25 @@ def check_course(steps: int, eval_every: int, patience: int | None = None) -> No
         count("patience", patience)
 
 
+def prepare_run(
+    out: Path, *, every: int | None, resume: bool, overwrite: bool
+) -> Checkpoints:
+    """Make the directory of a run, and return where in it checkpoints are kept."""
+    if every is not None:
+        count("checkpoint_every", every)
+    kept = Checkpoints(out / "checkpoints", every=every, resume=resume)
+    goes_on = resume and bool(kept.steps)
+    prepare_directory(out, overwrite=overwrite or goes_on)
+    if not goes_on:
+        kept.clear()
+    return kept
+
+
 def run_training(
     out: Path,
     learner: Learner,
     steps: int,
+    checkpoints: Checkpoints,
     fit: Callable[[list[Callback]], None],
     save: Callable[[], None],
 ) -> None:
@@ -80,20 +108,28 @@ def run_training(
     try:
         with ProgressBar(steps, console=console) as bar:
             fit([bar])
-    except KeyboardInterrupt:
+    except (KeyboardInterrupt, SystemExit) as stop:
         learner.restore_best()
         save()
+        known = bool(checkpoints.steps)
         console.print(
-            f"Interrupted: the best model and the history so far are in {out}.",
+            f"Interrupted: the best model and the history so far are in {out}."
+            + (" The same command with --resume goes on from here." if known else ""),
             markup=False,
             soft_wrap=True,
         )
-        raise typer.Exit(INTERRUPTED) from None
+        code = TERMINATED if isinstance(stop, SystemExit) else INTERRUPTED
+        raise typer.Exit(code) from None
+    except CheckpointError:
+        # Nothing was trained: what an earlier process left stays.
+        raise
     except JarzynskiError:
         learner.restore_best()
         save()
         raise
     save()
+    # They are of use only to a run that is not over.
+    checkpoints.clear()
     show(render(out), out)
 
 
@@ -106,7 +142,7 @@ def show(summary: dict[str, str], out: Path) -> None:
 
 def settings_of(arguments: dict[str, Any]) -> dict[str, Any]:
     """Return the settings among the arguments of a command."""
-    return {k: v for k, v in arguments.items() if k not in ("out", "overwrite")}
+    return {k: v for k, v in arguments.items() if k not in NO_SETTINGS}
 
 
 def progress_of(learner: Learner) -> dict[str, Any]:

@@ -2,35 +2,62 @@
 
 import signal
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
 from types import FrameType
 
+# What a shell sees of a process that a signal ended.
+TERMINATED = 128 + signal.SIGTERM
+
+
+class Interrupt:
+    """A signal that waits for the end of a step; to call it ends the run if one came."""
+
+    def __init__(self) -> None:
+        """Start without a signal."""
+        self.signal: int | None = None
+
+    @property
+    def pending(self) -> bool:
+        """Whether a signal waits."""
+        return self.signal is not None
+
+    def __call__(self) -> None:
+        """Raise what the signal stands for, if one came."""
+        if self.signal == signal.SIGINT:
+            raise KeyboardInterrupt
+        if self.signal == signal.SIGTERM:
+            raise SystemExit(TERMINATED)
+
+    def receive(self, number: int, frame: FrameType | None) -> None:
+        """Take note of the first signal; act on the second at once."""
+        del frame
+        second, self.signal = self.pending, number
+        if second:
+            self()
+
 
 @contextmanager
-def deferred_interrupt() -> Iterator[Callable[[], None]]:
-    """Hold back the first Ctrl-C inside the block until the yielded function is called.
+def deferred_interrupt(*, terminate: bool = False) -> Iterator[Interrupt]:
+    """Hold back the first Ctrl-C inside the block until what is yielded is called.
 
     The second Ctrl-C interrupts at once. Outside the main thread, where Python delivers
     no signals, the block changes nothing.
+
+    Args:
+        terminate: Whether to hold back SIGTERM as well, which then ends the program by
+            `SystemExit`, so that it can clean up. A handler of one's own is left alone.
     """
+    interrupt = Interrupt()
     if threading.current_thread() is not threading.main_thread():
-        yield lambda: None
+        yield interrupt
         return
-    pending = threading.Event()
-    previous = signal.getsignal(signal.SIGINT)
-
-    def on_signal(number: int, frame: FrameType | None) -> None:
-        if pending.is_set():
-            signal.default_int_handler(number, frame)
-        pending.set()
-
-    def check() -> None:
-        if pending.is_set():
-            raise KeyboardInterrupt
-
-    signal.signal(signal.SIGINT, on_signal)
+    held = [signal.SIGINT]
+    if terminate and signal.getsignal(signal.SIGTERM) == signal.SIG_DFL:
+        held.append(signal.SIGTERM)
+    previous = {number: signal.signal(number, interrupt.receive) for number in held}
     try:
-        yield check
+        yield interrupt
     finally:
-        signal.signal(signal.SIGINT, previous)
+        for number, handler in previous.items():
+            signal.signal(number, handler)

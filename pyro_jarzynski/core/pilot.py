@@ -88,6 +88,7 @@ def explore(
     how: Exploration,
     *,
     betas: Sequence[float] | None = None,
+    beta: float = 0.0,
     resampler: Resampler = systematic,
     tools: Tools = Tools(),  # noqa: B008
 ) -> Iterator[Found]:
@@ -99,18 +100,20 @@ def explore(
         kernel: How to move; its step size is where the search starts.
         how: What to choose, and how.
         betas: Inverse temperatures from 0 to 1; `None` chooses them.
+        beta: Where the walkers are already, if they go on after an interruption.
         resampler: Draws ancestors.
         tools: Generator and chunk size.
 
     Yields:
         The stages, one by one; the last is at inverse temperature 1.
     """
-    start = CombinedEnergy(terms, (1.0, 0.0))
-    evaluation = evaluate(start, walkers.position, chunk_size=tools.chunk_size)
-    walkers = walkers._replace(evaluation=evaluation)
+    if beta == 0:
+        start = CombinedEnergy(terms, (1.0, 0.0))
+        evaluation = evaluate(start, walkers.position, chunk_size=tools.chunk_size)
+        walkers = walkers._replace(evaluation=evaluation)
     if isinstance(kernel, HMC) and kernel.trajectory is None and how.preconditioner:
         kernel = replace(kernel, trajectory=math.pi / 2)
-    beta, index = 0.0, 0
+    index = 0 if betas is None else list(betas).index(beta)
     while beta < 1:
         index += 1
         if betas is None:

@@ -30,7 +30,7 @@ class Alarms:
     def __init__(self, followers: Followers, *, weighted: bool) -> None:
         """Watch some walkers; those without weights have no effective sample size."""
         self.followers, self.weighted = followers, weighted
-        self._told: set[str] = set()
+        self.told: set[str] = set()
 
     def look(self, step: int, ess: float) -> None:
         """Warn of what is wrong after an update.
@@ -69,9 +69,9 @@ class Alarms:
             )
 
     def _tell(self, kind: str, message: str, category: type[Warning]) -> None:
-        if kind in self._told:
+        if kind in self.told:
             return
-        self._told.add(kind)
+        self.told.add(kind)
         warnings.warn(message, category, stacklevel=4)
 
 

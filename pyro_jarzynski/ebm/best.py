@@ -1,11 +1,14 @@
 """The best parameters of a run so far, and walkers that fit them."""
 
 import math
+from collections.abc import Mapping
 from copy import deepcopy
 from typing import Any, NamedTuple
 
+import torch
 from torch import Tensor, nn
 
+from pyro_jarzynski.core.states import walkers_from, walkers_state
 from pyro_jarzynski.core.walkers import Walkers
 from pyro_jarzynski.ebm.followers import Followers
 from pyro_jarzynski.errors import NonFiniteEnergyError
@@ -23,6 +26,17 @@ class Snapshot(NamedTuple):
         """Give the model these parameters, and its followers these walkers."""
         model.load_state_dict(self.parameters)
         followers.walkers = self.walkers
+
+    def state_dict(self) -> dict[str, Any]:
+        """Return the snapshot as a state."""
+        walkers = tuple(walkers_state(each) for each in self.walkers)
+        return self._asdict() | {"walkers": walkers}
+
+    @classmethod
+    def from_state(cls, state: Mapping[str, Any], device: torch.device) -> "Snapshot":
+        """Return the snapshot of a state, its walkers on a device."""
+        cloud, audit = (walkers_from(each, device) for each in state["walkers"])
+        return cls(**(dict(state) | {"walkers": (cloud, audit)}))
 
 
 def better(

@@ -1,12 +1,15 @@
 """Blocks of one cloud of walkers, each weighted by itself: to take apart and to join."""
 
-from typing import NamedTuple
+from collections.abc import Mapping
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
 
+from pyro_jarzynski.core.states import walkers_from
 from pyro_jarzynski.core.trees import map_tree
 from pyro_jarzynski.core.walkers import Walkers
+from pyro_jarzynski.errors import ArgumentError
 
 
 class Place(NamedTuple):
@@ -21,6 +24,36 @@ class Place(NamedTuple):
     blocks: tuple[Walkers, ...]
     behind: tuple[int, ...]
     turn: int
+
+    def restored(self, state: Mapping[str, Any]) -> "Place":
+        """Return the place of a state, if it is one of walkers of the same kind."""
+        known = self.blocks[0]
+        blocks = [walkers_from(b, known.log_weight.device) for b in state["blocks"]]
+        for block in blocks:
+            _check_alike(block, known)
+        behind, turn = [int(number) for number in state["behind"]], int(state["turn"])
+        if not 0 <= turn < len(blocks) == len(behind):
+            raise ArgumentError("`state` must have numbers for each block of walkers.")
+        return Place(tuple(blocks), tuple(behind), turn)
+
+
+def _check_alike(block: Walkers, known: Walkers) -> None:
+    """Raise unless walkers of a state can stand where others are."""
+    position, example = block.position, known.position
+    assert isinstance(position, Tensor)
+    assert isinstance(example, Tensor)
+    if position.shape[1:] != example.shape[1:]:
+        raise ArgumentError(
+            f"`state` must have walkers of shape {tuple(example.shape[1:])}, got "
+            f"{tuple(position.shape[1:])}: it is of another model."
+        )
+    if position.dtype != example.dtype:
+        raise ArgumentError(
+            f"`state` must have walkers of {example.dtype}, got {position.dtype}."
+        )
+    of_each = (position, block.evaluation.energy, block.log_weight, block.ancestor)
+    if len({len(values) for values in of_each}) > 1 or block.log_weight.ndim != 1:
+        raise ArgumentError("`state` must have one weight and energy for each walker.")
 
 
 def split(walkers: Walkers, size: int | None) -> tuple[Walkers, ...]:

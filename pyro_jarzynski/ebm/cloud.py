@@ -9,7 +9,7 @@ update. It can wait, or send its walkers in blocks of which one follows per upda
 exactly the weights that it would have if all had been evaluated every time.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import torch
@@ -17,11 +17,11 @@ from torch import Tensor
 
 from pyro_jarzynski.core import smc
 from pyro_jarzynski.core.compiled_moves import CompiledEnergy
-from pyro_jarzynski.core.evaluation import evaluate
 from pyro_jarzynski.core.kernels import Kernel, with_step_size
 from pyro_jarzynski.core.memory import chunk_size_for
 from pyro_jarzynski.core.noise import stream
 from pyro_jarzynski.core.resampling import Resampler, get_resampler
+from pyro_jarzynski.core.states import walkers_state
 from pyro_jarzynski.core.transitions import Tools, Visit, reweight
 from pyro_jarzynski.core.trees import map_tree
 from pyro_jarzynski.core.walkers import Walkers, init
@@ -29,9 +29,6 @@ from pyro_jarzynski.ebm.blocks import Place, concatenate, join, split
 from pyro_jarzynski.ebm.energy import StartableEnergy, device_of
 from pyro_jarzynski.ebm.soundness import check_kernel
 from pyro_jarzynski.errors import ArgumentError, count, fraction
-
-# What of walkers is kept; energies are evaluated anew.
-KEPT = ("position", "log_weight", "log_banked", "ancestor", "steps")
 
 
 class Cloud:
@@ -212,46 +209,28 @@ class Cloud:
         """Use another step size from now on."""
         self.kernel = with_step_size(self.kernel, step_size)
 
-    def state_dict(self) -> dict[str, Tensor]:
+    def state_dict(self) -> dict[str, Any]:
         """Return all that a continuation needs beside the parameters of the model."""
-        walkers = self.walkers
-        state = {name: getattr(walkers, name) for name in KEPT}
-        if isinstance(walkers.momentum, Tensor):
-            state["momentum"] = walkers.momentum
-        return state | {
-            "step_size": torch.tensor(self.kernel.step_size, dtype=torch.float64),
-            "num_resamplings": torch.tensor(self.num_resamplings),
-            "turn": torch.tensor(self.place.turn),
+        return {
+            "blocks": [walkers_state(block) for block in self.place.blocks],
+            "behind": list(self.place.behind),
+            "turn": self.place.turn,
+            "step_size": self.kernel.step_size,
+            "num_resamplings": self.num_resamplings,
             "generator": self.generator.get_state(),
         }
 
-    def load_state_dict(self, state: dict[str, Tensor]) -> None:
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
         """Restore walkers that belong to the present parameters of the model.
 
         Raises:
-            ArgumentError: They are of another shape.
+            ArgumentError: They are of another shape or dtype.
         """
-        known = self.active.position
-        assert isinstance(known, Tensor)
-        if state["position"].shape[1:] != known.shape[1:]:
-            raise ArgumentError(
-                f"`state` must have walkers of shape {tuple(known.shape[1:])}, got "
-                f"{tuple(state['position'].shape[1:])}: it is of another model."
-            )
-        kept = {name: state[name].to(known.device) for name in KEPT}
-        evaluation = evaluate(
-            self.model,
-            kept["position"],
-            chunk_size=self.tools.chunk_size,
-            gradient=self.kernel.needs_gradient,
-        )
-        self.walkers = Walkers(
-            **kept, evaluation=evaluation, momentum=state.get("momentum")
-        )
-        self._go(self.place._replace(turn=int(state["turn"])))
+        place = self.place.restored(state)
         self.set_step_size(float(state["step_size"]))
         self.num_resamplings = int(state["num_resamplings"])
         self.generator.set_state(state["generator"].cpu())
+        self._go(place)
 
     def sample(self, num: int, seed: int) -> Tensor:
         """Draw `num` walkers by their weights, `(num, *event)`."""

@@ -13,7 +13,8 @@ from pyro_jarzynski.ebm.cloud import Cloud
 from pyro_jarzynski.ebm.data import Batches
 from pyro_jarzynski.ebm.energy import StartableEnergy
 from pyro_jarzynski.ebm.gradient import WalkerGradient
-from pyro_jarzynski.ebm.learner import Advance, Learner
+from pyro_jarzynski.ebm.learner import Learner
+from pyro_jarzynski.ebm.updates import Advance
 from pyro_jarzynski.errors import ArgumentError, count
 
 
@@ -56,6 +57,7 @@ class ContrastiveDivergence(Learner):
     """
 
     weighted = False
+    settings = ("restart_every",)
 
     def __init__(
         self,

@@ -1,12 +1,13 @@
 """Training data: checked once, and served in seeded, shuffled batches."""
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from typing import Any
 
 import torch
 from torch import Tensor
+from torch.utils.data import RandomSampler
 
-from pyro_jarzynski.errors import ArgumentTypeError, DataError
+from pyro_jarzynski.errors import ArgumentError, ArgumentTypeError, DataError
 
 
 def check_data(name: str, data: object, walkers: Tensor, support: Any = None) -> Tensor:
@@ -60,6 +61,11 @@ def _told(bad: Tensor) -> str:
 class Batches:
     """An endless stream of batches from a tensor or from a loader.
 
+    Its place in the data can be kept and found again: where generators stood when the
+    epoch began, and how many batches have been taken since. A loader is taken to yield
+    the same batches again from the same state of its generators: `loader.generator` and
+    `loader.sampler.generator`, as those of torch have them.
+
     Args:
         data: Tensor `(n, *event)`, or an iterable of batches (a DataLoader); of a batch
             that is a tuple the first entry is taken.
@@ -88,14 +94,52 @@ class Batches:
                 f"{type(data).__name__}."
             )
         self.batch_size = batch_size
+        self.generators = [generator, *_generators_of(data)]
+        self._begin()
 
     def __iter__(self) -> Iterator[Tensor]:
-        """Yield batches for ever."""
-        while True:
-            if isinstance(self.data, Tensor):
-                yield from self._shuffled(self.data)
-            else:
-                yield from self._loaded(self.data)
+        """Return this stream."""
+        return self
+
+    def __next__(self) -> Tensor:
+        """Return the next batch; there always is one."""
+        if self._taken == 0:
+            self._begin()
+        batch = next(self._epoch, None)
+        if batch is None:
+            self._begin()
+            batch = next(self._epoch)
+        self._taken += 1
+        return batch
+
+    def state_dict(self) -> dict[str, Any]:
+        """Return the place in the data.
+
+        Raises:
+            ArgumentError: A loader shuffles by torch's global generator, of which nothing
+                is known later.
+        """
+        _check_repeatable(self.data)
+        return {
+            "taken": self._taken,
+            "began": self._began,
+            "generators": self._states(),
+        }
+
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        """Go to a place in the data, by passing over the batches before it."""
+        self._set(state["began"])
+        self._begin()
+        for _ in range(int(state["taken"])):
+            next(self)
+        self._set(state["generators"])
+
+    @property
+    def described(self) -> dict[str, Any]:
+        """What kind of data these are, by which others can be told from them."""
+        shape = list(self.data.shape) if isinstance(self.data, Tensor) else None
+        kind = type(self.data).__name__
+        return {"kind": kind, "shape": shape, "batch_size": self.batch_size}
 
     def draw(self, num: int) -> Tensor:
         """Draw `num` data with replacement, `(num, *event)`."""
@@ -104,6 +148,21 @@ class Batches:
             len(pool), (num,), generator=self.generator, device=self.generator.device
         )
         return pool[index.to(pool.device)]
+
+    def _begin(self) -> None:
+        """Begin an epoch."""
+        self._began, self._taken = self._states(), 0
+        if isinstance(self.data, Tensor):
+            self._epoch = self._shuffled(self.data)
+        else:
+            self._epoch = self._loaded(self.data)
+
+    def _states(self) -> list[Tensor]:
+        return [generator.get_state() for generator in self.generators]
+
+    def _set(self, states: list[Tensor]) -> None:
+        for generator, state in zip(self.generators, states, strict=True):
+            generator.set_state(state.cpu())
 
     def _pool(self, loader: Iterable, num: int) -> Tensor:
         parts: list[Tensor] = []
@@ -133,3 +192,20 @@ class Batches:
             yield check_data("data", rows, self.walkers, self.support)
         if empty:
             raise DataError("`data` is empty: the loader yields no batch.")
+
+
+def _generators_of(data: Any) -> list[torch.Generator]:
+    """Return the generators by which a loader shuffles, each once."""
+    owners = (data, getattr(data, "sampler", None))
+    found = [getattr(owner, "generator", None) for owner in owners]
+    return list({id(g): g for g in found if isinstance(g, torch.Generator)}.values())
+
+
+def _check_repeatable(data: Any) -> None:
+    """Raise if a loader shuffles, and nobody can tell how."""
+    shuffles = isinstance(getattr(data, "sampler", None), RandomSampler)
+    if shuffles and not _generators_of(data):
+        raise ArgumentError(
+            "`data` shuffles by torch's global generator, which a checkpoint does not "
+            "hold: pass `generator=torch.Generator().manual_seed(0)` to the DataLoader."
+        )

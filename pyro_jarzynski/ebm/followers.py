@@ -1,6 +1,6 @@
 """Walkers that follow the parameters of a model: those that train it, and its audit."""
 
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import Any
 
@@ -174,11 +174,11 @@ class Followers:
     def walkers(self, walkers: tuple[Walkers, Walkers]) -> None:
         self.cloud.walkers, self.audit.cloud.walkers = walkers
 
-    def state_dict(self) -> dict[str, dict[str, Tensor]]:
-        """Return all that a continuation needs beside the parameters: tensors by cloud."""
+    def state_dict(self) -> dict[str, Any]:
+        """Return all that a continuation needs beside the parameters, by cloud."""
         return {"cloud": self.cloud.state_dict(), "audit": self.audit_cloud.state_dict()}
 
-    def load_state_dict(self, state: dict[str, dict[str, Tensor]]) -> None:
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
         """Restore walkers that belong to the present parameters."""
         self.cloud.load_state_dict(state["cloud"])
         self.audit_cloud.load_state_dict(state["audit"])

@@ -2,8 +2,11 @@
 
 import csv
 import math
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from pathlib import Path
+from typing import Any
+
+import torch
 
 from pyro_jarzynski.errors import ArgumentError, DataError
 
@@ -24,6 +27,8 @@ COLUMNS = {
     "learning_rate": "learning rate of the first parameter group, as far as it was used",
     "grad_norm": "norm of the gradient of the cross-entropy",
 }
+# Columns of whole numbers.
+COUNTS = ("step", "resamplings", "audit_resamplings")
 
 
 class History:
@@ -69,6 +74,19 @@ class History:
             writer = csv.DictWriter(file, fieldnames=list(COLUMNS))
             writer.writeheader()
             writer.writerows(self.rows)
+
+    def state_dict(self) -> dict[str, Any]:
+        """Return all rows as one table, `(rows, columns)`, float64."""
+        rows = [[float(row[name]) for name in COLUMNS] for row in self.rows]
+        table = torch.tensor(rows, dtype=torch.float64).reshape(-1, len(COLUMNS))
+        return {"columns": list(COLUMNS), "table": table}
+
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        """Put the rows of a state in the place of those that are here."""
+        self.rows.clear()
+        for values in state["table"].tolist():
+            row = dict(zip(state["columns"], values, strict=True))
+            self.append(**(row | {name: int(row[name]) for name in COUNTS}))
 
     @classmethod
     def from_csv(cls, path: Path | str) -> "History":

@@ -2,7 +2,8 @@
 
 from pyro_jarzynski.ebm.data import Batches
 from pyro_jarzynski.ebm.gradient import WalkerGradient
-from pyro_jarzynski.ebm.learner import Advance, Learner
+from pyro_jarzynski.ebm.learner import Learner
+from pyro_jarzynski.ebm.updates import Advance
 
 
 class JarzynskiLearner(Learner):

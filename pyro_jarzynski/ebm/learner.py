@@ -10,10 +10,8 @@ the likelihood from an audit cloud that feeds nothing.
 """
 
 import math
-import time
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterable, Sequence
-from typing import NamedTuple
 
 import torch
 from torch import Tensor, nn
@@ -21,12 +19,14 @@ from torch.optim import Optimizer
 from torch.optim.lr_scheduler import LRScheduler
 
 from pyro_jarzynski.core.curvature import warn_if_unstable
-from pyro_jarzynski.core.interrupt import deferred_interrupt
+from pyro_jarzynski.core.interrupt import Interrupt, deferred_interrupt
 from pyro_jarzynski.core.kernels import ULA, Kernel
 from pyro_jarzynski.core.noise import stream
 from pyro_jarzynski.core.resampling import Resampler
+from pyro_jarzynski.core.states import Checkpointing, Keep, keeping
 from pyro_jarzynski.ebm.alarms import Alarms
-from pyro_jarzynski.ebm.best import Snapshot, better, validation_nll
+from pyro_jarzynski.ebm.best import better, validation_nll
+from pyro_jarzynski.ebm.course import Course, check_course
 from pyro_jarzynski.ebm.data import Batches, check_data
 from pyro_jarzynski.ebm.energy import StartableEnergy
 from pyro_jarzynski.ebm.followers import Followers, all_or_nothing
@@ -35,41 +35,14 @@ from pyro_jarzynski.ebm.history import History
 from pyro_jarzynski.ebm.parameters import check_followed, trainable
 from pyro_jarzynski.ebm.renewal import Renewal, check_renewal
 from pyro_jarzynski.ebm.step_control import StepControl
-from pyro_jarzynski.ebm.trained import Trained
-from pyro_jarzynski.errors import (
-    ArgumentError,
-    NonFiniteEnergyError,
-    count,
-)
+from pyro_jarzynski.ebm.training_state import TrainingState
+from pyro_jarzynski.ebm.updates import Advance, Update
+from pyro_jarzynski.errors import NonFiniteEnergyError
 
 Callback = Callable[["Learner", dict[str, float]], None]
 
 
-class Advance(NamedTuple):
-    """What walkers met on the way to new parameters.
-
-    Attributes:
-        slopes: `E_ρ[∂_θ U]` for each parameter.
-        acceptance_rate: Mean acceptance of the moves.
-        ess: Effective sample size, as a fraction of the walkers; NaN without weights.
-        conditional_ess: That of this update's weights alone, likewise.
-    """
-
-    slopes: list[Tensor]
-    acceptance_rate: float
-    ess: float = math.nan
-    conditional_ess: float = math.nan
-
-
-class Update(NamedTuple):
-    """What one update did."""
-
-    nll: float
-    grad_norm: float
-    walkers: Advance
-
-
-class Learner(Trained, ABC):
+class Learner(TrainingState, ABC):
     """The training loop that all learners share; see `JarzynskiLearner`."""
 
     def __init__(
@@ -94,6 +67,7 @@ class Learner(Trained, ABC):
     ) -> None:
         """Draw the walkers at the model's present parameters."""
         self.model, self.optimizer, self.lr_scheduler = model, optimizer, lr_scheduler
+        self.seed = seed
         self.parameters = trainable(model, optimizer)
         self.followers = Followers(
             model,
@@ -116,8 +90,9 @@ class Learner(Trained, ABC):
         self.data_generator = stream(seed, "data")
         self.history = History()
         self.num_steps = 0
-        self.best: Snapshot | None = None
-        self._negative: list[Tensor] = []
+        self.best = None
+        self.course = None
+        self._negative = []
 
     @abstractmethod
     def begin(self, batches: Batches) -> None:
@@ -137,6 +112,7 @@ class Learner(Trained, ABC):
         eval_every: int = 20,
         patience: int | None = None,
         callbacks: Sequence[Callback] = (),
+        checkpoints: Checkpointing | None = None,
     ) -> History:
         """Train for a number of updates, or until the validation NLL stops falling.
 
@@ -151,7 +127,11 @@ class Learner(Trained, ABC):
             batch_size: Rows per update of a tensor; `None` takes all.
             eval_every: Updates per row of the history.
             patience: Stop when the validation NLL has not fallen for so many updates.
-            callbacks: Called as `callback(learner, row)` with every row of the history.
+            callbacks: Called as `callback(learner, row)` with every row of the history. One
+                with `state_dict` and `load_state_dict` has its state in checkpoints.
+            checkpoints: Where to keep the state of the training, such as `Checkpoints`.
+                With `resume=True` the same call in a new process goes on where the last
+                one ended: `num_steps` are those of both.
 
         Returns:
             The history, one row every `eval_every` updates.
@@ -161,43 +141,55 @@ class Learner(Trained, ABC):
             NonFiniteEnergyError: Training diverged. Parameters and walkers are those before
                 the update that failed.
             WeightCollapseError: All weights are zero; as above.
+            CheckpointError: Checkpoints cannot be used, or are of another training.
             KeyboardInterrupt: Ctrl-C was pressed.
+            SystemExit: The process was told to end (SIGTERM), and has checkpoints.
         """
-        count("num_steps", num_steps, 0)
-        count("eval_every", eval_every)
-        if batch_size is not None:
-            count("batch_size", batch_size)
-        if patience is not None:
-            count("patience", patience)
-            if validation is None:
-                raise ArgumentError("`patience` needs `validation` data; got None.")
+        check_course(num_steps, batch_size, eval_every, patience, validation)
         walkers, support = self.cloud.position, self.model.support
         if validation is not None:
             check_data("validation", validation, walkers, support)
         check_followed(self.followers)
-        batches = Batches(data, batch_size, walkers, self.data_generator, support)
-        if not self._negative:
-            self.begin(batches)
-            self._negative = self.gradient_now()
-        first, last = self.num_steps, self.num_steps + num_steps
-        clock = time.perf_counter() - (self.history["seconds"] or [0.0])[-1]
-        source, nlls = iter(batches), list[float]()
-        with deferred_interrupt() as raise_if_interrupted:
-            while self.num_steps < last and not self._is_stale(patience, first):
-                number = self.num_steps + 1
-                ends_row = number % eval_every == 0 or number == last
-                update = self._update(next(source), batches, ends_row=ends_row)
-                if not math.isnan(update.nll):
-                    nlls.append(update.nll)
-                if ends_row:
-                    seconds = time.perf_counter() - clock
-                    row = self._record(update, sum(nlls) / len(nlls), seconds, validation)
-                    nlls.clear()
-                    for callback in callbacks:
-                        callback(self, row)
-                raise_if_interrupted()
+        course = self.course = Course(
+            Batches(data, batch_size, walkers, self.data_generator, support),
+            done=self.num_steps,
+            num_steps=num_steps,
+            eval_every=eval_every,
+            patience=patience,
+            seconds=(self.history["seconds"] or [0.0])[-1],
+            callbacks=callbacks,
+        )
+        try:
+            with (
+                keeping(checkpoints, self) as keep,
+                deferred_interrupt(terminate=checkpoints is not None) as interrupt,
+            ):
+                self._follow(course, validation, keep, interrupt)
+        finally:
+            self.course = None
         self.restore_best()
         return self.history
+
+    def _follow(
+        self, course: Course, validation: Tensor | None, keep: Keep, interrupt: Interrupt
+    ) -> None:
+        """Make the updates of a course that are left."""
+        if not self._negative:
+            self.begin(course.batches)
+            self._negative = self.gradient_now()
+        while course.goes_on(self.num_steps, self.best.step if self.best else None):
+            ends_row = course.ends_row(self.num_steps + 1)
+            update = self._update(next(course.batches), course.batches, ends_row=ends_row)
+            if not math.isnan(update.nll):
+                course.nlls.append(update.nll)
+            if ends_row:
+                row = self._record(update, course.take_nll(), course.seconds, validation)
+                for callback in course.callbacks:
+                    callback(self, row)
+            keep(self.num_steps, now=interrupt.pending)
+            interrupt()
+        keep(self.num_steps, now=True)
+        interrupt()
 
     def restore_best(self) -> None:
         """Put back the parameters of the lowest validation NLL, if any were scored."""
@@ -285,8 +277,3 @@ class Learner(Trained, ABC):
             learning_rate=self.optimizer.param_groups[0]["lr"] * self.step_control.scale,
             grad_norm=update.grad_norm,
         )
-
-    def _is_stale(self, patience: int | None, first: int) -> bool:
-        if patience is None or self.best is None:
-            return False
-        return self.num_steps - max(self.best.step, first) >= patience

@@ -1,7 +1,8 @@
 """The masses of classes in the course of a training, and an alarm when they drift."""
 
 import warnings
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -59,6 +60,15 @@ class MassWatch:
         )
         if learner.weighted:
             self._warn_if_apart(int(row["step"]), audit, training)
+
+    def state_dict(self) -> dict[str, Any]:
+        """Return the rows, for checkpoints."""
+        return {"rows": [dict(row) for row in self.rows], "told": self._told}
+
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        """Put back the rows of a state."""
+        self.rows = [dict(row) for row in state["rows"]]
+        self._told = bool(state["told"])
 
     def _warn_if_apart(self, step: int, audit: ClassMasses, training: ClassMasses) -> None:
         drift = (training.mass - audit.mass).abs()

@@ -7,6 +7,7 @@ this package's own.
 """
 
 import math
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -115,6 +116,14 @@ class MixtureCurves:
     def __call__(self, learner: Learner, row: dict[str, float]) -> None:
         """Add the row of the present parameters."""
         self.rows.append({"step": row["step"], **self.now(learner)})
+
+    def state_dict(self) -> dict[str, Any]:
+        """Return the rows, for checkpoints."""
+        return {"rows": [dict(row) for row in self.rows]}
+
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        """Put back the rows of a state."""
+        self.rows = [dict(row) for row in state["rows"]]
 
     def now(self, learner: Learner) -> dict[str, float]:
         """Return mass, divergences and log Z at the present parameters."""

@@ -12,6 +12,7 @@ from tqdm.auto import tqdm
 from pyro_jarzynski.core.evaluation import Evaluation
 from pyro_jarzynski.core.interrupt import deferred_interrupt
 from pyro_jarzynski.core.kernels import MALA, Kernel
+from pyro_jarzynski.core.states import Checkpointing, keeping
 from pyro_jarzynski.core.walkers import Walkers
 from pyro_jarzynski.errors import (
     EvidenceWarning,
@@ -22,6 +23,7 @@ from pyro_jarzynski.infer.annealing import Leg, anneal, prepare
 from pyro_jarzynski.infer.posterior import ModelPosterior
 from pyro_jarzynski.infer.recorder import Recorder
 from pyro_jarzynski.infer.result import SMCResult
+from pyro_jarzynski.infer.run_state import RunState
 from pyro_jarzynski.infer.schedules import AdaptiveTempering, Schedule
 from pyro_jarzynski.infer.settings import Settings
 
@@ -67,6 +69,9 @@ class AnnealedSMC:
             and makes evaluations faster by large factors. Models that can only be
             evaluated one walker at a time are not compiled.
         progress: Whether to show a bar.
+        checkpoints: Where to keep the state of a run after stages, the scout's included,
+            such as `Checkpoints`. With `resume=True` the same run in a new process goes on
+            where the last one ended.
 
     Raises:
         ArgumentError: A setting is out of its range.
@@ -98,10 +103,11 @@ class AnnealedSMC:
         chunk_size: int | str | None = "auto",
         jit_compile: bool = False,
         progress: bool = True,
+        checkpoints: Checkpointing | None = None,
     ) -> None:
         """Check the settings."""
         self.model = model
-        self.progress = progress
+        self.progress, self.checkpoints = progress, checkpoints
         self.settings = Settings(
             num_walkers=num_walkers,
             num_chains=num_chains,
@@ -136,6 +142,7 @@ class AnnealedSMC:
             ModelError: The model cannot be used; the message names the site.
             NonFiniteEnergyError: More than 1 % of the walkers met a NaN.
             WeightCollapseError: All walkers have likelihood zero.
+            CheckpointError: Checkpoints cannot be used, or are of another run.
 
         Warns:
             EvidenceWarning: Something suggests not to trust the result; it says what.
@@ -157,7 +164,7 @@ class AnnealedSMC:
             with told_once(NonFiniteEnergyWarning, SupportWarning, EvidenceWarning):
                 self._anneal(legs, recorder)
         finally:
-            if recorder.rows:
+            if recorder.rows and recorder.last is not None:
                 self.result = recorder.result(len(legs))
         assert self.result is not None
         self.result.warn()
@@ -171,14 +178,30 @@ class AnnealedSMC:
             bar_format="{desc}: {percentage:3.0f}%|{bar}| {elapsed}{postfix}",
             desc="Annealing",
         )
-        with bar, deferred_interrupt() as check:
-            for reached in anneal(legs, recorder.settings, scout_until=recorder.half_time):
+        state = RunState(recorder.settings, legs, recorder)
+        with (
+            bar,
+            keeping(self.checkpoints, state) as keep,
+            deferred_interrupt(terminate=self.checkpoints is not None) as interrupt,
+        ):
+            stages = anneal(
+                legs,
+                recorder.settings,
+                scout_until=recorder.half_time,
+                standing=state.standing,
+            )
+            for reached in stages:
                 recorder.add(reached)
                 bar.update(recorder.progress - bar.n)
                 bar.set_postfix_str(recorder.line())
-                if recorder.is_late():
+                late = recorder.is_late()
+                # The result of the last stage is not kept: it is made again from the one
+                # before by whoever asks for it again.
+                if recorder.progress < len(legs):
+                    keep(recorder.num_stages, now=late or interrupt.pending)
+                if late:
                     return
-                check()
+                interrupt()
 
 
 def _without_latents(leg: Leg, settings: Settings) -> SMCResult:

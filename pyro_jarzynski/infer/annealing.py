@@ -27,7 +27,6 @@ from pyro_jarzynski.core.evaluation import (
 )
 from pyro_jarzynski.core.kernels import Kernel
 from pyro_jarzynski.core.memory import MORE, chunk_size_for
-from pyro_jarzynski.core.noise import stream
 from pyro_jarzynski.core.pilot import Found, explore
 from pyro_jarzynski.core.resampling import get_resampler
 from pyro_jarzynski.core.smc import Stage, StepInfo
@@ -51,6 +50,7 @@ from pyro_jarzynski.infer.posterior import (
 )
 from pyro_jarzynski.infer.schedules import AdaptiveTempering, DataTempering
 from pyro_jarzynski.infer.settings import Settings
+from pyro_jarzynski.infer.standing import Standing
 
 
 class Counted:
@@ -176,7 +176,11 @@ def _counted(terms: TermsFn, posterior: Posterior, settings: Settings) -> Counte
 
 
 def anneal(
-    legs: Sequence[Leg], settings: Settings, *, scout_until: float = math.inf
+    legs: Sequence[Leg],
+    settings: Settings,
+    *,
+    scout_until: float = math.inf,
+    standing: Standing | None = None,
 ) -> Iterator[Reached]:
     """Carry walkers along the legs of a path, yielding after each stage.
 
@@ -184,43 +188,49 @@ def anneal(
         legs: The path.
         settings: How to go.
         scout_until: Monotonic time at which scouting is given up.
+        standing: Where the walkers stand, which changes with every stage; `None` begins.
     """
+    at = Standing(settings) if standing is None else standing
     if settings.learns:
-        num_stages = 0
-        for reached in _scout(legs[0], settings):
-            num_stages += 1
+        at.know_terms(legs[0].terms, "scout")
+        for reached in _scout(legs[0], settings, at):
             yield reached
             if time.monotonic() > scout_until:
                 break
-        if reached.beta == 1 and num_stages > SHORT_PATH:
+        if at.has_scouted(SHORT_PATH):
+            assert at.scout is not None
             first = legs[0]
-            learned = LearnedPosterior(first.posterior, reached.walkers, first.terms.terms)
+            learned = LearnedPosterior(first.posterior, at.scout, first.terms.terms)
             legs = [Leg(learned, Counted(learned.terms), None)]
-    pilot, kernel = None, settings.kernel
     num, islands = settings.num_walkers, settings.num_chains
-    tools = Tools(stream(settings.seed, "walkers"), settings.walkers_per_call)
-    pilot_tools = Tools(stream(settings.seed, "pilot"), settings.walkers_per_call)
-    walkers = _start(legs[0], num * islands, islands, settings, "walkers")
-    if settings.adapt != "online":
-        pilot = _start(legs[0], num, 1, settings, "pilot")
-    for leg in legs:
-        ahead = walkers if pilot is None else pilot
-        for found in _explore(leg, ahead, kernel, settings, pilot_tools):
-            kernel, info = found.stage.kernel, found.info
-            if pilot is None:
-                walkers = found.walkers
-            else:
-                pilot = found.walkers
-                walkers, info = _follow(leg, walkers, found.stage, settings, tools)
+    tools = Tools(at.generators["walkers"], settings.walkers_per_call)
+    pilot_tools = Tools(at.generators["pilot"], settings.walkers_per_call)
+    if at.walkers is None:
+        walkers = _start(legs[0], num * islands, islands, settings, "walkers")
+        online = settings.adapt == "online"
+        at.set_out(walkers, None if online else _start(legs[0], num, 1, settings, "pilot"))
+    at.know_terms(legs[at.leg].terms, "pilot", "walkers")
+    for number in range(at.leg, len(legs)):
+        leg = legs[number]
+        for found in _explore(leg, at.ahead, at.kernel, settings, pilot_tools, at.beta):
+            info, walkers = found.info, found.walkers
+            if at.pilot is not None:
+                assert at.walkers is not None
+                walkers, info = _follow(leg, at.walkers, found.stage, settings, tools)
+            at.take(found, walkers, number)
             yield _reached(found, leg)._replace(walkers=walkers, info=info, counts=True)
+        at.beta = 0.0
 
 
-def _scout(leg: Leg, settings: Settings) -> Iterator[Reached]:
+def _scout(leg: Leg, settings: Settings, at: Standing) -> Iterator[Reached]:
     """Carry a cloud to the posterior in larger steps, to see where it is."""
-    walkers = _start(leg, settings.num_walkers, 1, settings, "scout")
+    if at.walkers is not None:
+        return
+    scout = at.scout or _start(leg, settings.num_walkers, 1, settings, "scout")
     quick = replace(settings, schedule=SCOUTING)
-    tools = Tools(stream(settings.seed, "scout"), settings.walkers_per_call)
-    for found in _explore(leg, walkers, settings.kernel, quick, tools):
+    tools = Tools(at.generators["scout"], settings.walkers_per_call)
+    for found in _explore(leg, scout, at.kernel, quick, tools, at.beta):
+        at.take_scout(found)
         yield _reached(found, leg)
 
 
@@ -238,15 +248,21 @@ def _reached(found: Found, leg: Leg) -> Reached:
 
 
 def _explore(
-    leg: Leg, walkers: Walkers, kernel: Kernel, settings: Settings, tools: Tools
+    leg: Leg,
+    walkers: Walkers,
+    kernel: Kernel,
+    settings: Settings,
+    tools: Tools,
+    beta: float,
 ) -> Iterator[Found]:
-    """Let walkers find out how to go."""
+    """Let walkers find out how to go, from where they are."""
     stages = explore(
         walkers,
         leg.terms,
         kernel,
         settings.exploration,
         betas=settings.betas,
+        beta=beta,
         resampler=get_resampler(settings.resampler),
         tools=tools,
     )

@@ -2,7 +2,8 @@
 
 import math
 import time
-from typing import NamedTuple
+from collections.abc import Mapping
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
@@ -44,7 +45,7 @@ class Recorder:
         self.settings, self.start = settings, start
         self.rows: list[Row] = []
         self.log_weights: list[Tensor] = []
-        self.num_undecorrelated = 0
+        self.num_stages = self.num_undecorrelated = self.num_known = 0
         self.counters: dict[int, Counted] = {}
         self.last: Reached | None = None
 
@@ -60,6 +61,7 @@ class Recorder:
     def add(self, reached: Reached) -> None:
         """Record a stage; of the scout only how much it evaluated."""
         self.last, info = reached, reached.info
+        self.num_stages += 1
         self.counters[id(reached.leg.terms)] = reached.leg.terms
         if not reached.counts:
             return
@@ -81,6 +83,31 @@ class Recorder:
                 seconds=time.monotonic() - self.start,
             )
         )
+
+    @property
+    def num_gradients(self) -> int:
+        """Walkers at which the model was evaluated so far, those of the scout as well."""
+        return self.num_known + sum(terms.num for terms in self.counters.values())
+
+    def state_dict(self) -> dict[str, Any]:
+        """Return what has been recorded."""
+        return {
+            "rows": [row._asdict() for row in self.rows],
+            "log_weights": list(self.log_weights),
+            "num_stages": self.num_stages,
+            "num_undecorrelated": self.num_undecorrelated,
+            "num_gradients": self.num_gradients,
+            "seconds": time.monotonic() - self.start,
+        }
+
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        """Go on from what an earlier process has recorded."""
+        self.rows = [Row(**row) for row in state["rows"]]
+        self.log_weights = list(state["log_weights"])
+        self.num_stages = int(state["num_stages"])
+        self.num_undecorrelated = int(state["num_undecorrelated"])
+        self.num_known = int(state["num_gradients"])
+        self.start = time.monotonic() - float(state["seconds"])
 
     @property
     def half_time(self) -> float:
@@ -119,7 +146,7 @@ class Recorder:
             history=columns,
             settings=self.settings,
             complete=self.progress == num_legs,
-            num_gradients=sum(terms.num for terms in self.counters.values()),
+            num_gradients=self.num_gradients,
             seconds=time.monotonic() - self.start,
             stage_log_weights=self.log_weights,
             num_undecorrelated=self.num_undecorrelated,

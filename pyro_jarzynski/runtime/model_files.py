@@ -5,17 +5,13 @@ hash to, and `model.safetensors`: parameters, weighted walkers that fit them, an
 maps data to the model's coordinates.
 """
 
-import hashlib
 import json
-import os
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import torch
 from safetensors import SafetensorError
-from safetensors.torch import load, save
 from torch import Tensor
 from torch.distributions import Distribution, Independent, Normal
 
@@ -25,6 +21,7 @@ from pyro_jarzynski.ebm.convolutional import ConvNet, Convolution
 from pyro_jarzynski.ebm.energy import EnergyModel, StartableEnergy
 from pyro_jarzynski.ebm.networks import MLP, GaussianMixtureEnergy
 from pyro_jarzynski.errors import ModelFileError
+from pyro_jarzynski.runtime import disk
 
 FORMAT, VERSION = "pyro-jarzynski model", 1
 
@@ -78,23 +75,18 @@ def save_model(
     tensors |= {f"extra.{name}": value for name, value in (extras or {}).items()}
     tensors["walkers.position"] = walkers.position
     tensors["walkers.log_weight"] = walkers.log_weight
-    content = save(
-        {
-            name: t.detach().cpu().clone(memory_format=torch.contiguous_format)
-            for name, t in tensors.items()
-        }
-    )
+    content = disk.pack(tensors)
     record = {
         "format": FORMAT,
         "version": VERSION,
         "model": description,
         "log_normalizer": float(walkers.log_normalizer),
         "log_normalizer_error": float(walkers.log_normalizer_error),
-        "sha256": hashlib.sha256(content).hexdigest(),
+        "sha256": disk.digest(content),
         "notes": dict(notes or {}),
     }
-    _write(folder / "model.safetensors", content)
-    _write(folder / "model.json", json.dumps(record, indent=2).encode())
+    disk.replace(folder / "model.safetensors", content)
+    disk.replace(folder / "model.json", json.dumps(record, indent=2).encode())
 
 
 def load_model(directory: Path | str, model: StartableEnergy | None = None) -> SavedModel:
@@ -220,26 +212,17 @@ def _read_tensors(folder: Path, sha256: str) -> dict[str, Tensor]:
         content = path.read_bytes()
     except OSError as error:
         raise ModelFileError(f"{path} cannot be read: {error}") from error
-    found = hashlib.sha256(content).hexdigest()
+    found = disk.digest(content)
     if found != sha256:
         raise ModelFileError(
             f"{path} is damaged: its SHA-256 is {found[:12]}…, `model.json` says "
             f"{sha256[:12]}…."
         )
     try:
-        return load(content)
+        return disk.unpack(content)
     except SafetensorError as error:
         raise ModelFileError(f"{path} is not a safetensors file: {error}") from error
 
 
 def _part(tensors: Mapping[str, Tensor], prefix: str) -> dict[str, Tensor]:
     return {n.removeprefix(prefix): t for n, t in tensors.items() if n.startswith(prefix)}
-
-
-def _write(path: Path, content: bytes) -> None:
-    temporary = path.with_name(path.name + ".part")
-    with open(temporary, "wb") as file:
-        file.write(content)
-        file.flush()
-        os.fsync(file.fileno())
-    temporary.replace(path)

@@ -1,0 +1,119 @@
+"""States of runs: trees of tensors and plain values, from which a run goes on.
+
+A state holds tensors, numbers, strings, None, and lists, tuples and dictionaries of
+these. Nothing in it is evaluated again: a run that is given its state goes on with the
+same bits. Files are the concern of others; a run only offers its state to whoever keeps it.
+"""
+
+from collections.abc import Iterator, Mapping
+from contextlib import AbstractContextManager, contextmanager
+from dataclasses import fields, replace
+from typing import Any, Protocol
+
+import torch
+
+from pyro_jarzynski.core.evaluation import Evaluation, Term, TermsFn
+from pyro_jarzynski.core.kernels import Kernel
+from pyro_jarzynski.core.trees import map_tree
+from pyro_jarzynski.core.walkers import Walkers
+from pyro_jarzynski.errors import ArgumentError
+
+# What kernels learn on the way.
+CHANGING = ("step_size", "preconditioner", "trajectory")
+
+
+class Resumable(Protocol):
+    """A run whose state can be taken and put back."""
+
+    def state_dict(self) -> dict[str, Any]:
+        """Return all that a continuation needs."""
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """Go on from a state."""
+
+
+class Keep(Protocol):
+    """Called after each step of a run, to keep its state if it is time."""
+
+    def __call__(self, step: int, *, now: bool = False) -> None:
+        """Keep the state after so many steps; `now` does not wait until it is time."""
+
+
+class Checkpointing(Protocol):
+    """Where states of a run are kept; `runtime.checkpoints` keeps them on disk."""
+
+    def opened(self, run: Resumable) -> AbstractContextManager[Keep]:
+        """Put back the state to go on from, if there is one, and keep those to come."""
+
+
+@contextmanager
+def keeping(checkpoints: Checkpointing | None, run: Resumable) -> Iterator[Keep]:
+    """Open checkpoints for a run; `None` keeps nothing."""
+    if checkpoints is None:
+        yield _keep_nothing
+        return
+    with checkpoints.opened(run) as keep:
+        yield keep
+
+
+def settings_of(kernel: Kernel) -> dict[str, Any]:
+    """Return the name of a kernel and its settings, but for those that a run changes."""
+    described: Any = kernel
+    named = {f.name: getattr(kernel, f.name) for f in fields(described)}
+    kept = {name: value for name, value in named.items() if name not in CHANGING}
+    return {"name": type(kernel).__name__} | kept
+
+
+def check_settings(here: Mapping[str, Any], saved: Mapping[str, Any]) -> None:
+    """Raise if a state is of a run with other settings, and say which differ."""
+    differing = [
+        f"`{name}` was {saved.get(name)!r} and is {here.get(name)!r}"
+        for name in sorted(here.keys() | saved.keys())
+        if here.get(name) != saved.get(name)
+    ]
+    if differing:
+        raise ArgumentError(
+            f"The state is of another run: {'; '.join(differing)}. Use the same settings, "
+            "or begin anew."
+        )
+
+
+def _keep_nothing(step: int, *, now: bool = False) -> None:
+    del step, now
+
+
+def walkers_state(walkers: Walkers) -> dict[str, Any]:
+    """Return walkers with their energies and gradients as a state."""
+    evaluation = walkers.evaluation._asdict()
+    # A function is no state: whoever restores the walkers knows it.
+    del evaluation["source"]
+    evaluation["terms"] = [term._asdict() for term in walkers.evaluation.terms]
+    return walkers._asdict() | {"evaluation": evaluation}
+
+
+def walkers_from(
+    state: Mapping[str, Any], device: torch.device, source: TermsFn | None = None
+) -> Walkers:
+    """Return the walkers of a state.
+
+    Args:
+        state: From `walkers_state`.
+        device: Where they are to be.
+        source: Function that gave the terms of their evaluation.
+    """
+    evaluation = dict(state["evaluation"])
+    evaluation["terms"] = tuple(Term(**term) for term in evaluation["terms"])
+    known = Evaluation(**evaluation, source=source)
+    walkers = Walkers(**(dict(state) | {"evaluation": known}))
+    return map_tree(lambda x: x.to(device), walkers)
+
+
+def kernel_state(kernel: Kernel) -> dict[str, Any]:
+    """Return what a kernel has learned as a state."""
+    return {name: getattr(kernel, name) for name in CHANGING if hasattr(kernel, name)}
+
+
+def kernel_from(state: Mapping[str, Any], kernel: Kernel, device: torch.device) -> Kernel:
+    """Return a kernel with what another of its kind had learned."""
+    settings: Any = kernel
+    return replace(settings, **map_tree(lambda x: x.to(device), dict(state)))

@@ -1,0 +1,119 @@
+"""The course of one call of `fit`: where it ends, and what it has gathered on the way."""
+
+import time
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from torch import Tensor
+
+from pyro_jarzynski.ebm.data import Batches
+from pyro_jarzynski.errors import ArgumentError, count
+
+
+class Course:
+    """Counts the updates of a call of `fit` from its first to its last.
+
+    Args:
+        batches: The data.
+        done: Updates before this call.
+        num_steps: Updates of this call; those that an earlier process did of it count.
+        eval_every: Updates per row of the history.
+        patience: Updates without a better validation NLL after which to stop.
+        seconds: Time that training has taken before this call.
+        callbacks: What is called with every row.
+    """
+
+    def __init__(
+        self,
+        batches: Batches,
+        *,
+        done: int,
+        num_steps: int,
+        eval_every: int,
+        patience: int | None,
+        seconds: float,
+        callbacks: Sequence[Any],
+    ) -> None:
+        """Begin at the first update."""
+        self.batches, self.first, self.num_steps = batches, done, num_steps
+        self.eval_every, self.patience, self.callbacks = eval_every, patience, callbacks
+        self.nlls: list[float] = []
+        self._began = time.perf_counter() - seconds
+
+    @property
+    def last(self) -> int:
+        """Number of the last update."""
+        return self.first + self.num_steps
+
+    @property
+    def seconds(self) -> float:
+        """Time that training has taken so far."""
+        return time.perf_counter() - self._began
+
+    def ends_row(self, number: int) -> bool:
+        """Tell whether a row of the history ends with an update."""
+        return number % self.eval_every == 0 or number == self.last
+
+    def take_nll(self) -> float:
+        """Return the mean training NLL since the last row, and begin a new one."""
+        mean = sum(self.nlls) / len(self.nlls)
+        self.nlls = []
+        return mean
+
+    def goes_on(self, done: int, best: int | None) -> bool:
+        """Tell whether there is another update.
+
+        Args:
+            done: Updates so far.
+            best: The update of the best validation NLL, if any were scored.
+        """
+        if self.patience is not None and best is not None:
+            return done < self.last and done - max(best, self.first) < self.patience
+        return done < self.last
+
+    def state_dict(self) -> dict[str, Any]:
+        """Return all that a continuation needs beside the arguments of `fit`."""
+        return {
+            "first": self.first,
+            "seconds": self.seconds,
+            "nlls": list(self.nlls),
+            "batches": self.batches.state_dict(),
+            "callbacks": [
+                each.state_dict() if hasattr(each, "state_dict") else None
+                for each in self.callbacks
+            ],
+        }
+
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        """Go on from a state, with the callbacks that it is of."""
+        self.first, self.nlls = int(state["first"]), [float(x) for x in state["nlls"]]
+        self._began = time.perf_counter() - float(state["seconds"])
+        self.batches.load_state_dict(state["batches"])
+        kept = [known for known in state["callbacks"] if known is not None]
+        able = [each for each in self.callbacks if hasattr(each, "load_state_dict")]
+        if len(kept) != len(able):
+            raise ArgumentError(
+                f"`callbacks` must have {len(kept)} with a state, as the run had that is "
+                f"gone on with; got {len(able)}."
+            )
+        for each, known in zip(able, kept, strict=True):
+            each.load_state_dict(known)
+
+
+def check_course(
+    num_steps: int,
+    batch_size: int | None,
+    eval_every: int,
+    patience: int | None,
+    validation: Tensor | None,
+) -> None:
+    """Raise if a call of `fit` cannot go like that."""
+    count("num_steps", num_steps, 0)
+    count("eval_every", eval_every)
+    if batch_size is not None:
+        count("batch_size", batch_size)
+    if patience is None:
+        return
+    count("patience", patience)
+    if validation is None:
+        raise ArgumentError("`patience` needs `validation` data; got None.")

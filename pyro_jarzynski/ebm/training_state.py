@@ -1,0 +1,133 @@
+"""The whole state of a training, to be taken and put back bit by bit.
+
+Everything that an update reads is in it: parameters, optimiser and scheduler, walkers
+with their energies, gradients, weights and momenta, the gradient that waits for the next
+update, step sizes, generators, the place in the data, the best parameters, the history.
+"""
+
+from collections.abc import Mapping
+from copy import deepcopy
+from typing import Any, ClassVar
+
+import torch
+from torch import Tensor
+from torch.optim.lr_scheduler import LRScheduler
+
+from pyro_jarzynski.core.states import check_settings, settings_of
+from pyro_jarzynski.ebm.alarms import Alarms
+from pyro_jarzynski.ebm.best import Snapshot
+from pyro_jarzynski.ebm.course import Course
+from pyro_jarzynski.ebm.energy import StartableEnergy
+from pyro_jarzynski.ebm.renewal import Renewal
+from pyro_jarzynski.ebm.step_control import StepControl
+from pyro_jarzynski.ebm.trained import Trained
+
+
+class TrainingState(Trained):
+    """A training whose state can be taken and put back.
+
+    Attributes:
+        model: The energy under training.
+        lr_scheduler: What changes the learning rate.
+        alarms: Warnings about its walkers.
+        step_control: What shortens the steps of the optimiser.
+        renewal: How often walkers are renewed.
+        data_generator: Shuffles the data.
+        best: The best parameters so far, if any were scored.
+        course: The call of `fit` that is under way.
+    """
+
+    seed: int
+    model: StartableEnergy
+    lr_scheduler: LRScheduler | None
+    alarms: Alarms
+    step_control: StepControl
+    renewal: Renewal | None
+    data_generator: torch.Generator
+    best: Snapshot | None
+    course: Course | None
+    _negative: list[Tensor]
+    # Further numbers of a kind of learner that must not change within a run.
+    settings: ClassVar[tuple[str, ...]] = ()
+
+    def state_dict(self) -> dict[str, Any]:
+        """Return the state, in tensors and plain values; nothing of it is code.
+
+        As with torch, parameters and the optimiser's tensors are those of the learner:
+        `deepcopy` it to keep it beside a training that goes on.
+
+        Raises:
+            ArgumentError: The data are shuffled in a way that cannot be repeated.
+        """
+        scheduler, best, course = self.lr_scheduler, self.best, self.course
+        return {
+            "settings": self._settings(),
+            "num_steps": self.num_steps,
+            "model": dict(self.model.state_dict()),
+            "optimizer": self.optimizer.state_dict(),
+            "lr_scheduler": None if scheduler is None else scheduler.state_dict(),
+            "followers": self.followers.state_dict(),
+            "negative": list(self._negative),
+            "step_scale": self.step_control.scale,
+            "data_generator": self.data_generator.get_state(),
+            "alarms": sorted(self.alarms.told),
+            "history": self.history.state_dict(),
+            "best": None if best is None else best.state_dict(),
+            "course": None if course is None else course.state_dict(),
+        }
+
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        """Go on from a state; walkers are put where they were, and not evaluated again.
+
+        Args:
+            state: From `state_dict` of a learner with the same settings.
+
+        Raises:
+            ArgumentError: It is of another training, or its walkers of another shape.
+        """
+        self._check_settings(state["settings"])
+        device = self.cloud.position.device
+        self.model.load_state_dict(state["model"])
+        # torch keeps the tensors that it is given: two learners must not share them.
+        self.optimizer.load_state_dict(deepcopy(state["optimizer"]))
+        if self.lr_scheduler is not None:
+            self.lr_scheduler.load_state_dict(deepcopy(state["lr_scheduler"]))
+        self.followers.load_state_dict(state["followers"])
+        self._negative = [slope.to(device) for slope in state["negative"]]
+        self.step_control.scale = float(state["step_scale"])
+        self.data_generator.set_state(state["data_generator"].cpu())
+        self.alarms.told = set(state["alarms"])
+        self.history.load_state_dict(state["history"])
+        best = state["best"]
+        self.best = None if best is None else Snapshot.from_state(best, device)
+        self.num_steps = int(state["num_steps"])
+        if self.course is not None and state["course"] is not None:
+            self.course.load_state_dict(state["course"])
+
+    def _settings(self) -> dict[str, Any]:
+        """Return what must not change within a run."""
+        cloud, scheduler, course = self.cloud, self.lr_scheduler, self.course
+        renewal = None if self.renewal is None else self.renewal._asdict()
+        return {
+            "algorithm": type(self).__name__,
+            "model": type(self.model).__name__,
+            "dtype": str(cloud.position.dtype),
+            "optimizer": type(self.optimizer).__name__,
+            "lr_scheduler": None if scheduler is None else type(scheduler).__name__,
+            "kernel": settings_of(cloud.kernel),
+            "num_walkers": cloud.num_walkers,
+            "walker_batch_size": cloud.block_size,
+            "moves_per_update": cloud.num_moves,
+            "ess_threshold": cloud.ess_threshold,
+            "resampler": getattr(cloud.resampler, "__name__", "of one's own"),
+            "audit_every": self.followers.audit_every,
+            "conditional_ess": self.step_control.target,
+            "renewal": renewal,
+            "seed": self.seed,
+            "data": None if course is None else course.batches.described,
+        } | {name: getattr(self, name) for name in self.settings}
+
+    def _check_settings(self, saved: Mapping[str, Any]) -> None:
+        if self.course is None:
+            saved = dict(saved) | {"data": None}
+        check_settings(self._settings(), saved)

@@ -1,0 +1,116 @@
+"""Where an annealing stands: all that its next stage reads, to be kept and put back."""
+
+from collections.abc import Mapping
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from pyro_jarzynski.core.evaluation import TermsFn
+from pyro_jarzynski.core.kernels import Kernel
+from pyro_jarzynski.core.noise import stream
+from pyro_jarzynski.core.pilot import Found
+from pyro_jarzynski.core.states import (
+    kernel_from,
+    kernel_state,
+    walkers_from,
+    walkers_state,
+)
+from pyro_jarzynski.core.walkers import Walkers
+from pyro_jarzynski.infer.settings import Settings
+
+CLOUDS = ("scout", "pilot", "walkers")
+
+
+class Standing:
+    """Where the clouds of an annealing stand.
+
+    Attributes:
+        kernel: How the cloud that goes ahead moves.
+        beta: Its inverse temperature on this leg of the path.
+        leg: Number of the leg.
+        num_scouted: Stages of the scout.
+        scout: Where the scout is, or where it ended.
+        pilot: Where the pilot is; `None` where there is none.
+        walkers: Where the walkers that count are; `None` before they set out.
+        generators: Randomness of each cloud.
+    """
+
+    def __init__(self, settings: Settings) -> None:
+        """Begin at the base."""
+        self.settings = settings
+        self.kernel: Kernel = settings.kernel
+        self.beta, self.leg, self.num_scouted, self.scouted = 0.0, 0, 0, 0.0
+        self.scout: Walkers | None = None
+        self.pilot: Walkers | None = None
+        self.walkers: Walkers | None = None
+        self.generators = {name: stream(settings.seed, name) for name in CLOUDS}
+
+    @property
+    def ahead(self) -> Walkers:
+        """The cloud that goes ahead, once walkers have set out."""
+        ahead = self.walkers if self.pilot is None else self.pilot
+        assert ahead is not None
+        return ahead
+
+    def has_scouted(self, short: int) -> bool:
+        """Tell whether a scout got to the posterior, by more than a short path."""
+        return self.scouted == 1 and self.num_scouted > short
+
+    def set_out(self, walkers: Walkers, pilot: Walkers | None) -> None:
+        """Put the walkers that count, and the pilot, at the base."""
+        self.walkers, self.pilot = walkers, pilot
+        self.kernel, self.beta, self.leg = self.settings.kernel, 0.0, 0
+
+    def take_scout(self, found: Found) -> None:
+        """Take note of a stage of the scout."""
+        self.scout, self.kernel = found.walkers, found.stage.kernel
+        self.beta = self.scouted = found.beta
+        self.num_scouted += 1
+
+    def take(self, found: Found, walkers: Walkers, leg: int) -> None:
+        """Take note of a stage of the cloud ahead, and of the walkers that followed it."""
+        self.kernel, self.beta, self.leg = found.stage.kernel, found.beta, leg
+        self.walkers = walkers
+        self.pilot = None if self.pilot is None else found.walkers
+
+    def know_terms(self, terms: TermsFn, *names: str) -> None:
+        """Say by which terms clouds were evaluated, if they were put back."""
+        for name in names:
+            cloud = getattr(self, name)
+            if cloud is not None and cloud.evaluation.source is None:
+                evaluation = cloud.evaluation._replace(source=terms)
+                setattr(self, name, cloud._replace(evaluation=evaluation))
+
+    def state_dict(self) -> dict[str, Any]:
+        """Return all that the next stage reads."""
+        clouds = {name: getattr(self, name) for name in CLOUDS}
+        return {
+            name: None if cloud is None else walkers_state(cloud)
+            for name, cloud in clouds.items()
+        } | {
+            "kernel": kernel_state(self.kernel),
+            "beta": self.beta,
+            "leg": self.leg,
+            "num_scouted": self.num_scouted,
+            "scouted": self.scouted,
+            "device": str(_device(clouds.values())),
+            "generators": {n: g.get_state() for n, g in self.generators.items()},
+        }
+
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        """Go on from a state."""
+        device = torch.device(state["device"])
+        for name in CLOUDS:
+            cloud = state[name]
+            setattr(self, name, None if cloud is None else walkers_from(cloud, device))
+            self.generators[name].set_state(state["generators"][name])
+        self.kernel = kernel_from(state["kernel"], self.settings.kernel, device)
+        self.beta, self.scouted = float(state["beta"]), float(state["scouted"])
+        self.leg, self.num_scouted = int(state["leg"]), int(state["num_scouted"])
+
+
+def _device(clouds: Any) -> torch.device:
+    positions = [cloud.position for cloud in clouds if cloud is not None]
+    known = [x.device for x in positions if isinstance(x, Tensor)]
+    return known[0] if known else torch.device("cpu")

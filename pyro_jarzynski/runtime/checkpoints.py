@@ -1,0 +1,242 @@
+"""Checkpoints of a run: states on disk, from which it goes on bit by bit.
+
+    kept = pj.Checkpoints("runs/arc/checkpoints", every=500, resume=True)
+    learner.fit(data, 10_000, checkpoints=kept)
+
+Whatever ends the process, the directory holds the last whole checkpoint; the same program
+started again continues from there.
+"""
+
+import time
+import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from pathlib import Path
+from typing import Any
+from uuid import uuid4
+
+import torch
+
+from pyro_jarzynski.core.states import Keep, Resumable
+from pyro_jarzynski.errors import (
+    CheckpointError,
+    CheckpointWarning,
+    JarzynskiError,
+    count,
+    positive,
+)
+from pyro_jarzynski.runtime import disk
+from pyro_jarzynski.runtime.checkpoint_files import (
+    PASSING,
+    read_checkpoint,
+    steps_in,
+    write_checkpoint,
+)
+from pyro_jarzynski.runtime.lock import NAME, locked
+from pyro_jarzynski.runtime.state_files import encode
+
+# Seconds between two checkpoints, unless one asks for something else.
+SECONDS = 60.0
+
+
+class Checkpoints:
+    """Keeps the state of a run in a directory, for `learner.fit` and `AnnealedSMC`.
+
+    To save does not disturb a run. One that goes on from a checkpoint gives the same bits
+    as one that was never interrupted, with the same torch on the same kind of device. If a
+    checkpoint cannot be written, the run goes on with a warning, and the next is tried.
+
+    Args:
+        directory: Made if it is not there. One process at a time writes into it.
+        every: Steps between two checkpoints: updates of a training, or temperatures.
+        seconds: Seconds between two; if neither is given, 60.
+        keep: Whole checkpoints to keep, at least 2.
+        resume: Whether to go on from the newest whole checkpoint, if there is one. If
+            false, the directory must hold none.
+
+    Raises:
+        ArgumentError: A number is out of its range.
+    """
+
+    def __init__(
+        self,
+        directory: Path | str,
+        *,
+        every: int | None = None,
+        seconds: float | None = None,
+        keep: int = 2,
+        resume: bool = False,
+    ) -> None:
+        """Check the arguments; nothing is read or written yet."""
+        self.directory = Path(directory)
+        self.every = None if every is None else count("every", every)
+        self.seconds = None if seconds is None else positive("seconds", seconds)
+        if every is None and seconds is None:
+            self.seconds = SECONDS
+        self.keep = count("keep", keep, 2)
+        self.resume = resume
+
+    @property
+    def steps(self) -> list[int]:
+        """Steps of the checkpoints that are there, whole or not, the newest first."""
+        return list(steps_in(self.directory))
+
+    @contextmanager
+    def opened(self, run: Resumable) -> Iterator[Keep]:
+        """Put back the state to go on from into a run, and keep those to come.
+
+        Raises:
+            CheckpointError: None of the checkpoints is whole; they do not fit the run, or
+                `resume` is false and there are some; another process writes here; or the
+                state of the run cannot be kept.
+        """
+        with locked(self.directory):
+            if self.steps and not self.resume:
+                raise CheckpointError(
+                    f"{self.directory} holds checkpoints of another run, the last of step "
+                    f"{self.steps[0]}. Go on from there with "
+                    "`resume=True`, or use another directory."
+                )
+            found, refused = _newest(self.directory)
+            if found is not None:
+                _put_back(run, found[1], self.directory)
+            encode(run.state_dict())
+            yield _Writer(self, run, None if found is None else found[0], refused)
+
+    def load(self) -> Any:
+        """Return the state of the newest whole checkpoint, or `None` if there are none.
+
+        Raises:
+            CheckpointError: There are some, and none is whole; says why.
+
+        Warns:
+            CheckpointWarning: Newer ones were refused; says why.
+        """
+        found, _ = _newest(self.directory)
+        return None if found is None else found[1]
+
+    def clear(self) -> None:
+        """Remove all checkpoints, and the directory if nothing else is in it."""
+        if not self.directory.is_dir():
+            return
+        with locked(self.directory):
+            for path in steps_in(self.directory).values():
+                disk.remove(disk.rename(path, f"{PASSING}{uuid4().hex}"))
+            _clean(self.directory)
+            with suppress(OSError):
+                (self.directory / NAME).unlink()
+                self.directory.rmdir()
+
+
+class _Writer:
+    """Writes checkpoints of one run while it goes on: a `Keep`."""
+
+    def __init__(
+        self, kept: Checkpoints, run: Resumable, step: int | None, refused: list[Path]
+    ) -> None:
+        self.kept, self.run, self.refused = kept, run, refused
+        self.last_step, self.last_time = step, time.monotonic()
+
+    def __call__(self, step: int, *, now: bool = False) -> None:
+        """Write a checkpoint if it is time, or a warning if that fails."""
+        if step == self.last_step or not (now or self._is_time(step)):
+            return
+        try:
+            self._write(step)
+        except (OSError, MemoryError) as error:
+            reason = getattr(error, "strerror", None) or repr(error)
+            warnings.warn(
+                f"To keep a checkpoint of step {step} in {self.kept.directory} failed: "
+                f"{reason}. The run goes on and tries again at the next; "
+                f"the last that is kept is {self._last_kept()}.",
+                CheckpointWarning,
+                stacklevel=4,
+            )
+        else:
+            self.last_step = step
+        self.last_time = time.monotonic()
+
+    def _is_time(self, step: int) -> bool:
+        kept = self.kept
+        if kept.every is not None and step % kept.every == 0:
+            return True
+        waited = time.monotonic() - self.last_time
+        return kept.seconds is not None and waited >= kept.seconds
+
+    def _write(self, step: int) -> None:
+        directory = self.kept.directory
+        _clean(directory)
+        # What cannot be read must not be taken for the newest; it may be looked into.
+        for path in self.refused:
+            disk.rename(path, f"refused-{path.name}-{uuid4().hex[:8]}")
+        self.refused = []
+        if step in steps_in(directory):
+            # All went well but for the last call of the system.
+            disk.sync_directory(directory)
+        else:
+            write_checkpoint(directory, step, self.run.state_dict())
+        for path in list(steps_in(directory).values())[self.kept.keep :]:
+            disk.remove(disk.rename(path, f"{PASSING}{uuid4().hex}"))
+
+    def _last_kept(self) -> str:
+        steps = self.kept.steps
+        return f"that of step {steps[0]}" if steps else "none"
+
+
+def _newest(directory: Path) -> tuple[tuple[int, Any] | None, list[Path]]:
+    """Return step and state of the newest whole checkpoint, and those refused before."""
+    refused: list[Path] = []
+    reasons: list[str] = []
+    for step, path in steps_in(directory).items():
+        try:
+            state, version = read_checkpoint(path)
+        except CheckpointError as error:
+            refused.append(path)
+            reasons.append(f"{path.name}: {error}")
+            continue
+        if reasons:
+            told = "; ".join(reasons)
+            warnings.warn(
+                f"The run goes on from step {step}, because of what is newer in "
+                f"{directory} nothing can be used. {told}.",
+                CheckpointWarning,
+                stacklevel=5,
+            )
+        if version != torch.__version__:
+            warnings.warn(
+                f"{path} is of torch {version}, and this is {torch.__version__}: the run "
+                "goes on, but perhaps not with the same bits.",
+                CheckpointWarning,
+                stacklevel=5,
+            )
+        return (step, state), refused
+    if reasons:
+        raise CheckpointError(
+            f"No checkpoint in {directory} can be used. {'; '.join(reasons)}. To start "
+            "anew, use another directory."
+        )
+    return None, refused
+
+
+def _put_back(run: Resumable, state: Any, directory: Path) -> None:
+    try:
+        run.load_state_dict(state)
+    except JarzynskiError as error:
+        raise CheckpointError(
+            f"The checkpoint in {directory} does not fit this run. {error}"
+        ) from error
+    except (ArithmeticError, AttributeError, LookupError) as error:
+        raise CheckpointError(
+            f"The checkpoint in {directory} does not fit this run: {error!r}."
+        ) from error
+    except (AssertionError, RuntimeError, TypeError, ValueError) as error:
+        raise CheckpointError(
+            f"The checkpoint in {directory} does not fit this run: {error}"
+        ) from error
+
+
+def _clean(directory: Path) -> None:
+    """Remove what writers that have died left behind."""
+    for path in directory.glob(f"{PASSING}*"):
+        with suppress(OSError):
+            disk.remove(path)

@@ -1,0 +1,111 @@
+"""Files that are whole once they are there, and tensors as the bytes of one."""
+
+import hashlib
+import os
+import stat
+from collections.abc import Mapping
+from pathlib import Path
+
+import torch
+from safetensors.torch import load, save
+from torch import Tensor
+
+# Bytes per call of the system: an interrupted write loses no more.
+CHUNK = 2**26
+
+
+def pack(tensors: Mapping[str, Tensor]) -> bytes:
+    """Return tensors as the content of a safetensors file."""
+    # Copies, because tensors that share memory cannot be saved as they are.
+    plain = {
+        name: value.detach().cpu().clone(memory_format=torch.contiguous_format)
+        for name, value in tensors.items()
+    }
+    return save(plain)
+
+
+def unpack(content: bytes) -> dict[str, Tensor]:
+    """Return the tensors of a safetensors file; raise `SafetensorError` if it is none."""
+    # Copies, because sums may depend on how tensors are aligned in memory.
+    return {name: value.clone() for name, value in load(content).items()}
+
+
+def digest(content: bytes) -> str:
+    """Return the SHA-256 of some bytes, in hexadecimal digits."""
+    return hashlib.sha256(content).hexdigest()
+
+
+def write(path: Path, content: bytes) -> None:
+    """Write a file, and wait until it is on the disk."""
+    flags = os.O_WRONLY | os.O_CREAT | os.O_TRUNC | getattr(os, "O_BINARY", 0)
+    file = os.open(path, flags, 0o666)
+    try:
+        left = memoryview(content)
+        while left:
+            left = left[os.write(file, left[:CHUNK]) :]
+        os.fsync(file)
+    finally:
+        os.close(file)
+
+
+def replace(path: Path, content: bytes) -> None:
+    """Write a file in the place of another, of which one or the other is there, whole."""
+    temporary = path.with_name(path.name + ".part")
+    write(temporary, content)
+    os.replace(temporary, path)
+
+
+def read(path: Path, limit: int) -> bytes:
+    """Return the content of a file that is one: no link, no device, not longer than told.
+
+    Raises:
+        OSError: It cannot be read, or is something else.
+    """
+    flags = os.O_RDONLY | getattr(os, "O_BINARY", 0)
+    # A pipe would let us wait for ever.
+    flags |= getattr(os, "O_NOFOLLOW", 0) | getattr(os, "O_NONBLOCK", 0)
+    file = os.open(path, flags)
+    with os.fdopen(file, "rb") as opened:
+        found = os.fstat(file)
+        if not stat.S_ISREG(found.st_mode):
+            raise OSError(f"{path.name} is not a regular file")
+        if found.st_size > limit:
+            raise OSError(f"{path.name} has {found.st_size} bytes, more than {limit}")
+        return opened.read(found.st_size)
+
+
+def sync_directory(path: Path) -> None:
+    """Wait until the names in a directory are on the disk, where systems know of that."""
+    if not hasattr(os, "O_DIRECTORY"):
+        return
+    file = os.open(path, os.O_RDONLY | os.O_DIRECTORY)
+    try:
+        os.fsync(file)
+    finally:
+        os.close(file)
+
+
+def make(path: Path) -> None:
+    """Make a directory that must not be there."""
+    os.mkdir(path)
+
+
+def rename(path: Path, name: str) -> Path:
+    """Give a directory another name beside it, and return where it is."""
+    target = path.with_name(name)
+    os.rename(path, target)
+    return target
+
+
+def remove(path: Path) -> None:
+    """Remove a directory of files, if it is there; of a link only itself."""
+    if path.is_symlink():
+        os.unlink(path)
+        return
+    try:
+        names = os.listdir(path)
+    except FileNotFoundError:
+        return
+    for name in names:
+        os.unlink(path / name)
+    os.rmdir(path)
