@@ -218,7 +218,11 @@ class TestStates:
         assert torch.equal(first, whole[:2])
         assert torch.equal(again, whole)
 
-    @pytest.mark.parametrize("value", [print, {1, 2}, {(1, 2): 3}, object(), b"x"], ids=str)
+    @pytest.mark.parametrize(
+        "value",
+        [print, {1, 2}, {(1, 2): 3}, object(), b"x"],
+        ids=["function", "set", "key", "object", "bytes"],
+    )
     def test_code_and_other_objects_are_refused(self, value):
         told = rf"has a {type(value).__name__} at 'deep.0'.*never code"
         with pytest.raises(CheckpointError, match=told):
