@@ -60,6 +60,10 @@ def digits(
     eval_every: EvalEvery = 20,
     patience: Patience = None,
     seed: Seed = 0,
+    jit_compile: Annotated[
+        bool,
+        typer.Option("--jit-compile", help="Compile the moves of the walkers."),
+    ] = False,
     checkpoint_every: CheckpointEvery = None,
     resume: Resume = False,
     overwrite: Overwrite = False,
@@ -89,6 +93,7 @@ def digits(
         ess_threshold=ess_threshold,
         resampler=resampler.value,
         seed=seed,
+        jit_compile=jit_compile,
     )
     checkpoints = prepare_run(
         out, every=checkpoint_every, resume=resume, overwrite=overwrite

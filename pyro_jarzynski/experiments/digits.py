@@ -56,6 +56,7 @@ def digits_run(
     ess_threshold: float = 0.5,
     resampler: str = "systematic",
     seed: int = 0,
+    jit_compile: bool = False,
 ) -> DigitsRun:
     """Return a learner of a fully connected energy on the digits, ready to fit.
 
@@ -80,6 +81,7 @@ def digits_run(
         ess_threshold: Resample when `ESS < ess_threshold N`, in [0, 1].
         resampler: Resampling scheme.
         seed: Seed of network, walkers and noise.
+        jit_compile: Whether to compile the moves.
     """
     one_of("algorithm", algorithm, LEARNERS)
     count("num_steps", num_steps)
@@ -116,6 +118,7 @@ def digits_run(
         resampler=resampler,
         lr_scheduler=scheduler,
         seed=seed,
+        jit_compile=jit_compile,
     )
     batches = DequantisedBatches(data.train, data.whitening, batch_size, generator)
     return DigitsRun(learner, batches, validation, test, gaussian_nll(train, test))
