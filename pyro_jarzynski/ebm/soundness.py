@@ -3,6 +3,7 @@
 import torch
 from torch import Tensor, nn
 
+from pyro_jarzynski.core.alone import global_stream
 from pyro_jarzynski.core.evaluation import EnergyFn
 from pyro_jarzynski.core.kernels import Kernel
 from pyro_jarzynski.ebm.energy import StartableEnergy
@@ -29,8 +30,7 @@ def check_walkers_are_independent(model: StartableEnergy, walkers: Tensor) -> No
     The parameters are shaken for the test: layers that are zero would hide both.
     """
     sample = walkers[: min(len(walkers), 8)]
-    with torch.random.fork_rng(), torch.no_grad():
-        torch.manual_seed(0)
+    with global_stream(0), torch.no_grad():
         energy = _shaken(model, sample)
         first, again = energy(sample), energy(sample)
         if not torch.equal(first, again):

@@ -9,6 +9,7 @@ from typing import Any
 import torch
 from tqdm.auto import tqdm
 
+from pyro_jarzynski.core.alone import ALONE
 from pyro_jarzynski.core.evaluation import Evaluation
 from pyro_jarzynski.core.interrupt import deferred_interrupt
 from pyro_jarzynski.core.kernels import MALA, Kernel
@@ -120,7 +121,8 @@ class AnnealedSMC:
         """Anneal walkers to the posterior of the model given its arguments.
 
         Ctrl-C stops between two stages; what was reached is left in `result`, which is
-        `None` while the scout is still under way.
+        `None` while the scout is still under way. Pyro can run one model at a time: runs in
+        several threads of a process wait for each other.
 
         Returns:
             Draws, evidence and history.
@@ -133,8 +135,8 @@ class AnnealedSMC:
         Warns:
             EvidenceWarning: Something suggests not to trust the result; it says what.
         """
-        # Gradients are needed, wherever this is called.
-        with torch.inference_mode(mode=False):
+        # Gradients are needed, wherever this is called; runs in other threads wait.
+        with ALONE, torch.inference_mode(mode=False):
             return self._run(args, kwargs)
 
     def _run(self, args: tuple, kwargs: dict[str, Any]) -> SMCResult:

@@ -22,6 +22,7 @@ from pyro.poutine.trace_struct import Trace
 from torch import Tensor
 from torch.distributions import Transform
 
+from pyro_jarzynski.core.alone import ALONE
 from pyro_jarzynski.errors import ModelError
 from pyro_jarzynski.infer.enumeration import EnumeratedModel, Site, is_density
 from pyro_jarzynski.infer.probe import latent_sites, probe
@@ -233,7 +234,7 @@ class PyroModel:
 @contextmanager
 def quiet_pyro() -> Iterator[None]:
     """Run without validation, which `vmap` refuses, and out of sight of other handlers."""
-    with pyro.validation_enabled(is_validate=False), poutine.block():
+    with ALONE, pyro.validation_enabled(is_validate=False), poutine.block():
         yield
 
 

@@ -11,6 +11,7 @@ from pyro.poutine.messenger import Messenger
 from torch import Tensor
 from torch.distributions import Transform, biject_to, constraints
 
+from pyro_jarzynski.core.alone import global_stream
 from pyro_jarzynski.core.noise import stream
 from pyro_jarzynski.errors import ModelError
 from pyro_jarzynski.infer.enumeration import Site, is_density
@@ -167,9 +168,7 @@ def is_masked_imputation(name: str, site: Site) -> bool:
 @contextmanager
 def seeded(seed: int, purpose: str) -> Iterator[None]:
     """Seed torch's global generator, which Pyro draws from, and put it back after."""
-    devices = [torch.cuda.current_device()] if torch.cuda.is_initialized() else []
-    with torch.random.fork_rng(devices=devices):
-        torch.manual_seed(stream(seed, purpose).initial_seed())
+    with global_stream(stream(seed, purpose).initial_seed()):
         yield
 
 
