@@ -57,6 +57,11 @@ def _told(bad: Tensor) -> str:
     return f"{len(rows)} of {len(bad)} rows: {shown}"
 
 
+def _plain(data: Tensor) -> Tensor:
+    """Return data that gradients can pass through, wherever they were made."""
+    return data.clone() if data.is_inference() else data
+
+
 class Batches:
     """An endless stream of batches from a tensor or from a loader.
 
@@ -81,7 +86,7 @@ class Batches:
         self.data, self.walkers, self.generator = data, walkers[:1], generator
         self.support = support
         if isinstance(data, Tensor):
-            check_data("data", data, walkers, support)
+            self.data = _plain(check_data("data", data, walkers, support))
         elif not isinstance(data, Iterable):
             raise ArgumentTypeError(
                 "`data` must be a tensor or an iterable of batches (a DataLoader), got "
@@ -130,6 +135,6 @@ class Batches:
         for batch in loader:
             rows = batch[0] if isinstance(batch, tuple | list) else batch
             empty = False
-            yield check_data("data", rows, self.walkers, self.support)
+            yield _plain(check_data("data", rows, self.walkers, self.support))
         if empty:
             raise DataError("`data` is empty: the loader yields no batch.")

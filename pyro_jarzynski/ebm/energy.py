@@ -178,6 +178,11 @@ class EnergyModel(StartableEnergy):
                 f"`base` draws on {probe.device}, but `net` is on {device_of(self.net)}: "
                 "build the base with parameters on the device of the network."
             )
+        if probe.device.type == "meta":
+            raise ArgumentError(
+                "`net` and `base` are on the meta device, which holds shapes and no "
+                "numbers: build them on another."
+            )
         name = type(self.base).__name__
         try:
             log_prob = self.base.log_prob(probe)

@@ -13,6 +13,7 @@ from pyro_jarzynski.core.alone import ALONE
 from pyro_jarzynski.core.evaluation import Evaluation
 from pyro_jarzynski.core.interrupt import deferred_interrupt
 from pyro_jarzynski.core.kernels import MALA, Kernel
+from pyro_jarzynski.core.shortage import shortage_told
 from pyro_jarzynski.core.walkers import Walkers
 from pyro_jarzynski.errors import (
     EvidenceWarning,
@@ -130,16 +131,19 @@ class AnnealedSMC:
         Raises:
             ModelError: The model cannot be used; the message names the site.
             NonFiniteEnergyError: More than 1 % of the walkers met a NaN.
+            WalkerMemoryError: The walkers do not fit into memory.
             WeightCollapseError: All walkers have likelihood zero.
 
         Warns:
             EvidenceWarning: Something suggests not to trust the result; it says what.
         """
         # Gradients are needed, wherever this is called; runs in other threads wait.
-        with ALONE, torch.inference_mode(mode=False):
+        num = self.settings.num_walkers * self.settings.num_chains
+        with ALONE, torch.inference_mode(mode=False), shortage_told(num):
             return self._run(args, kwargs)
 
     def _run(self, args: tuple, kwargs: dict[str, Any]) -> SMCResult:
+        """Anneal, and leave in `result` what was reached."""
         start = time.monotonic()
         self.result = None
         legs = make_legs(self.model, args, kwargs, self.settings)

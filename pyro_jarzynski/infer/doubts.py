@@ -4,6 +4,8 @@ from typing import Protocol
 
 from torch import Tensor
 
+from pyro_jarzynski.core.precision import coarseness
+from pyro_jarzynski.core.walkers import Walkers
 from pyro_jarzynski.diagnostics.psis import MAX_PARETO_K
 from pyro_jarzynski.infer.settings import Settings
 from pyro_jarzynski.infer.summary import Summary
@@ -23,6 +25,7 @@ class Doubted(Protocol):
     history: dict[str, Tensor]
     settings: Settings
     num_undecorrelated: int
+    walkers: Walkers
 
     @property
     def log_evidence_per_chain(self) -> Tensor:
@@ -50,6 +53,9 @@ def find_doubts(result: Doubted) -> list[str]:
         )
     if not result.history:
         return found
+    coarse = coarseness(result.walkers.evaluation.energy)
+    if coarse:
+        found.append(coarse)
     islands = result.log_evidence_per_chain
     if len(islands) > 1 and float(islands.std()) > MAX_ISLAND_SPREAD:
         found.append(

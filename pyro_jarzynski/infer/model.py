@@ -30,6 +30,7 @@ from pyro_jarzynski.infer.sites import (
     Given,
     Unconstrain,
     bijection,
+    check_dtype,
     is_deterministic,
     is_masked_imputation,
     prior_log_prob,
@@ -245,6 +246,7 @@ def _nothing() -> Iterator[None]:
 
 def _latent(name: str, site: Site) -> Latent:
     transform, value = bijection(site["fn"]), site["value"]
+    check_dtype(f"The latent {name!r}", value.dtype)
     unconstrained = transform.inverse_shape(value.shape)
     return Latent(name, value.shape, unconstrained, value.dtype, transform)
 

@@ -107,6 +107,15 @@ def bijection(fn: Any) -> Transform:
     return biject_to(support_of(fn))
 
 
+def check_dtype(what: str, dtype: torch.dtype) -> None:
+    """Raise if walkers cannot be of a type: their covariances have to be factorised."""
+    if dtype not in (torch.float32, torch.float64):
+        raise ModelError(
+            f"{what} is of {dtype}; posteriors need torch.float32 or torch.float64. Give "
+            "the distributions parameters of one of these."
+        )
+
+
 def prior_log_prob(site: Site) -> Tensor:
     """Return the normalised log-density of a latent, without scales and masks."""
     fn = site["fn"]
