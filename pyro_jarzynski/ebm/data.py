@@ -6,7 +6,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from pyro_jarzynski.errors import ArgumentTypeError, DataError
+from pyro_jarzynski.errors import ArgumentError, ArgumentTypeError, DataError
 
 
 def check_data(name: str, data: object, walkers: Tensor, support: Any = None) -> Tensor:
@@ -15,7 +15,7 @@ def check_data(name: str, data: object, walkers: Tensor, support: Any = None) ->
     Args:
         name: What they are called.
         data: The data.
-        walkers: Walkers of the model, of whose shape and dtype data must be.
+        walkers: Walkers of the model, of whose shape, dtype and device data must be.
         support: Constraint on data of a model of discrete units; others are checked by
             their energy.
     """
@@ -37,6 +37,11 @@ def check_data(name: str, data: object, walkers: Tensor, support: Any = None) ->
             f"`{name}` must have the dtype of the walkers, {walkers.dtype}, got "
             f"{data.dtype}; scale whole numbers to the range of the model and call "
             f"`.to({walkers.dtype})`."
+        )
+    if data.device != walkers.device:
+        raise ArgumentError(
+            f"`{name}` must be on the device of the walkers, {walkers.device}, got "
+            f"{data.device}; call `.to({str(walkers.device)!r})`."
         )
     bad = ~torch.isfinite(data.reshape(len(data), -1)).all(1)
     if bad.any():

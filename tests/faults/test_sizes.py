@@ -2,6 +2,8 @@
 
 import math
 
+import pyro
+import pyro.distributions as dist
 import pytest
 import torch
 
@@ -113,6 +115,16 @@ def test_walkers_and_chunks_of_a_model_that_do_not_divide():
     data = torch.tensor([0.5, -0.2, 0.4])
     result = run(conjugate, data, num_walkers=37, num_chains=3, chunk_size=10)
     assert result.get_samples()["m"].shape == (111,)
+
+
+def test_no_data():
+    """The posterior is the prior, and the evidence one, exactly."""
+
+    def model(y):
+        m = pyro.sample("m", dist.Normal(0.0, 1.0))
+        pyro.sample("y", dist.Normal(m, 1.0).expand([len(y)]).to_event(1), obs=y)
+
+    assert run(model, torch.zeros(0)).log_evidence == 0
 
 
 def test_one_walker_that_trains_and_one_that_audits():

@@ -98,6 +98,18 @@ def test_a_callback_that_raises_leaves_a_sound_learner(kind):
     assert learner.log_normalizer == other.log_normalizer
 
 
+def test_data_on_another_device_than_the_walkers():
+    learner = mixture_learner()
+    elsewhere = DATA.to("meta")
+    told = r"must be on the device of the walkers, cpu, got meta; call `.to\('cpu'\)`"
+    with pytest.raises(ArgumentError, match="`data` " + told):
+        learner.fit(elsewhere, 3)
+    with pytest.raises(ArgumentError, match="`data` " + told):
+        learner.fit([DATA, elsewhere], 3)
+    with pytest.raises(ArgumentError, match="`validation` " + told):
+        learner.fit(DATA, 3, validation=elsewhere)
+
+
 def test_two_optimisers_that_share_parameters():
     learner = mixture_learner()
     learner.fit(DATA, 2)
