@@ -6,9 +6,15 @@ import pytest
 import torch
 from torch.distributions import Normal, StudentT
 
-from pyro_jarzynski import MALA, Target, Tempering, init, weighted_mean
+from pyro_jarzynski import MALA, ULA, Target, Tempering, init, weighted_mean
 from pyro_jarzynski import run as run_walkers
-from pyro_jarzynski.errors import EvidenceWarning, JarzynskiError, WeightCollapseError
+from pyro_jarzynski.errors import (
+    EvidenceWarning,
+    JarzynskiError,
+    StepSizeWarning,
+    SupportWarning,
+    WeightCollapseError,
+)
 from tests.infer.batches import run
 
 AT_ONCE = {"schedule": [0.0, 1.0], "adapt": "off", "num_walkers": 1000}
@@ -31,6 +37,22 @@ def test_one_weight_with_all_the_mass():
     assert result.status == "doubtful"
     assert math.isfinite(result.log_evidence)
     assert result.history["ess"].min() < 2
+
+
+def test_walkers_that_run_away_are_told_of_before_and_after():
+    """A step far too long: the warning names one that is not, the error says what to do."""
+
+    def quartic(x):
+        return (x**4).sum(1)
+
+    generator = torch.Generator().manual_seed(0)
+    walkers = init(torch.randn(100, 5, generator=generator), quartic)
+    with (
+        pytest.warns(SupportWarning, match="100 of 100 walkers left the support"),
+        pytest.warns(StepSizeWarning, match=r"Step size 5 .*step size of at most 0\.\d+"),
+        pytest.raises(WeightCollapseError, match="smaller step size"),
+    ):
+        run_walkers(walkers, [quartic] * 20, ULA(5.0), generator=generator)
 
 
 def heavy_tails():
