@@ -41,6 +41,10 @@ class DataError(JarzynskiError, ValueError):
     """The data are empty, not finite or of the wrong shape."""
 
 
+class WalkerMemoryError(JarzynskiError, MemoryError):
+    """Walkers, or what a call keeps of them, do not fit into memory."""
+
+
 class OutputError(JarzynskiError, OSError):
     """An output directory cannot be used."""
 
@@ -63,6 +67,10 @@ class MissingDependencyError(JarzynskiError, ImportError):
 
 class NonFiniteEnergyWarning(UserWarning):
     """Some walkers met a NaN energy or gradient and were dropped."""
+
+
+class PrecisionWarning(UserWarning):
+    """Energies are so large that their dtype loses differences between walkers."""
 
 
 class SupportWarning(UserWarning):

@@ -15,6 +15,7 @@ from typing import Any, NamedTuple, Protocol, TypeAlias
 import torch
 from torch import Tensor
 
+from pyro_jarzynski.core.shortage import shortage_told
 from pyro_jarzynski.core.trees import (
     Position,
     inner,
@@ -23,7 +24,12 @@ from pyro_jarzynski.core.trees import (
     num_walkers,
     rebuild,
 )
-from pyro_jarzynski.errors import EnergyError, NonFiniteEnergyError, count
+from pyro_jarzynski.errors import (
+    ArgumentTypeError,
+    EnergyError,
+    NonFiniteEnergyError,
+    count,
+)
 
 # The argument is a `Position`: an energy takes the kind that its walkers have.
 EnergyFn: TypeAlias = Callable[[Any], Tensor]
@@ -126,7 +132,9 @@ def evaluate(
         Detached energies and gradients.
 
     Raises:
+        ArgumentTypeError: The walkers are no real numbers that can move.
         EnergyError: The energies are not of shape `(N,)` or not differentiable.
+        WalkerMemoryError: So many walkers at once do not fit into memory.
     """
     size = num_walkers(position)
     if chunk_size is not None:
@@ -136,12 +144,13 @@ def evaluate(
     for start in range(0, size, step):
         rows = slice(start, min(start + step, size))
         chunk = position if step == size else map_tree(lambda x, r=rows: x[r], position)
-        if isinstance(energy, CombinedEnergy) and visit is None:
-            parts.append(combine(grade(energy.terms, chunk), energy))
-        elif gradient or isinstance(energy, CombinedEnergy):
-            parts.append(_evaluate_chunk(energy, chunk, rows, visit))
-        else:
-            parts.append(_value_chunk(energy, chunk, rows, visit))
+        with shortage_told(rows.stop - rows.start):
+            if isinstance(energy, CombinedEnergy) and visit is None:
+                parts.append(combine(grade(energy.terms, chunk), energy))
+            elif gradient or isinstance(energy, CombinedEnergy):
+                parts.append(_evaluate_chunk(energy, chunk, rows, visit))
+            else:
+                parts.append(_value_chunk(energy, chunk, rows, visit))
     if len(parts) == 1:
         return parts[0]
     return map_tree(lambda *chunks: torch.cat(chunks), *parts)
@@ -284,6 +293,11 @@ def _differentiate(values: Tensor, point: Position, *, keep_graph: bool = True) 
 
 
 def _as_leaf(x: Tensor) -> Tensor:
+    if not x.is_floating_point():
+        raise ArgumentTypeError(
+            "`position` must be of a floating dtype, since walkers move along gradients; "
+            f"got {x.dtype}. Call `.to(torch.get_default_dtype())`."
+        )
     x = x.clone() if x.is_inference() else x.detach()
     return x.requires_grad_()
 

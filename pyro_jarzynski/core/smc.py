@@ -19,6 +19,7 @@ from pyro_jarzynski.core.curvature import warn_if_unstable
 from pyro_jarzynski.core.evaluation import Energy
 from pyro_jarzynski.core.kernels import Kernel
 from pyro_jarzynski.core.paths import Path
+from pyro_jarzynski.core.precision import warn_if_coarse
 from pyro_jarzynski.core.resampling import Resampler, get_resampler, systematic
 from pyro_jarzynski.core.transitions import Tools, Visit
 from pyro_jarzynski.core.trees import map_tree
@@ -198,6 +199,9 @@ def run(
         NonFiniteEnergyError: More than 1 % of the walkers met a NaN.
         WeightCollapseError: All weights are zero.
 
+    Warns:
+        PrecisionWarning: The energies are too large for their dtype.
+
     Source:
         Del Moral, Doucet, Jasra (2006), J. R. Stat. Soc. B 68(3); for ULA Carbone, Hua,
         Coste, Vanden-Eijnden (2023), arXiv:2305.19414.
@@ -217,6 +221,8 @@ def run(
     for moved, info in follow(walkers, stages, resampler=draw, tools=tools):
         walkers = moved
         infos.append(info)
+    if infos:
+        warn_if_coarse(walkers.evaluation.energy)
     return walkers, infos
 
 

@@ -17,6 +17,7 @@ from torch import Tensor
 
 from pyro_jarzynski.core import weights
 from pyro_jarzynski.core.evaluation import Energy, Evaluation, evaluate, is_outside
+from pyro_jarzynski.core.precision import warn_if_coarse
 from pyro_jarzynski.core.trees import Position, leaves, map_tree, num_walkers, select
 from pyro_jarzynski.errors import (
     ArgumentError,
@@ -117,9 +118,17 @@ def init(
 
     Raises:
         NonFiniteEnergyError: More than 1 % of the energies or gradients are NaN.
+
+    Warns:
+        PrecisionWarning: The energies are too large for their dtype.
     """
     size = num_walkers(position)
     device = next(leaves(position)).device
+    if device.type == "meta":
+        raise ArgumentError(
+            "`position` is on the meta device, which holds shapes and no numbers; draw it "
+            "on another."
+        )
     evaluation = evaluate(energy, position, chunk_size=chunk_size, gradient=gradient)
     if log_weight is None:
         log_weight = torch.zeros(size, dtype=torch.float64, device=device)
@@ -141,7 +150,9 @@ def init(
         ancestor=torch.arange(size, device=device),
         steps=torch.zeros((), dtype=torch.int64, device=device),
     )
-    return drop(walkers, find_outside(walkers, evaluation))
+    walkers = drop(walkers, find_outside(walkers, evaluation))
+    warn_if_coarse(walkers.evaluation.energy)
+    return walkers
 
 
 def find_outside(

@@ -56,9 +56,11 @@ def load_table(path: Path | str, *, dtype: torch.dtype = torch.float32) -> Tenso
 def _read_npy(file: Path) -> Located:
     try:
         array = np.load(file, allow_pickle=False)
-    except (ValueError, EOFError, OSError) as error:
+    except (ValueError, TypeError, EOFError, OSError, MemoryError) as error:
+        # Of several lines the last advise to trust the file.
+        reason = str(error).partition("\n")[0].rstrip(".")
         raise DataError(
-            f"{file} cannot be read: {error}. Pickled objects are refused, since reading "
+            f"{file} cannot be read: {reason}. Pickled objects are refused, since reading "
             "them may run code; save a plain array of numbers by `numpy.save`."
         ) from error
     if not isinstance(array, np.ndarray):

@@ -8,10 +8,11 @@ import warnings
 
 import torch
 
+from pyro_jarzynski.core.precision import coarseness
 from pyro_jarzynski.core.walkers import Walkers
 from pyro_jarzynski.core.weights import normalise
 from pyro_jarzynski.ebm.followers import Followers
-from pyro_jarzynski.errors import AuditWarning, ExploitationWarning
+from pyro_jarzynski.errors import AuditWarning, ExploitationWarning, PrecisionWarning
 
 # Standard error of log Z, at most 1 by its nature, from which it has no meaning.
 COLLAPSED = 0.95
@@ -56,6 +57,9 @@ class Alarms:
                 "walkers, or more moves per update.",
                 ExploitationWarning,
             )
+        coarse = coarseness(self.followers.cloud.active.evaluation.energy)
+        if coarse:
+            self._tell("precision", f"At update {step}: {coarse}", PrecisionWarning)
         shift = energy_shift(self.followers) if self.weighted else math.nan
         if abs(shift) > MIN_SHIFT:
             self._tell(

@@ -16,8 +16,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
+from pyro_jarzynski.core.alone import global_stream
 from pyro_jarzynski.core.noise import stream
-from pyro_jarzynski.ebm.networks import seeded
 from pyro_jarzynski.errors import ArgumentError, ArgumentTypeError, DataError, count
 
 CHUNK = 1024
@@ -48,7 +48,7 @@ class ImageClassifier(nn.Module):
         self.image_shape = (channels, height, width_)
         count("num_classes", num_classes)
         left = math.ceil(height / 4) * math.ceil(width_ / 4)
-        with seeded(seed):
+        with global_stream(seed):
             self.body = nn.Sequential(
                 nn.Conv2d(channels, width, 5, 2, 2),
                 nn.ReLU(),

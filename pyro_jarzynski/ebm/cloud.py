@@ -21,6 +21,7 @@ from pyro_jarzynski.core.kernels import Kernel, with_step_size
 from pyro_jarzynski.core.memory import chunk_size_for
 from pyro_jarzynski.core.noise import stream
 from pyro_jarzynski.core.resampling import Resampler, get_resampler
+from pyro_jarzynski.core.shortage import shortage_told
 from pyro_jarzynski.core.states import walkers_state
 from pyro_jarzynski.core.transitions import Tools, Visit, reweight
 from pyro_jarzynski.core.trees import map_tree
@@ -57,6 +58,7 @@ class Cloud:
     place: Place
     _present: Walkers | None
 
+    @torch.inference_mode(mode=False)
     def __init__(
         self,
         model: StartableEnergy,
@@ -88,7 +90,8 @@ class Cloud:
                 f"walkers, got {block_size}."
             )
         self.generator = stream(seed, purpose, device_of(model))
-        first = model.draw(num_walkers, self.generator)
+        with shortage_told(num_walkers):
+            first = model.draw(num_walkers, self.generator)
         self.tools = Tools(self.generator, chunk_size_for(chunk_size, model, first))
         self.num_resamplings = 0
         self.restart(first, log_normalizer=model.start_log_normalizer())

@@ -11,7 +11,8 @@ from typing import NamedTuple
 import torch
 from torch import Tensor, nn
 
-from pyro_jarzynski.ebm.networks import ACTIVATIONS, seeded
+from pyro_jarzynski.core.alone import global_stream
+from pyro_jarzynski.ebm.networks import ACTIVATIONS
 from pyro_jarzynski.errors import ArgumentError, EnergyError, count, one_of
 
 
@@ -66,7 +67,7 @@ class ConvNet(nn.Module):
         for width in hidden:
             count("hidden", width)
         smooth, layers = ACTIVATIONS[activation], list[nn.Module]()
-        with seeded(seed):
+        with global_stream(seed):
             for number, layer in enumerate(self.convolutions, 1):
                 sides = _sides_after(layer, sides, number)
                 layers += [_ChannelsLast(channels, *layer), smooth()]
@@ -187,7 +188,7 @@ class ResidualMLP(nn.Module):
         count("blocks", blocks)
         one_of("activation", activation, ACTIVATIONS)
         smooth = ACTIVATIONS[activation]
-        with seeded(seed):
+        with global_stream(seed):
             self.first = nn.Linear(size, width)
             self.blocks = nn.ModuleList(_block(width, smooth) for _ in range(blocks))
             # The last of all modules, since this is the one `EnergyModel` sets to zero.

@@ -16,7 +16,7 @@ def check_data(name: str, data: object, walkers: Tensor, support: Any = None) ->
     Args:
         name: What they are called.
         data: The data.
-        walkers: Walkers of the model, of whose shape and dtype data must be.
+        walkers: Walkers of the model, of whose shape, dtype and device data must be.
         support: Constraint on data of a model of discrete units; others are checked by
             their energy.
     """
@@ -39,6 +39,11 @@ def check_data(name: str, data: object, walkers: Tensor, support: Any = None) ->
             f"{data.dtype}; scale whole numbers to the range of the model and call "
             f"`.to({walkers.dtype})`."
         )
+    if data.device != walkers.device:
+        raise ArgumentError(
+            f"`{name}` must be on the device of the walkers, {walkers.device}, got "
+            f"{data.device}; call `.to({str(walkers.device)!r})`."
+        )
     bad = ~torch.isfinite(data.reshape(len(data), -1)).all(1)
     if bad.any():
         raise DataError(f"`{name}` has NaN or infinity in {_told(bad)}.")
@@ -56,6 +61,11 @@ def _told(bad: Tensor) -> str:
     rows = bad.nonzero().flatten().tolist()
     shown = ", ".join(map(str, rows[:5])) + (", …" if len(rows) > 5 else "")
     return f"{len(rows)} of {len(bad)} rows: {shown}"
+
+
+def _plain(data: Tensor) -> Tensor:
+    """Return data that gradients can pass through, wherever they were made."""
+    return data.clone() if data.is_inference() else data
 
 
 class Batches:
@@ -87,7 +97,7 @@ class Batches:
         self.data, self.walkers, self.generator = data, walkers[:1], generator
         self.support = support
         if isinstance(data, Tensor):
-            check_data("data", data, walkers, support)
+            self.data = _plain(check_data("data", data, walkers, support))
         elif not isinstance(data, Iterable):
             raise ArgumentTypeError(
                 "`data` must be a tensor or an iterable of batches (a DataLoader), got "
@@ -189,7 +199,7 @@ class Batches:
         for batch in loader:
             rows = batch[0] if isinstance(batch, tuple | list) else batch
             empty = False
-            yield check_data("data", rows, self.walkers, self.support)
+            yield _plain(check_data("data", rows, self.walkers, self.support))
         if empty:
             raise DataError("`data` is empty: the loader yields no batch.")
 

@@ -13,6 +13,7 @@ import torch
 from torch import Tensor, nn
 from torch.distributions import Distribution, constraints
 
+from pyro_jarzynski.core.alone import global_stream
 from pyro_jarzynski.core.paths import Path, Tempering
 from pyro_jarzynski.ebm.base_energy import energy_of, unvalidated
 from pyro_jarzynski.ebm.distribution import EnergyDistribution, Following
@@ -157,8 +158,7 @@ class EnergyModel(StartableEnergy):
         """Draw `num` walkers of the base, `(num, *event)`."""
         seed = int(torch.randint(2**62, (), generator=generator, device=generator.device))
         # Distributions draw from the global generator: it is put back afterwards.
-        with torch.random.fork_rng(), torch.no_grad():
-            torch.manual_seed(seed)
+        with global_stream(seed), torch.no_grad():
             return self.base.sample(torch.Size([num]))
 
     def start_log_normalizer(self) -> float:
@@ -177,6 +177,11 @@ class EnergyModel(StartableEnergy):
             raise ArgumentError(
                 f"`base` draws on {probe.device}, but `net` is on {device_of(self.net)}: "
                 "build the base with parameters on the device of the network."
+            )
+        if probe.device.type == "meta":
+            raise ArgumentError(
+                "`net` and `base` are on the meta device, which holds shapes and no "
+                "numbers: build them on another."
             )
         name = type(self.base).__name__
         try:

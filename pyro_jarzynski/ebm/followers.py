@@ -1,5 +1,6 @@
 """Walkers that follow the parameters of a model: those that train it, and its audit."""
 
+import math
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import Any
@@ -216,9 +217,11 @@ TOLERANCE = 1e-4
 
 def _is_current(cloud: Cloud) -> bool:
     asked = cloud.active
-    known = asked.evaluation.energy[:NUM_ASKED]
     assert isinstance(asked.position, Tensor)
+    # What a walker of weight zero carries is flat, and not its energy.
+    alive = (asked.log_weight > -math.inf).nonzero().flatten()[:NUM_ASKED]
+    known = asked.evaluation.energy[alive]
     with torch.no_grad():
-        energy = cloud.model(asked.position[:NUM_ASKED])
+        energy = cloud.model(asked.position[alive])
     close = (energy - known).abs() <= TOLERANCE * (1 + known.abs())
     return bool((close | ~torch.isfinite(known)).all())

@@ -61,9 +61,14 @@ def walker_gradient(
     weighted: bool = True,
     chunk_size: int | None = None,
 ) -> list[Tensor]:
-    """Return `Σ_i W_i ∂_θ U_θ(X_i)` at walkers of positive weight, by a pass of its own."""
-    alive = walkers.log_weight > -torch.inf
-    log_weight = walkers.log_weight[alive]
+    """Return `Σ_i W_i ∂_θ U_θ(X_i)` at walkers of positive weight, by a pass of its own.
+
+    Raises:
+        WeightCollapseError: All weights are zero.
+    """
+    log_weight = weights.as_log_weight(walkers.log_weight)
+    alive = log_weight > -torch.inf
+    log_weight = log_weight[alive]
     position = map_tree(lambda x: x[alive], walkers.position)
     gather = WalkerGradient(parameters, weighted=weighted)
     with torch.enable_grad():

@@ -14,6 +14,7 @@ import torch
 from torch import Tensor
 from torch.distributions import Distribution
 
+from pyro_jarzynski.core.alone import global_stream
 from pyro_jarzynski.core.noise import stream
 from pyro_jarzynski.core.weights import log_mean_exp, log_sum_exp, normalise, shares
 from pyro_jarzynski.diagnostics.inference_data import (
@@ -25,7 +26,6 @@ from pyro_jarzynski.diagnostics.inference_data import (
 )
 from pyro_jarzynski.ebm.distribution import EnergyDistribution
 from pyro_jarzynski.ebm.export import NUM_DRAWS, draw_exponential
-from pyro_jarzynski.ebm.networks import seeded
 from pyro_jarzynski.ebm.tracker import Likelihood
 from pyro_jarzynski.errors import ArgumentError, count
 
@@ -188,5 +188,5 @@ class LatentLikelihood:
 
 def _drawn(prior: Distribution, num: int, seed: int) -> Tensor:
     # Distributions draw from the global generator: it is put back afterwards.
-    with seeded(seed):
+    with global_stream(seed):
         return prior.sample(torch.Size([num]))

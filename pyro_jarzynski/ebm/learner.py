@@ -102,6 +102,8 @@ class Learner(TrainingState, ABC):
     def advance(self, batches: Batches) -> Advance:
         """Carry the walkers to the new parameters."""
 
+    @torch.inference_mode(mode=False)
+    @torch.enable_grad()
     def fit(
         self,
         data: Tensor | Iterable,

@@ -1,12 +1,12 @@
 """Networks and closed-form energies to put into an EBM."""
 
 import math
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Sequence
 
 import torch
 from torch import Tensor, nn
 
+from pyro_jarzynski.core.alone import global_stream
 from pyro_jarzynski.ebm.energy import StartableEnergy
 from pyro_jarzynski.errors import ArgumentError, count, one_of
 
@@ -15,14 +15,6 @@ ACTIVATIONS: dict[str, type[nn.Module]] = {
     "softplus": nn.Softplus,
     "tanh": nn.Tanh,
 }
-
-
-@contextmanager
-def seeded(seed: int) -> Iterator[None]:
-    """Let torch's initial weights come from a seed, and its own generator be as before."""
-    with torch.random.fork_rng():
-        torch.manual_seed(seed)
-        yield
 
 
 class MLP(nn.Module):
@@ -48,7 +40,7 @@ class MLP(nn.Module):
         one_of("activation", activation, ACTIVATIONS)
         self.sizes, self.activation = list(sizes), activation
         layers: list[nn.Module] = []
-        with seeded(seed):
+        with global_stream(seed):
             for width, after in zip(sizes, [*sizes[1:], 1], strict=True):
                 layers += [nn.Linear(width, after), ACTIVATIONS[activation]()]
         self.layers = nn.Sequential(*layers[:-1])

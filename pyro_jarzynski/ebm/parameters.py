@@ -22,6 +22,12 @@ def trainable(model: nn.Module, optimizer: Optimizer) -> list[nn.Parameter]:
             f"`optimizer` does not hold the parameters {', '.join(missing)} of `model`; "
             "build it from `model.parameters()`, or set their `requires_grad` to False."
         )
+    made = [name for name, p in named.items() if p.is_inference()]
+    if made:
+        raise ArgumentError(
+            f"`model` has parameters made in `torch.inference_mode`, {', '.join(made)}, "
+            "which cannot be trained; build it outside."
+        )
     return list(named.values())
 
 

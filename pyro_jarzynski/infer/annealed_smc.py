@@ -9,9 +9,11 @@ from typing import Any
 import torch
 from tqdm.auto import tqdm
 
+from pyro_jarzynski.core.alone import ALONE
 from pyro_jarzynski.core.evaluation import Evaluation
 from pyro_jarzynski.core.interrupt import deferred_interrupt
 from pyro_jarzynski.core.kernels import MALA, Kernel
+from pyro_jarzynski.core.shortage import shortage_told
 from pyro_jarzynski.core.states import Checkpointing, keeping
 from pyro_jarzynski.core.walkers import Walkers
 from pyro_jarzynski.errors import (
@@ -133,7 +135,8 @@ class AnnealedSMC:
         """Anneal walkers to the posterior of the model given its arguments.
 
         Ctrl-C stops between two stages; what was reached is left in `result`, which is
-        `None` while the scout is still under way.
+        `None` while the scout is still under way. Pyro can run one model at a time: runs in
+        several threads of a process wait for each other.
 
         Returns:
             Draws, evidence and history.
@@ -141,6 +144,7 @@ class AnnealedSMC:
         Raises:
             ModelError: The model cannot be used; the message names the site.
             NonFiniteEnergyError: More than 1 % of the walkers met a NaN.
+            WalkerMemoryError: The walkers do not fit into memory.
             WeightCollapseError: All walkers have likelihood zero.
             CheckpointError: Checkpoints cannot be used, or are of another run.
 
@@ -148,11 +152,13 @@ class AnnealedSMC:
             EvidenceWarning: Something suggests not to trust the result; it says what.
             CompilationWarning: The model could not be compiled; the result is as valid.
         """
-        # Gradients are needed, wherever this is called.
-        with torch.inference_mode(mode=False):
+        # Gradients are needed, wherever this is called; runs in other threads wait.
+        num = self.settings.num_walkers * self.settings.num_chains
+        with ALONE, torch.inference_mode(mode=False), shortage_told(num):
             return self._run(args, kwargs)
 
     def _run(self, args: tuple, kwargs: dict[str, Any]) -> SMCResult:
+        """Anneal, and leave in `result` what was reached."""
         start = time.monotonic()
         self.result = None
         legs, settings = prepare(self.model, args, kwargs, self.settings)

@@ -115,7 +115,7 @@ def batch(model: PyroModel, walkers: Tensor, *, seed: int = 0) -> Batched:
             reasons[method] = f"{type(error).__name__}: {first_line}"
             continue
         if all(_equal(a, b, tolerance) for a, b in zip(found, truth, strict=True)):
-            return Batched(_whatever_breaks(densities), method, reasons)
+            return Batched(Guarded(densities), method, reasons)
         reasons[method] = "its numbers differ from those of one walker at a time"
     told = "; ".join(f"{method}: {reason}" for method, reason in reasons.items())
     warnings.warn(
@@ -123,7 +123,7 @@ def batch(model: PyroModel, walkers: Tensor, *, seed: int = 0) -> Batched:
         SlowModelWarning,
         stacklevel=2,
     )
-    return Batched(_whatever_breaks(loop), "loop", reasons)
+    return Batched(Guarded(loop), "loop", reasons)
 
 
 def _alone(
@@ -143,21 +143,35 @@ def _alone(
             ) from error
 
 
-def _whatever_breaks(densities: Densities) -> Densities:
-    """Give NaN to walkers at which a matrix cannot be factorised, instead of an error."""
+class Guarded:
+    """Gives NaN to walkers at which a matrix cannot be factorised, instead of an error."""
 
-    def guarded(walkers: Tensor) -> tuple[Tensor, Tensor]:
+    def __init__(self, densities: Densities) -> None:
+        """Guard some densities."""
+        self.densities = densities
+
+    def __call__(self, walkers: Tensor) -> tuple[Tensor, Tensor]:
+        """Return log prior and log joint, each `(n,)`."""
         try:
-            return densities(walkers)
+            return self.densities(walkers)
         except torch.linalg.LinAlgError:
             if len(walkers) == 1:
                 nothing = walkers.sum(1) * math.nan
                 return nothing, nothing
-            halves = [guarded(half) for half in walkers.chunk(2)]
+            halves = [self(half) for half in walkers.chunk(2)]
             prior, joint = (torch.cat(parts) for parts in zip(*halves, strict=True))
             return prior, joint
 
-    return guarded
+    def __deepcopy__(self, memo: dict[int, Any]) -> "Guarded":
+        """Return itself, as a function does."""
+        return self
+
+    def __reduce__(self) -> Any:
+        """Refuse to go to another process: the model is code, run in many ways."""
+        raise ModelError(
+            "The result of a run holds its model, which cannot be pickled. Send what "
+            "`get_samples()` returns, or run the model in the other process."
+        )
 
 
 def _vmap(model: PyroModel) -> Densities:

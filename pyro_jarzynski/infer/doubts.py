@@ -4,7 +4,8 @@ from typing import Protocol
 
 from torch import Tensor
 
-from pyro_jarzynski.diagnostics.psis import MAX_PARETO_K
+from pyro_jarzynski.core.precision import coarseness
+from pyro_jarzynski.core.walkers import Walkers
 from pyro_jarzynski.infer.settings import Settings
 from pyro_jarzynski.infer.summary import Summary
 
@@ -12,7 +13,8 @@ from pyro_jarzynski.infer.summary import Summary
 MAX_ISLAND_SPREAD = 1.0
 MAX_R_HAT = 1.1
 MIN_ACCEPTANCE = 0.1
-MIN_CONDITIONAL_ESS = 0.1
+# From this Pareto shape on the weights have infinite variance, and no error is known.
+MIN_CONDITIONAL_ESS, MAX_SHAPE = 0.25, 0.5
 MAX_STUCK = 0.05
 
 
@@ -23,6 +25,7 @@ class Doubted(Protocol):
     history: dict[str, Tensor]
     settings: Settings
     num_undecorrelated: int
+    walkers: Walkers
 
     @property
     def log_evidence_per_chain(self) -> Tensor:
@@ -50,6 +53,9 @@ def find_doubts(result: Doubted) -> list[str]:
         )
     if not result.history:
         return found
+    coarse = coarseness(result.walkers.evaluation.energy)
+    if coarse:
+        found.append(coarse)
     islands = result.log_evidence_per_chain
     if len(islands) > 1 and float(islands.std()) > MAX_ISLAND_SPREAD:
         found.append(
@@ -76,7 +82,7 @@ def find_doubts(result: Doubted) -> list[str]:
             "(non-centred)."
         )
     lowest = float(result.history["conditional_ess"].min()) / result.settings.num_walkers
-    if lowest < MIN_CONDITIONAL_ESS and float(result.pareto_k.max()) > MAX_PARETO_K:
+    if lowest < MIN_CONDITIONAL_ESS and float(result.pareto_k.max()) > MAX_SHAPE:
         found.append(
             f"A step left {lowest:.1%} of the walkers, with weights of Pareto shape "
             f"{float(result.pareto_k.max()):.2f}. Use more temperatures."

@@ -22,6 +22,7 @@ from pyro.poutine.trace_struct import Trace
 from torch import Tensor
 from torch.distributions import Transform
 
+from pyro_jarzynski.core.alone import ALONE
 from pyro_jarzynski.errors import ModelError
 from pyro_jarzynski.infer.enumeration import EnumeratedModel, Site, is_density
 from pyro_jarzynski.infer.probe import latent_sites, probe
@@ -29,6 +30,7 @@ from pyro_jarzynski.infer.sites import (
     Given,
     Unconstrain,
     bijection,
+    check_dtype,
     is_deterministic,
     is_masked_imputation,
     prior_log_prob,
@@ -233,7 +235,7 @@ class PyroModel:
 @contextmanager
 def quiet_pyro() -> Iterator[None]:
     """Run without validation, which `vmap` refuses, and out of sight of other handlers."""
-    with pyro.validation_enabled(is_validate=False), poutine.block():
+    with ALONE, pyro.validation_enabled(is_validate=False), poutine.block():
         yield
 
 
@@ -244,6 +246,7 @@ def _nothing() -> Iterator[None]:
 
 def _latent(name: str, site: Site) -> Latent:
     transform, value = bijection(site["fn"]), site["value"]
+    check_dtype(f"The latent {name!r}", value.dtype)
     unconstrained = transform.inverse_shape(value.shape)
     return Latent(name, value.shape, unconstrained, value.dtype, transform)
 

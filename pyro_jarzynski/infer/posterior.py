@@ -19,6 +19,7 @@ from pyro_jarzynski.infer.batching import batch, map_walkers
 from pyro_jarzynski.infer.discrete import draw_discrete
 from pyro_jarzynski.infer.model import PyroModel
 from pyro_jarzynski.infer.prior import draw_prior
+from pyro_jarzynski.infer.sites import check_dtype
 
 # Different walkers at which the ways of evaluating a model are compared.
 NUM_TRIED = 16
@@ -123,6 +124,7 @@ class TorchPosterior:
                 f"`prior_sample({num}, generator)` must return a tensor of shape "
                 f"({num}, *event), got {got}."
             )
+        check_dtype("`prior_sample`", drawn.dtype)
         return drawn
 
 

@@ -42,6 +42,7 @@ def probe(
     Raises:
         ModelError: A site cannot be used, or the runs do not have the same sites.
     """
+    _check_numbers(args, kwargs)
     traces: list[Trace] = []
     failure: ValueError | None = None
     with seeded(seed, "probe"), pyro.validation_enabled(is_validate=True):
@@ -61,6 +62,22 @@ def probe(
         raise ModelError(f"The model cannot be run with these data: {failure}") from failure
     _check_alike(traces)
     return traces
+
+
+def _check_numbers(args: tuple, kwargs: dict[str, Any]) -> None:
+    """Raise if tensors have shapes alone."""
+    named = {f"number {k}": x for k, x in enumerate(args)} | kwargs
+    for name, value in named.items():
+        if isinstance(value, torch.Tensor) and value.is_meta:
+            raise ModelError(
+                f"The argument {name} of the model is on the meta device, which holds "
+                "shapes and no numbers."
+            )
+    if torch.get_default_device().type == "meta":
+        raise ModelError(
+            "torch's default device is meta, which holds shapes and no numbers: run the "
+            'model inside `torch.device("cpu")`.'
+        )
 
 
 def _check_alike(traces: list[Trace]) -> None:

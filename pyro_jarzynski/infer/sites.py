@@ -11,6 +11,7 @@ from pyro.poutine.messenger import Messenger
 from torch import Tensor
 from torch.distributions import Transform, biject_to, constraints
 
+from pyro_jarzynski.core.alone import global_stream
 from pyro_jarzynski.core.noise import stream
 from pyro_jarzynski.errors import ModelError
 from pyro_jarzynski.infer.enumeration import Site, is_density
@@ -106,6 +107,15 @@ def bijection(fn: Any) -> Transform:
     return biject_to(support_of(fn))
 
 
+def check_dtype(what: str, dtype: torch.dtype) -> None:
+    """Raise if walkers cannot be of a type: their covariances have to be factorised."""
+    if dtype not in (torch.float32, torch.float64):
+        raise ModelError(
+            f"{what} is of {dtype}; posteriors need torch.float32 or torch.float64. Give "
+            "the distributions parameters of one of these."
+        )
+
+
 def prior_log_prob(site: Site) -> Tensor:
     """Return the normalised log-density of a latent, without scales and masks."""
     fn = site["fn"]
@@ -167,9 +177,7 @@ def is_masked_imputation(name: str, site: Site) -> bool:
 @contextmanager
 def seeded(seed: int, purpose: str) -> Iterator[None]:
     """Seed torch's global generator, which Pyro draws from, and put it back after."""
-    devices = [torch.cuda.current_device()] if torch.cuda.is_initialized() else []
-    with torch.random.fork_rng(devices=devices):
-        torch.manual_seed(stream(seed, purpose).initial_seed())
+    with global_stream(stream(seed, purpose).initial_seed()):
         yield
 
 

@@ -6,6 +6,7 @@ The file is a program and is executed; the data are not.
 import importlib.util
 import inspect
 import json
+import math
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -65,13 +66,19 @@ def load_arguments(file: Path) -> dict[str, Any]:
     torch's default dtype. Everything else is passed as it is.
 
     Raises:
-        DataError: The file is not a JSON object, or a list is ragged.
+        DataError: The file is not a JSON object, holds a name twice or a number that is not
+            finite, or a list is ragged.
     """
     try:
-        content = json.loads(file.read_text(encoding="utf-8"))
+        content = json.loads(
+            file.read_text(encoding="utf-8"),
+            object_pairs_hook=_without_repetition,
+            parse_constant=_refuse_constant,
+            parse_float=_finite,
+        )
     except OSError as error:
         raise DataError(f"`--data` cannot be read: {file}: {error.strerror}.") from error
-    except ValueError as error:
+    except (ValueError, RecursionError) as error:
         raise DataError(f"`--data` is not valid JSON: {file}: {error}.") from error
     if not isinstance(content, dict):
         raise DataError(
@@ -84,10 +91,31 @@ def load_arguments(file: Path) -> dict[str, Any]:
     }
 
 
+def _without_repetition(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    """Return an object, or raise where Python would keep the last of equal names."""
+    found = dict(pairs)
+    if len(found) < len(pairs):
+        names = [name for name, _ in pairs]
+        twice = next(name for name in names if names.count(name) > 1)
+        raise ValueError(f"the name {twice!r} stands there twice")
+    return found
+
+
+def _refuse_constant(name: str) -> float:
+    raise ValueError(f"{name} is no number of JSON; leave missing data out")
+
+
+def _finite(digits: str) -> float:
+    number = float(digits)
+    if math.isinf(number):
+        raise ValueError(f"{digits} is too large for a float")
+    return number
+
+
 def _tensor(name: str, value: list) -> Tensor:
     try:
         return torch.tensor(value)
-    except (TypeError, ValueError) as error:
+    except (TypeError, ValueError, RuntimeError) as error:
         raise DataError(
             f"`--data` must hold {name!r} as a rectangular list of numbers: {error}."
         ) from error
