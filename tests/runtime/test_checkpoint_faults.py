@@ -133,9 +133,7 @@ def test_a_lack_of_memory(tmp_path, monkeypatch):
     with pj.Checkpoints(tmp_path, every=1).opened(run) as keep:
         with monkeypatch.context() as patch:
             patch.setattr(disk, "pack", pack)
-            with pytest.warns(
-                pj.CheckpointWarning, match=r"MemoryError\(\)\. The run"
-            ):
+            with pytest.warns(pj.CheckpointWarning, match=r"MemoryError\(\)\. The run"):
                 keep(1)
         assert not list(tmp_path.glob(".passing-*"))
         run.step = 2
