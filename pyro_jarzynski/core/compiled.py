@@ -18,7 +18,7 @@ import torch
 from torch import Tensor
 from torch.fx import GraphModule
 
-from pyro_jarzynski.core.evaluation import Term, TermsFn, differentiate
+from pyro_jarzynski.core.gradients import Term, TermsFn, differentiate
 from pyro_jarzynski.core.recording import Record, UnrecordableError
 from pyro_jarzynski.core.trees import map_tree
 from pyro_jarzynski.errors import CompilationWarning

@@ -12,7 +12,8 @@ import torch
 from torch import Tensor, nn
 
 from pyro_jarzynski.core.compiled import Code, compile_once
-from pyro_jarzynski.core.evaluation import Evaluation, differentiate
+from pyro_jarzynski.core.evaluation import Evaluation
+from pyro_jarzynski.core.gradients import differentiate
 from pyro_jarzynski.core.langevin import Trial, trial
 from pyro_jarzynski.core.recording import Record
 from pyro_jarzynski.core.trees import Position

@@ -5,37 +5,32 @@ An energy is a function from a position with `N` walkers to `N` energies in nats
     energy_fn(position) -> (N,)
 
 or a `CombinedEnergy`, a linear combination of several of them that come from one call.
-`evaluate` is the only place that differentiates, so a count of its calls is the cost.
+A count of the calls of `evaluate` is the cost of a run.
 """
 
 import math
 from collections.abc import Callable, Sequence
-from typing import Any, NamedTuple, Protocol, TypeAlias
+from typing import Any, NamedTuple, TypeAlias
 
 import torch
 from torch import Tensor
 
+from pyro_jarzynski.core.gradients import (
+    Term,
+    TermsFn,
+    as_leaf,
+    check_graph,
+    check_shape,
+    differentiated,
+    grade,
+    grade_at,
+)
 from pyro_jarzynski.core.shortage import shortage_told
-from pyro_jarzynski.core.trees import (
-    Position,
-    inner,
-    leaves,
-    map_tree,
-    num_walkers,
-    rebuild,
-)
-from pyro_jarzynski.errors import (
-    ArgumentTypeError,
-    EnergyError,
-    NonFiniteEnergyError,
-    count,
-)
+from pyro_jarzynski.core.trees import Position, inner, map_tree, num_walkers
+from pyro_jarzynski.errors import EnergyError, NonFiniteEnergyError, count
 
 # The argument is a `Position`: an energy takes the kind that its walkers have.
 EnergyFn: TypeAlias = Callable[[Any], Tensor]
-
-
-TermsFn: TypeAlias = Callable[[Any], tuple[Tensor, ...]]
 
 
 # Energy in nats from which a density is zero, whatever constant the energy has on top.
@@ -56,23 +51,6 @@ class CombinedEnergy(NamedTuple):
 
 
 Energy: TypeAlias = EnergyFn | CombinedEnergy
-
-
-class Term(NamedTuple):
-    """Energy `(N,)` of each walker, and its gradient in the shape of the position."""
-
-    energy: Tensor
-    grad: Position
-
-
-class GradedTerms(Protocol):
-    """Terms that know their gradients, so that nobody need differentiate them."""
-
-    def __call__(self, position: Any) -> tuple[Tensor, ...]:
-        """Return the energies, each `(N,)`."""
-
-    def graded(self, position: Any) -> tuple[Term, ...]:
-        """Return the energies with their gradients."""
 
 
 class Evaluation(NamedTuple):
@@ -174,25 +152,6 @@ def reevaluate(
     return evaluate(energy, position, chunk_size=chunk_size, gradient=gradient)
 
 
-def grade(terms: TermsFn | GradedTerms, position: Position) -> tuple[Term, ...]:
-    """Return terms with their gradients: by themselves if they know them, or by autograd.
-
-    Raises:
-        EnergyError: The terms are not of shape `(N,)` or not differentiable.
-    """
-    by_itself = getattr(terms, "graded", None)
-    if by_itself is not None:
-        return by_itself(position)
-    return differentiate(terms, position)
-
-
-def differentiate(terms: TermsFn, position: Position) -> tuple[Term, ...]:
-    """Return terms with their gradients by autograd."""
-    with torch.inference_mode(mode=False), torch.enable_grad():
-        point = map_tree(_as_leaf, position)
-        return _grade_at(terms, point, slice(0, num_walkers(position)))[1]
-
-
 def combine(terms: Sequence[Term], combination: CombinedEnergy) -> Evaluation:
     """Return the linear combination of evaluated terms."""
     known, source = tuple(terms), combination.terms
@@ -240,32 +199,21 @@ def _evaluate_chunk(
     energy: Energy, position: Position, rows: slice, visit: Visitor | None
 ) -> Evaluation:
     with torch.inference_mode(mode=False), torch.enable_grad():
-        point = map_tree(_as_leaf, position)
+        point = map_tree(as_leaf, position)
         if isinstance(energy, CombinedEnergy):
-            terms, graded = _grade_at(energy.terms, point, rows)
+            terms, graded = grade_at(energy.terms, point, rows)
             used = zip(terms, energy.coefficients, strict=True)
             values = torch.stack([c * t for t, c in used if c != 0]).sum(0)
             result = combine(graded, energy)
         else:
             values = energy(point)
-            _check_shape(values, rows)
-            _check_graph(values.requires_grad)
-            found = _differentiate(values, point, keep_graph=visit is not None)
+            check_shape(values, rows)
+            check_graph(values.requires_grad)
+            found = differentiated(values, point, keep_graph=visit is not None)
             result = Evaluation(*found, inner(found.grad, found.grad))
         if visit is not None:
             visit(rows, values, result)
         return result
-
-
-def _grade_at(
-    terms: TermsFn, point: Position, rows: slice
-) -> tuple[tuple[Tensor, ...], tuple[Term, ...]]:
-    """Return terms at a leaf of autograd, with their graph, and with their gradients."""
-    values = terms(point)
-    for value in values:
-        _check_shape(value, rows)
-    _check_graph(any(value.requires_grad for value in values))
-    return values, tuple(_differentiate(value, point) for value in values)
 
 
 def _value_chunk(
@@ -274,51 +222,9 @@ def _value_chunk(
     """Evaluate without a gradient by the position: its graph serves only `visit`."""
     with torch.set_grad_enabled(visit is not None):
         values = energy(position)
-        _check_shape(values, rows)
+        check_shape(values, rows)
         known = values.detach()
         result = Evaluation(known, None, torch.zeros_like(known))
         if visit is not None:
             visit(rows, values, result)
     return result
-
-
-def _differentiate(values: Tensor, point: Position, *, keep_graph: bool = True) -> Term:
-    inputs = list(leaves(point))
-    if not values.requires_grad:
-        return Term(values, rebuild(point, (torch.zeros_like(x) for x in inputs)))
-    slopes = torch.autograd.grad(
-        values.sum(), inputs, retain_graph=keep_graph, materialize_grads=True
-    )
-    return Term(values.detach(), rebuild(point, iter(slopes)))
-
-
-def _as_leaf(x: Tensor) -> Tensor:
-    if not x.is_floating_point():
-        raise ArgumentTypeError(
-            "`position` must be of a floating dtype, since walkers move along gradients; "
-            f"got {x.dtype}. Call `.to(torch.get_default_dtype())`."
-        )
-    x = x.clone() if x.is_inference() else x.detach()
-    return x.requires_grad_()
-
-
-def _check_shape(values: object, rows: slice) -> None:
-    expected = (rows.stop - rows.start,)
-    if not isinstance(values, Tensor):
-        raise EnergyError(
-            f"An energy must return a tensor of shape {expected}, one energy per walker; "
-            f"got {type(values).__name__}."
-        )
-    if tuple(values.shape) != expected:
-        raise EnergyError(
-            f"An energy must return one energy per walker: expected shape {expected}, "
-            f"got {tuple(values.shape)}; sum over the event dimensions."
-        )
-
-
-def _check_graph(differentiable: bool) -> None:  # noqa: FBT001
-    if not differentiable:
-        raise EnergyError(
-            "The energies do not depend on the positions in a way that torch can "
-            "differentiate; look for `detach`, `no_grad`, `item` or NumPy in the energy."
-        )

@@ -18,7 +18,8 @@ from torch import Tensor
 from pyro_jarzynski.core import weights
 from pyro_jarzynski.core.adaptation import adapted
 from pyro_jarzynski.core.curvature import largest_curvature
-from pyro_jarzynski.core.evaluation import CombinedEnergy, Energy, TermsFn, evaluate
+from pyro_jarzynski.core.evaluation import CombinedEnergy, Energy, evaluate
+from pyro_jarzynski.core.gradients import TermsFn
 from pyro_jarzynski.core.hamiltonian import HMC
 from pyro_jarzynski.core.kernels import Kernel, with_preconditioner, with_step_size
 from pyro_jarzynski.core.metric import metric, squared_jump

@@ -12,7 +12,8 @@ from typing import Any, Protocol
 
 import torch
 
-from pyro_jarzynski.core.evaluation import Evaluation, Term, TermsFn
+from pyro_jarzynski.core.evaluation import Evaluation
+from pyro_jarzynski.core.gradients import Term, TermsFn
 from pyro_jarzynski.core.kernels import Kernel
 from pyro_jarzynski.core.trees import map_tree
 from pyro_jarzynski.core.walkers import Walkers

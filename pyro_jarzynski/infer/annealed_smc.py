@@ -21,7 +21,8 @@ from pyro_jarzynski.errors import (
     NonFiniteEnergyWarning,
     SupportWarning,
 )
-from pyro_jarzynski.infer.annealing import Leg, anneal, prepare
+from pyro_jarzynski.infer.annealing import anneal
+from pyro_jarzynski.infer.legs import Leg, prepare
 from pyro_jarzynski.infer.posterior import ModelPosterior
 from pyro_jarzynski.infer.recorder import Recorder
 from pyro_jarzynski.infer.result import SMCResult

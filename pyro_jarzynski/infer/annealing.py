@@ -17,72 +17,28 @@ import torch
 from torch import Tensor
 
 from pyro_jarzynski.core import smc
-from pyro_jarzynski.core.compiled import CompiledTerms
-from pyro_jarzynski.core.evaluation import (
-    CombinedEnergy,
-    GradedTerms,
-    Term,
-    TermsFn,
-    grade,
-)
+from pyro_jarzynski.core.evaluation import CombinedEnergy
 from pyro_jarzynski.core.kernels import Kernel
-from pyro_jarzynski.core.memory import MORE, chunk_size_for
 from pyro_jarzynski.core.pilot import Found, explore
 from pyro_jarzynski.core.resampling import get_resampler
 from pyro_jarzynski.core.smc import Stage, StepInfo
 from pyro_jarzynski.core.transitions import Tools
 from pyro_jarzynski.core.walkers import MAX_BROKEN, Walkers, drop, init
 from pyro_jarzynski.errors import (
-    ArgumentError,
-    CompilationWarning,
-    ModelError,
     NonFiniteEnergyError,
     NonFiniteEnergyWarning,
     WeightCollapseError,
 )
 from pyro_jarzynski.infer.learned import LearnedPosterior
-from pyro_jarzynski.infer.posterior import (
-    ModelPosterior,
-    Posterior,
-    Target,
-    between,
-    make_posterior,
-)
-from pyro_jarzynski.infer.schedules import AdaptiveTempering, DataTempering
+from pyro_jarzynski.infer.legs import Counted, Leg
+from pyro_jarzynski.infer.schedules import AdaptiveTempering
 from pyro_jarzynski.infer.settings import Settings
 from pyro_jarzynski.infer.standing import Standing
-
-
-class Counted:
-    """Counts the walkers at which energies and gradients were evaluated."""
-
-    def __init__(self, terms: TermsFn | GradedTerms) -> None:
-        """Start at zero."""
-        self.terms, self.num = terms, 0
-
-    def __call__(self, position: Tensor) -> tuple[Tensor, ...]:
-        """Evaluate, and count."""
-        self.num += len(position)
-        return self.terms(position)
-
-    def graded(self, position: Tensor) -> tuple[Term, ...]:
-        """Evaluate with gradients, and count."""
-        self.num += len(position)
-        return grade(self.terms, position)
-
 
 # A scout only has to arrive.
 SCOUTING = AdaptiveTempering(0.5)
 # A path of so few steps of a scout needs no better base, and a Gaussian may be a worse one.
 SHORT_PATH = 4
-
-
-class Leg(NamedTuple):
-    """A part of the path: from one law, the base or a posterior, to the next."""
-
-    posterior: Posterior
-    terms: Counted
-    num_observations: int | None
 
 
 class Reached(NamedTuple):
@@ -105,74 +61,6 @@ class Reached(NamedTuple):
     leg: Leg
     decorrelated: bool
     counts: bool
-
-
-def prepare(
-    model: Any, args: tuple, kwargs: dict[str, Any], settings: Settings
-) -> tuple[list[Leg], Settings]:
-    """Return the parts of the path that a schedule asks for, and settings that fit them.
-
-    Where walkers per call are `"auto"`, the settings have their number.
-    """
-    legs = _make_legs(model, args, kwargs, settings)
-    if settings.chunk_size != "auto":
-        return legs, settings
-    posterior = legs[-1].posterior
-    if settings.jit_compile or posterior.method == "loop" or not posterior.size:
-        return legs, replace(settings, chunk_size=None)
-    few = posterior.draw(MORE, seed=settings.seed, purpose="memory")
-    energy = CombinedEnergy(posterior.terms, (0.5, 0.5))
-    return legs, replace(settings, chunk_size=chunk_size_for("auto", energy, few))
-
-
-def _make_legs(
-    model: Any, args: tuple, kwargs: dict[str, Any], settings: Settings
-) -> list[Leg]:
-
-    def posterior(args: tuple, kwargs: dict[str, Any]) -> Any:
-        return make_posterior(
-            model,
-            args,
-            kwargs,
-            base=settings.base,
-            num_walkers=settings.num_walkers * settings.num_chains,
-            seed=settings.seed,
-        )
-
-    schedule = settings.schedule
-    if not isinstance(schedule, DataTempering):
-        whole = posterior(args, kwargs)
-        return [Leg(whole, _counted(whole.terms, whole, settings), None)]
-    if isinstance(model, Target):
-        raise ArgumentError("`DataTempering` needs a Pyro model, not a `Target`.")
-    legs: list[Leg] = []
-    for size in schedule.sizes:
-        present = posterior(*schedule.cut(args, kwargs, size))
-        if not legs:
-            legs.append(Leg(present, _counted(present.terms, present, settings), size))
-            continue
-        known = legs[-1].posterior
-        assert isinstance(known, ModelPosterior)
-        _check_same_latents(known, present, size)
-        terms = between(known, present)
-        legs.append(Leg(present, _counted(terms, present, settings), size))
-    return legs
-
-
-def _counted(terms: TermsFn, posterior: Posterior, settings: Settings) -> Counted:
-    """Return terms that count, and are compiled if that is asked for."""
-    if not settings.jit_compile:
-        return Counted(terms)
-    if posterior.method == "loop":
-        warnings.warn(
-            "The model is not compiled: it can only be evaluated one walker at a time. "
-            "Write it so that `torch.func.vmap` can map it, without branches on latents "
-            "and without writing in place.",
-            CompilationWarning,
-            stacklevel=2,
-        )
-        return Counted(terms)
-    return Counted(CompiledTerms(terms, settings.block))
 
 
 def anneal(
@@ -313,18 +201,3 @@ def _explained(stages: Iterator[Any], leg: Leg) -> Iterator[Any]:
     except WeightCollapseError as error:
         drawn = leg.posterior.draw(1, seed=0, purpose="explanation")
         raise WeightCollapseError(f"{error} {leg.posterior.explain(drawn[0])}") from error
-
-
-def _check_same_latents(first: ModelPosterior, second: ModelPosterior, size: int) -> None:
-    known = {latent.name: latent.shape for latent in first.model.latents}
-    found = {latent.name: latent.shape for latent in second.model.latents}
-    if known != found:
-        differing = sorted(
-            name
-            for name in known.keys() | found.keys()
-            if known.get(name) != found.get(name)
-        )
-        raise ModelError(
-            f"The latent {differing[0]!r} changes with the number of observations (here "
-            f"{size}); `DataTempering` needs latents that do not."
-        )

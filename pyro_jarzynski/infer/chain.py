@@ -12,7 +12,8 @@ from pyro_jarzynski.core.noise import stream
 from pyro_jarzynski.core.resampling import systematic
 from pyro_jarzynski.core.transitions import Tools
 from pyro_jarzynski.core.walkers import resample
-from pyro_jarzynski.infer.annealing import Leg, Reached, anneal
+from pyro_jarzynski.infer.annealing import Reached, anneal
+from pyro_jarzynski.infer.legs import Leg
 from pyro_jarzynski.infer.settings import Settings
 
 # Share of the walkers that must have moved before they are given out again.

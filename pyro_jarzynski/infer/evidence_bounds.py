@@ -16,8 +16,9 @@ from pyro_jarzynski.core.transitions import Tools
 from pyro_jarzynski.core.walkers import init
 from pyro_jarzynski.errors import ArgumentError, ModelError, count
 from pyro_jarzynski.infer.annealed_smc import AnnealedSMC
-from pyro_jarzynski.infer.annealing import Leg, anneal, prepare
+from pyro_jarzynski.infer.annealing import anneal
 from pyro_jarzynski.infer.enumeration import Site
+from pyro_jarzynski.infer.legs import Leg, prepare
 from pyro_jarzynski.infer.model import PyroModel
 from pyro_jarzynski.infer.posterior import ModelPosterior
 from pyro_jarzynski.infer.probe import NUM_PROBES

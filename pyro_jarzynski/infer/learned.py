@@ -16,7 +16,7 @@ import math
 import torch
 from torch import Tensor
 
-from pyro_jarzynski.core.evaluation import GradedTerms, Term, TermsFn, grade
+from pyro_jarzynski.core.gradients import GradedTerms, Term, TermsFn, grade
 from pyro_jarzynski.core.noise import stream
 from pyro_jarzynski.core.walkers import Walkers
 from pyro_jarzynski.infer.bases import WIDENING, GaussianBase

@@ -11,8 +11,8 @@ from torch.distributions import Transform
 
 from pyro_jarzynski.core.kernels import MALA, Kernel
 from pyro_jarzynski.errors import ArgumentError, ModelError, count
-from pyro_jarzynski.infer.annealing import prepare
 from pyro_jarzynski.infer.chain import Chain
+from pyro_jarzynski.infer.legs import prepare
 from pyro_jarzynski.infer.model import PyroModel
 from pyro_jarzynski.infer.schedules import AdaptiveTempering, Schedule
 from pyro_jarzynski.infer.settings import Settings

@@ -11,7 +11,7 @@ from typing import Any, Protocol
 import torch
 from torch import Tensor
 
-from pyro_jarzynski.core.evaluation import TermsFn
+from pyro_jarzynski.core.gradients import TermsFn
 from pyro_jarzynski.core.noise import stream
 from pyro_jarzynski.errors import ArgumentError, ArgumentTypeError, EnergyError
 from pyro_jarzynski.infer.bases import Base, make_base

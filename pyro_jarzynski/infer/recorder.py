@@ -10,7 +10,8 @@ from torch import Tensor
 
 from pyro_jarzynski.core.trees import Position
 from pyro_jarzynski.core.weights import log_mean_exp, log_sum_exp
-from pyro_jarzynski.infer.annealing import Counted, Reached
+from pyro_jarzynski.infer.annealing import Reached
+from pyro_jarzynski.infer.legs import Counted
 from pyro_jarzynski.infer.result import SMCResult
 from pyro_jarzynski.infer.settings import Settings
 

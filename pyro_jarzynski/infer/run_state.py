@@ -5,7 +5,7 @@ from dataclasses import fields
 from typing import Any
 
 from pyro_jarzynski.core.states import check_settings, settings_of
-from pyro_jarzynski.infer.annealing import Leg
+from pyro_jarzynski.infer.legs import Leg
 from pyro_jarzynski.infer.recorder import Recorder
 from pyro_jarzynski.infer.settings import Settings
 from pyro_jarzynski.infer.standing import Standing

@@ -16,7 +16,8 @@ from pyro_jarzynski.core.transitions import Tools
 from pyro_jarzynski.core.walkers import init
 from pyro_jarzynski.errors import ArgumentError, ModelError
 from pyro_jarzynski.infer.annealed_smc import AnnealedSMC
-from pyro_jarzynski.infer.annealing import Leg, anneal, prepare
+from pyro_jarzynski.infer.annealing import anneal
+from pyro_jarzynski.infer.legs import Leg, prepare
 from pyro_jarzynski.infer.schedules import DataTempering
 from pyro_jarzynski.infer.settings import Settings
 

@@ -6,7 +6,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from pyro_jarzynski.core.evaluation import TermsFn
+from pyro_jarzynski.core.gradients import TermsFn
 from pyro_jarzynski.core.kernels import Kernel
 from pyro_jarzynski.core.noise import stream
 from pyro_jarzynski.core.pilot import Found

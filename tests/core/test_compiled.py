@@ -13,7 +13,8 @@ import torch
 
 from pyro_jarzynski.core import compiled
 from pyro_jarzynski.core.compiled import CompiledTerms, block_size
-from pyro_jarzynski.core.evaluation import CombinedEnergy, differentiate, evaluate
+from pyro_jarzynski.core.evaluation import CombinedEnergy, evaluate
+from pyro_jarzynski.core.gradients import differentiate
 from pyro_jarzynski.core.recording import Record, UnrecordableError
 from pyro_jarzynski.errors import CompilationWarning
 from tests.scenarios import FLOAT

@@ -23,7 +23,7 @@ from pyro_jarzynski import (
 )
 from pyro_jarzynski.core import compiled
 from pyro_jarzynski.core.compiled import CompiledTerms, agree
-from pyro_jarzynski.core.evaluation import differentiate
+from pyro_jarzynski.core.gradients import differentiate
 from pyro_jarzynski.errors import ArgumentTypeError, CompilationWarning
 from pyro_jarzynski.infer.learned import LearnedPosterior
 from pyro_jarzynski.infer.posterior import ModelPosterior

@@ -9,8 +9,9 @@ from scipy.stats import norm
 import pyro_jarzynski as pj
 from pyro_jarzynski.core.noise import stream
 from pyro_jarzynski.core.walkers import init
-from pyro_jarzynski.infer.annealing import anneal, prepare
+from pyro_jarzynski.infer.annealing import anneal
 from pyro_jarzynski.infer.learned import FIRST_SHARE, LearnedPosterior
+from pyro_jarzynski.infer.legs import prepare
 from pyro_jarzynski.infer.posterior import TorchPosterior
 from pyro_jarzynski.infer.settings import Settings
 
