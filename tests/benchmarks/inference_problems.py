@@ -73,7 +73,9 @@ def regression_model(x: Tensor, y: Tensor) -> None:
     pyro.sample("y", dist.Bernoulli(logits=x @ beta).to_event(1), obs=y)
 
 
-def regression(name: str, table: Path, positive: str, truth: float, error: float) -> Problem:
+def regression(
+    name: str, table: Path, positive: str, truth: float, error: float
+) -> Problem:
     """Return a regression on standardised columns and an intercept, prior N(0, 1)."""
     rows = [line.split(",") for line in table.read_text().split()]
     x = np.array([[float(cell) for cell in row[:-1]] for row in rows])

@@ -33,9 +33,7 @@ def figures(record: dict[str, Any]) -> dict[str, float]:
     return {
         "runs": len(runs),
         "bias": statistics.mean(errors),
-        "standard_error": math.hypot(
-            spread / math.sqrt(len(runs)), record["truth_error"]
-        ),
+        "standard_error": math.hypot(spread / math.sqrt(len(runs)), record["truth_error"]),
         "log_mean": log_mean,
         "spread": spread,
         "seconds": seconds,

@@ -55,9 +55,7 @@ def row(problem: Problem, name: str, seeds: range) -> str:
         start = time.process_time()
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")
-            smc = pj.AnnealedSMC(
-                problem.model, seed=seed, progress=False, **SETTINGS[name]
-            )
+            smc = pj.AnnealedSMC(problem.model, seed=seed, progress=False, **SETTINGS[name])
             result = smc.run(*problem.args)
         seconds.append(time.process_time() - start)
         low, high = result.log_evidence_interval(0.9)
