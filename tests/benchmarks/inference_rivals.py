@@ -40,17 +40,25 @@ import pyro_jarzynski as pj  # noqa: E402
 
 # By `inference_tuning.py`, on the same problems.
 TUNED = {
-    "": Tempered(step=0.2, leapfrog=5),
+    "sonar": Tempered(step=0.1, leapfrog=5, ess=0.8),
+    "mixture": Tempered(step=0.2, ess=0.8),
+    "eight schools": Tempered(step=0.1, leapfrog=5),
+    "seeds": Tempered(step=0.3, leapfrog=3, moves=5, covariance=True),
+    "": Tempered(step=0.5, leapfrog=3, moves=5, covariance=True),
 }
 COLD_SEED = 10_000
 
 
 def samplers(*, jit: bool) -> list[Sampler]:
-    """Return the rivals; `jit` compiles the potential where the package can."""
-    options: dict[str, Any] = {"jit_compile": True} if jit else {}
+    """Return the rivals; with `jit` ours also compiled, and then get few seeds without."""
+    ours: dict[str, dict[str, Any]] = {"ours": {}, "ours, HMC": {"kernel": pj.HMC()}}
+    compiled = [
+        annealed(f"{name}, compiled", **options, jit_compile=True)
+        for name, options in ours.items()
+    ]
     return [
-        annealed("ours", **options),
-        annealed("ours, HMC", kernel=pj.HMC(), **options),
+        *(annealed(name, slow=jit, **options) for name, options in ours.items()),
+        *(compiled if jit else []),
         blackjax_smc("blackjax", {"": Tempered()}),
         blackjax_smc("blackjax, tuned", TUNED),
         pymc_smc(),
@@ -129,7 +137,7 @@ def main() -> None:
     parser.add_argument("--ionosphere", type=Path, help="file of the UCI repository")
     parser.add_argument("--only", nargs="+", metavar="PROBLEM")
     parser.add_argument("--samplers", nargs="+", metavar="NAME")
-    parser.add_argument("--jit", action="store_true", help="jit_compile=True for ours")
+    parser.add_argument("--jit", action="store_true", help="ours compiled, too")
     arguments = parser.parse_args()
     torch.set_num_threads(1)
     rivals = samplers(jit=arguments.jit)

@@ -65,7 +65,7 @@ def told(options: dict[str, Any]) -> str:
 # This package -------------------------------------------------------------------------
 
 
-def annealed(name: str, **options: Any) -> Sampler:
+def annealed(name: str, *, slow: bool = False, **options: Any) -> Sampler:
     """Return `AnnealedSMC` with some options."""
 
     def prepare(problem: Problem) -> Run:
@@ -81,7 +81,7 @@ def annealed(name: str, **options: Any) -> Sampler:
 
         return run
 
-    return Sampler(name, "pyro-jarzynski", told(options), prepare)
+    return Sampler(name, "pyro-jarzynski", told(options), prepare, slow)
 
 
 # blackjax -----------------------------------------------------------------------------
