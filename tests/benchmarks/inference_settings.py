@@ -1,7 +1,7 @@
 """Which settings of `AnnealedSMC` give the evidence most exactly for their cost.
 
     python tests/benchmarks/inference_settings.py [--seeds 16] [--only sonar seeds]
-        [--settings NAME ...] [--ionosphere FILE] [--first-seed 0]
+        [--settings NAME ...] [--ionosphere FILE] [--first-seed 0] [--jit]
 
 One row per setting: bias and standard deviation of `log Ẑ`, share of runs whose interval
 of 90 % covers the truth, gradients, seconds of the process, and the variance times either:
@@ -48,8 +48,9 @@ SETTINGS: dict[str, dict[str, Any]] = {
 }
 
 
-def row(problem: Problem, name: str, seeds: range) -> str:
+def row(problem: Problem, name: str, seeds: range, *, jit: bool) -> str:
     """Return the row of a setting on a problem."""
+    options = SETTINGS[name] | ({"jit_compile": True} if jit else {})
     errors, covered, gradients, seconds, stages = [], [], [], [], []
     for seed in seeds:
         start = time.process_time()
@@ -90,6 +91,7 @@ def main() -> None:
     parser.add_argument("--only", nargs="+", default=["sonar", "seeds"])
     parser.add_argument("--settings", nargs="+", choices=list(SETTINGS))
     parser.add_argument("--ionosphere", type=Path)
+    parser.add_argument("--jit", action="store_true", help="jit_compile=True")
     arguments = parser.parse_args()
     torch.set_num_threads(1)
     print(
@@ -104,7 +106,7 @@ def main() -> None:
         torch.set_default_dtype(torch.float64 if problem.double else torch.float32)
         seeds = range(arguments.first_seed, arguments.first_seed + arguments.seeds)
         for name in arguments.settings or SETTINGS:
-            print(row(problem, name, seeds), flush=True)
+            print(row(problem, name, seeds, jit=arguments.jit), flush=True)
 
 
 if __name__ == "__main__":
