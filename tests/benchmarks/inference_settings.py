@@ -56,7 +56,7 @@ def row(problem: Problem, name: str, seeds: range, *, jit: bool) -> str:
         start = time.process_time()
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")
-            smc = pj.AnnealedSMC(problem.model, seed=seed, progress=False, **SETTINGS[name])
+            smc = pj.AnnealedSMC(problem.model, seed=seed, progress=False, **options)
             result = smc.run(*problem.args)
         seconds.append(time.process_time() - start)
         low, high = result.log_evidence_interval(0.9)
