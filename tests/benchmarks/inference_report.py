@@ -75,7 +75,8 @@ def table(known: dict[str, Any]) -> str:
     lines = [
         f"{told}. One core, one thread. Evidence work is the variance of log Ẑ times warm "
         "seconds of the process; its standard error is √(2 / (runs - 1)) of it. The best "
-        f"rival is the one of least evidence work among those of a bias below {MAX_BIAS} nat.",
+        "rival is the one of least evidence work among those of a bias below "
+        f"{MAX_BIAS} nat.",
         "",
         f"| {' | '.join(COLUMNS)} |",
         "|" + "---|" * len(COLUMNS),

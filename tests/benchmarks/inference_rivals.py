@@ -7,8 +7,9 @@ Writes `DIR/inference.md`, `.json` and `.png`; run again with other problems or 
 it adds to them. One process on one core and one thread for all; rivals take turns seed by
 seed. Seconds are those of the process, medians over seeds; wall time is in the JSON file.
 The first run, with compilation by this process and its children into an empty cache, is
-told as `cold`; kernels of one sampler with another one's shapes are compiled by then. Packages that are not installed are
-named and left out: blackjax, jax, pymc, particles (whose file of the Sonar data is read).
+told as `cold`; what another sampler has compiled for the same shapes is there by then.
+Packages that are not installed are named and left out: blackjax, jax, pymc, particles
+(whose file of the Sonar data is read).
 The Ionosphere data come with none of them: `--ionosphere` names the file of the UCI
 repository, `ionosphere.data`.
 """
