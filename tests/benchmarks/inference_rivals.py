@@ -28,7 +28,9 @@ from one_core import one_core
 
 one_core()
 import torch  # noqa: E402
-from inference_problems import Problem, problems, sonar_file  # noqa: E402
+from inference_models import sonar_file  # noqa: E402
+from inference_problem import Problem  # noqa: E402
+from inference_problems import problems  # noqa: E402
 from inference_report import picture, table  # noqa: E402
 from inference_samplers import (  # noqa: E402
     Run,

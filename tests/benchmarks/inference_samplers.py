@@ -13,7 +13,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 import torch
-from inference_problems import Problem
+from inference_problem import Problem
 
 import pyro_jarzynski as pj
 

@@ -1,4 +1,4 @@
-"""The evidences that `inference_problems.py` states and no formula gives.
+"""The evidences that `inference_models.py` states and no formula gives.
 
     python tests/benchmarks/inference_truths.py [--ionosphere FILE] [--draws 400000]
 
@@ -15,14 +15,9 @@ from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
-from inference_problems import (
-    DESIGN,
-    GERMINATED,
-    SOWN,
-    Problem,
-    problems,
-    sonar_file,
-)
+from inference_models import DESIGN, GERMINATED, SOWN, sonar_file
+from inference_problem import Problem
+from inference_problems import problems
 from scipy.special import gammaln, logsumexp
 
 LogDensity = Callable[[np.ndarray], np.ndarray]

@@ -14,7 +14,8 @@ from pathlib import Path
 from one_core import one_core
 
 one_core()
-from inference_problems import problems, sonar_file  # noqa: E402
+from inference_models import sonar_file  # noqa: E402
+from inference_problems import problems  # noqa: E402
 from inference_samplers import Tempered, blackjax_smc  # noqa: E402
 
 # Step, leapfrog steps, moves, ESS, and whether the mass is that of the particles.

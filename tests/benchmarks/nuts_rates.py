@@ -24,7 +24,8 @@ one_core()
 import pyro  # noqa: E402
 import pyro.distributions as dist  # noqa: E402
 import torch  # noqa: E402
-from inference_problems import problems, sonar_file  # noqa: E402
+from inference_models import sonar_file  # noqa: E402
+from inference_problems import problems  # noqa: E402
 from pyro.infer import MCMC, NUTS  # noqa: E402
 from torch import Tensor  # noqa: E402
 
