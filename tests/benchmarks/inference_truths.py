@@ -36,10 +36,18 @@ class Round(NamedTuple):
 
 
 def importance(
-    density: LogDensity, mean: np.ndarray, covariance: np.ndarray, draws: int, freedom: int
+    density: LogDensity,
+    mean: np.ndarray,
+    covariance: np.ndarray,
+    draws: int,
+    freedom: int,
+    seed: int,
 ) -> Round:
-    """Sample from Student's t and weigh by a log-density, `(n, d) -> (n,)`."""
-    rng, size = np.random.default_rng(draws), len(mean)
+    """Sample from Student's t and weigh by a log-density, `(n, d) -> (n,)`.
+
+    Rounds need seeds of their own: the next is fitted to the draws of the last.
+    """
+    rng, size = np.random.default_rng(seed), len(mean)
     lower = np.linalg.cholesky(covariance)
     constant = gammaln((freedom + size) / 2) - gammaln(freedom / 2)
     constant -= size / 2 * math.log(freedom * math.pi) + np.log(np.diag(lower)).sum()
@@ -78,8 +86,8 @@ def regression_rounds(problem: Problem, draws: int) -> list[Round]:
 
     mean, covariance = beta, 1.1 * np.linalg.inv(hessian)
     rounds = []
-    for number in (40_000, 40_000, 40_000, draws):
-        rounds.append(importance(density, mean, covariance, number, 30))
+    for seed, number in enumerate((40_000, 40_000, 40_000, draws)):
+        rounds.append(importance(density, mean, covariance, number, 30, seed))
         if rounds[-1].effective > 200:
             mean = rounds[-1].mean
         if rounds[-1].effective > 2000:
@@ -108,8 +116,8 @@ def effects_rounds(problem: Problem, draws: int) -> list[Round]:
     mean = np.array([2.5, -0.55, 0.08, 1.35, -0.8])
     covariance = np.diag([1.5, 0.19, 0.3, 0.26, 0.42]) ** 2
     rounds = []
-    for number in (10_000, 20_000, draws // 4):
-        rounds.append(importance(density, mean, covariance, number, 4))
+    for seed, number in enumerate((10_000, 20_000, draws // 4)):
+        rounds.append(importance(density, mean, covariance, number, 4, seed))
         mean, covariance = rounds[-1].mean, 1.2 * rounds[-1].covariance
     return rounds
 
