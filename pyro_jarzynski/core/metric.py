@@ -26,9 +26,10 @@ MAX_STRETCH = 4.0
 def metric(walkers: Walkers, *, dense: bool = True) -> Tensor:
     """Estimate the preconditioner `C = Σ # F⁻¹` from weighted walkers.
 
-    `Σ # F⁻¹ = F^{-½} (F^{½} Σ F^{½})^{½} F^{-½}`, and for a diagonal `√(Σ_ii / F_ii)`. A
-    dense estimate is shrunk towards its diagonal by `d / (n + d)`, with `n` the
-    effective sample size.
+    `Σ # F⁻¹ = F^{-½} (F^{½} Σ F^{½})^{½} F^{-½}`, and for a diagonal `√(Σ_ii / F_ii)`.
+    Dense estimates are shrunk towards a diagonal by `d / (n + d)`, with `n` the effective
+    sample size, each in coordinates that the other one whitens: there all directions are
+    of one scale, and what is lent to a narrow one is no more than its own width.
 
     Args:
         walkers: Weighted walkers whose position is one tensor `(N, d)`.
@@ -47,15 +48,32 @@ def metric(walkers: Walkers, *, dense: bool = True) -> Tensor:
     weight = walkers.weight.flatten()
     weight = weight / weight.sum()
     effective = float(1 / weight.square().sum())
-    spread = _covariance(position, weight, effective, dense=dense)
-    steepness = _covariance(gradient, weight, effective, dense=dense)
     if not dense:
+        spread, steepness = (_variances(x, weight) for x in (position, gradient))
         stretch = (spread * steepness).sqrt().clamp(max=MAX_STRETCH)
         return (stretch / steepness).to(position.dtype)
-    root, inverse_root = _power(steepness, 0.5), _power(steepness, -0.5)
-    stretch = _power(root @ spread @ root, 0.5, most=MAX_STRETCH)
-    mean = inverse_root @ stretch @ inverse_root
-    return ((mean + mean.mT) / 2).to(position.dtype)
+    spread, steepness = (_covariance(x, weight) for x in (position, gradient))
+    spread, steepness = (
+        _shrunk_beside(spread, steepness, effective),
+        _shrunk_beside(steepness, spread, effective),
+    )
+    root, inverse = _roots(steepness)
+    stretch, _ = _roots(root @ spread @ root, most=MAX_STRETCH)
+    return _symmetric(inverse @ stretch @ inverse).to(position.dtype)
+
+
+def shrunk(covariance: Tensor, effective: float) -> Tensor:
+    """Return `(n S + d diag S) / (n + d)`: no eigenvalue is far too small by chance.
+
+    Args:
+        covariance: Covariance `S` of a sample, `(d, d)`.
+        effective: Its effective size `n`.
+    """
+    variance = covariance.diagonal()
+    floor = SMALLEST * variance.max().clamp(min=torch.finfo(torch.float64).tiny)
+    diagonal, size = variance.clamp(min=floor).diag(), len(variance)
+    mixed = (effective * covariance + size * diagonal) / (effective + size)
+    return mixed + SMALLEST * diagonal
 
 
 def squared_jump(start: Position, end: Position, covariance: Covariance) -> float:
@@ -81,21 +99,34 @@ def squared_jump(start: Position, end: Position, covariance: Covariance) -> floa
     return float(shift.square().mean() / 2)
 
 
-def _covariance(values: Tensor, weight: Tensor, effective: float, *, dense: bool) -> Tensor:
+def _variances(values: Tensor, weight: Tensor) -> Tensor:
+    values = values.to(torch.float64)
+    variance = weight @ (values - weight @ values).square()
+    floor = SMALLEST * variance.max().clamp(min=torch.finfo(torch.float64).tiny)
+    return variance.clamp(min=floor)
+
+
+def _covariance(values: Tensor, weight: Tensor) -> Tensor:
     values = values.to(torch.float64)
     centred = values - weight @ values
-    variance = (weight[:, None] * centred.square()).sum(0)
-    floor = SMALLEST * variance.max().clamp(min=torch.finfo(torch.float64).tiny)
-    variance = variance.clamp(min=floor)
-    if not dense:
-        return variance
-    matrix = (weight[:, None] * centred).mT @ centred
-    size = len(variance)
-    shrunk = (effective * matrix + size * variance.diag()) / (effective + size)
-    return shrunk + SMALLEST * variance.diag()
+    return (weight[:, None] * centred).mT @ centred
 
 
-def _power(matrix: Tensor, exponent: float, most: float = math.inf) -> Tensor:
+def _shrunk_beside(matrix: Tensor, dual: Tensor, effective: float) -> Tensor:
+    """Return a covariance shrunk where its dual, about its inverse, is the identity."""
+    lower = torch.linalg.cholesky(shrunk(dual, effective))
+    white = shrunk(_symmetric(lower.mT @ matrix @ lower), effective)
+    half = torch.linalg.solve_triangular(lower.mT, white, upper=True)
+    return _symmetric(torch.linalg.solve_triangular(lower.mT, half.mT, upper=True))
+
+
+def _symmetric(matrix: Tensor) -> Tensor:
+    """Return a symmetric matrix without the rounding of its products."""
+    return (matrix + matrix.mT) / 2
+
+
+def _roots(matrix: Tensor, most: float = math.inf) -> tuple[Tensor, Tensor]:
+    """Return the square root of a matrix, bounded, and its inverse."""
     values, vectors = torch.linalg.eigh(matrix)
-    values = values.clamp(min=SMALLEST * float(values[-1])) ** exponent
-    return (vectors * values.clamp(max=most)) @ vectors.mT
+    values = values.clamp(min=SMALLEST * float(values[-1])).sqrt().clamp(max=most)
+    return (vectors * values) @ vectors.mT, (vectors / values) @ vectors.mT

@@ -17,6 +17,7 @@ import torch
 from torch import Tensor
 
 from pyro_jarzynski.core.gradients import GradedTerms, Term, TermsFn, grade
+from pyro_jarzynski.core.metric import metric, shrunk
 from pyro_jarzynski.core.noise import stream
 from pyro_jarzynski.core.walkers import Walkers
 from pyro_jarzynski.infer.bases import WIDENING, GaussianBase
@@ -108,16 +109,14 @@ def _shares(first: Tensor, log_gaussian: Tensor) -> tuple[Tensor, Tensor]:
 
 
 def _fit(scout: Walkers) -> GaussianBase:
-    """Fit a Gaussian, widened, and shrunk towards its diagonal by `D / (n + D)`."""
+    """Fit a Gaussian, widened, and shrunk in the coordinates of the scout's metric."""
     position = scout.position
     assert isinstance(position, Tensor)
     weight = scout.weight.flatten()
     values = position.to(torch.float64)
     mean = weight @ values
-    centred = values - mean
-    covariance = (weight[:, None] * centred).mT @ centred
-    diagonal = covariance.diagonal().clamp(min=1e-12).diag()
-    effective, size = float(1 / weight.square().sum()), len(mean)
-    shrunk = (effective * covariance + (size + 1e-6) * diagonal) / (effective + size)
-    lower = torch.linalg.cholesky(WIDENING * shrunk)
+    scale = torch.linalg.cholesky(metric(scout).to(torch.float64))
+    centred = torch.linalg.solve_triangular(scale, (values - mean).mT, upper=False)
+    covariance = shrunk((centred * weight) @ centred.mT, float(1 / weight.square().sum()))
+    lower = scale @ torch.linalg.cholesky(WIDENING * covariance)
     return GaussianBase(mean.to(position.dtype), lower.to(position.dtype))
