@@ -52,9 +52,7 @@ def seconds(task: Callable[[], object], repeats: int) -> float:
     return statistics.median(times)
 
 
-def step_seconds(
-    energy: EnergyFn, position: Tensor, kernel: Kernel, repeats: int
-) -> float:
+def step_seconds(energy: EnergyFn, position: Tensor, kernel: Kernel, repeats: int) -> float:
     """Return the time of one weighted step, s."""
     chunk_size = chunk_size_for("auto", energy, position)
     tools = Tools(stream(0, "steps"), chunk_size)
