@@ -1,6 +1,7 @@
 """Tables of numbers on disk: NumPy arrays and comma-separated values."""
 
 import csv
+import tokenize
 from collections.abc import Sequence
 from pathlib import Path
 from typing import TypeAlias
@@ -11,6 +12,17 @@ from torch import Tensor
 
 from pyro_jarzynski.errors import ArgumentError, DataError
 
+# What NumPy raises of a file that it cannot read.
+UNREADABLE = (
+    ValueError,
+    TypeError,
+    EOFError,
+    OSError,
+    MemoryError,
+    SyntaxError,
+    RecursionError,
+    tokenize.TokenError,
+)
 # A table, what its rows are called, and the number of each.
 Located: TypeAlias = tuple[np.ndarray, str, Sequence[int]]
 
@@ -56,7 +68,7 @@ def load_table(path: Path | str, *, dtype: torch.dtype = torch.float32) -> Tenso
 def _read_npy(file: Path) -> Located:
     try:
         array = np.load(file, allow_pickle=False)
-    except (ValueError, TypeError, EOFError, OSError, MemoryError) as error:
+    except UNREADABLE as error:
         # Of several lines the last advise to trust the file.
         reason = str(error).partition("\n")[0].rstrip(".")
         raise DataError(

@@ -1,5 +1,7 @@
 """The largest weights: their Pareto shape, and smoothed weights (PSIS)."""
 
+import math
+
 import numpy as np
 import torch
 from torch import Tensor
@@ -27,7 +29,9 @@ def pareto_k(log_weight: Tensor) -> float:
     values = values[np.isfinite(values)]
     if len(values) < MIN_WEIGHTS or np.ptp(values) < MIN_SPREAD:
         return 0.0
-    return float(smooth_largest(values)[1])
+    shape = float(smooth_largest(values)[1])
+    # ArviZ finds none, or infinity, where one weight has everything.
+    return math.inf if math.isnan(shape) else shape
 
 
 def pareto_smoothed(log_weight: Tensor) -> tuple[Tensor, Tensor]:

@@ -5,6 +5,7 @@ from collections.abc import Callable
 from copy import copy
 from typing import Any
 
+import torch
 from torch import Tensor
 from torch.distributions import Distribution, Independent, Normal
 from torch.nn.functional import mse_loss
@@ -45,7 +46,10 @@ class NormalEnergy:
     def __call__(self, x: Tensor) -> Tensor:
         """Return the energies of `(N, *event)`, `(N,)`."""
         white = x if self.scale is None else x / self.scale
-        squares = mse_loss(white, self.loc.expand_as(white), reduction="none")
+        # The loss of two dtypes has no gradient in every release of torch.
+        dtype = torch.promote_types(white.dtype, self.loc.dtype)
+        loc = self.loc.to(dtype).expand_as(white)
+        squares = mse_loss(white.to(dtype), loc, reduction="none")
         return squares.reshape(len(x), -1).sum(1) * self.precision + self.level
 
 
