@@ -127,13 +127,18 @@ class CompiledTerms:
 
     def _refuse(self, reason: str) -> None:
         self.refused = True
-        warnings.warn(
-            f"The model is not compiled, which is slower ({reason}). The result is as "
-            "valid. Write the model in operations of torch alone, without Python numbers "
-            "of its tensors; see that there is a C++ compiler; or leave `jit_compile` out.",
-            CompilationWarning,
-            stacklevel=2,
-        )
+        warn_not_compiled("model", reason)
+
+
+def warn_not_compiled(what: str, reason: str) -> None:
+    """Tell why a model or an energy is evaluated as it is."""
+    warnings.warn(
+        f"The {what} is not compiled, which is slower ({reason}). The result is as "
+        "valid. Write it in operations of torch alone, without Python numbers of its "
+        "tensors; see that there is a C++ compiler; or leave `jit_compile` out.",
+        CompilationWarning,
+        stacklevel=3,
+    )
 
 
 class Program(NamedTuple):

@@ -11,13 +11,12 @@ from typing import NamedTuple
 import torch
 from torch import Tensor, nn
 
-from pyro_jarzynski.core.compiled import Code, compile_once
+from pyro_jarzynski.core.compiled import Code, compile_once, warn_not_compiled
 from pyro_jarzynski.core.evaluation import Evaluation
 from pyro_jarzynski.core.gradients import differentiate
 from pyro_jarzynski.core.langevin import Trial, trial
 from pyro_jarzynski.core.recording import Record
 from pyro_jarzynski.core.trees import Position
-from pyro_jarzynski.errors import CompilationWarning
 
 # Numbers of walkers for which there is code: those of the blocks of a cloud, of the audit.
 MAX_SIZES = 4
@@ -98,13 +97,7 @@ class CompiledEnergy:
 
     def _refuse(self, reason: str) -> bool:
         self.refused = True
-        warnings.warn(
-            f"The energy is not compiled, which is slower ({reason}). The result is as "
-            "valid. Write it in operations of torch alone, without Python numbers of its "
-            "tensors; see that there is a C++ compiler; or leave `jit_compile` out.",
-            CompilationWarning,
-            stacklevel=2,
-        )
+        warn_not_compiled("energy", reason)
         return False
 
 

@@ -131,15 +131,7 @@ class ULA:
         here, step = walkers.evaluation, self.step_size
         noise = self._noise(walkers.position, tools)
         if visit is None:
-            end, there, ratio = langevin.trial(
-                energy,
-                walkers.position,
-                here,
-                noise,
-                step,
-                self.factor,
-                chunk_size=tools.chunk_size,
-            )
+            end, there, ratio = _trial(self, walkers, energy, noise, tools)
             log_weight = weights.add(walkers.log_weight, ratio / self.temperature)
             return self._settled(walkers, end, there, log_weight)
         end = langevin.propose(walkers.position, here.grad, noise, step, self.factor)
@@ -219,17 +211,24 @@ class MALA(Invariant):
         """Propose one Langevin move for every walker, and accept or refuse it."""
         here, step = walkers.evaluation, self.step_size
         noise = normal_like(walkers.position, tools.generator)
-        end, there, ratio = langevin.trial(
-            energy,
-            walkers.position,
-            here,
-            noise,
-            step,
-            self.factor,
-            chunk_size=tools.chunk_size,
-        )
+        end, there, ratio = _trial(self, walkers, energy, noise, tools)
         runaway = langevin.drift_energy(here, step, self.factor) > MAX_ENERGY_ERROR
         return metropolis(walkers, end, there, ratio, tools, excused=runaway)
+
+
+def _trial(
+    kernel: ULA | MALA, walkers: Walkers, energy: Energy, noise: Position, tools: Tools
+) -> langevin.Trial:
+    """Return a Langevin move of every walker under `energy`, by the kernel's step."""
+    return langevin.trial(
+        energy,
+        walkers.position,
+        walkers.evaluation,
+        noise,
+        kernel.step_size,
+        kernel.factor,
+        chunk_size=tools.chunk_size,
+    )
 
 
 def with_step_size(kernel: Kernel, step_size: float) -> Kernel:
