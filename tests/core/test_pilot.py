@@ -73,6 +73,24 @@ def test_metric_follows_a_change_of_units(dense):
     torch.testing.assert_close(found, expected, rtol=1e-6, atol=0)
 
 
+def slanted(size=50, condition=1e4):
+    """A covariance whose narrow directions are along no axis."""
+    turn, _ = torch.linalg.qr(noise(size, size, seed=1))
+    scales = torch.logspace(0, -math.log10(condition), size, dtype=FLOAT)
+    return (turn * scales) @ turn.mT
+
+
+def test_dense_metric_is_as_narrow_as_the_law():
+    """Shrunk along the axes it would be 14 times too narrow in some direction."""
+    covariance = slanted()
+    found = metric(gaussian_cloud(covariance, noise(1000, 50)))
+    lower = torch.linalg.cholesky(covariance)
+    half = torch.linalg.solve_triangular(lower, found, upper=False)
+    white = torch.linalg.solve_triangular(lower, half.mT, upper=False)
+    values = torch.linalg.eigvalsh(white)
+    assert 0.5 < float(values.min()) < float(values.max()) < 2
+
+
 def test_dense_metric_follows_a_rotation():
     """Up to the shrinking, which is of the order of d / N."""
     turn = torch.tensor([[0.8, -0.6], [0.6, 0.8]], dtype=FLOAT)

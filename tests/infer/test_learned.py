@@ -10,10 +10,11 @@ import pyro_jarzynski as pj
 from pyro_jarzynski.core.noise import stream
 from pyro_jarzynski.core.walkers import init
 from pyro_jarzynski.infer.annealing import anneal
-from pyro_jarzynski.infer.learned import FIRST_SHARE, LearnedPosterior
+from pyro_jarzynski.infer.learned import FIRST_SHARE, LearnedPosterior, _fit
 from pyro_jarzynski.infer.legs import prepare
 from pyro_jarzynski.infer.posterior import TorchPosterior
 from pyro_jarzynski.infer.settings import Settings
+from tests.core.test_pilot import gaussian_cloud, noise, slanted
 
 FALSE_ALARM = 1e-4
 X = torch.linspace(-1, 1, 40, dtype=torch.float64)
@@ -108,6 +109,17 @@ def test_the_mixture_is_normalised():
     assert float(ratio.max()) <= 1 / FIRST_SHARE * (1 + 1e-9)
     z = float((ratio.mean() - 1) / (ratio.std() / math.sqrt(len(ratio))))
     assert abs(z) < norm.isf(FALSE_ALARM / 2)
+
+
+def test_the_gaussian_is_as_narrow_as_a_slanted_scout():
+    """Its widened covariance, in the coordinates that whiten the law's: all near 1.5."""
+    covariance = slanted()
+    scout = gaussian_cloud(covariance, noise(1000, 50))
+    lower = torch.linalg.solve_triangular(
+        torch.linalg.cholesky(covariance), _fit(scout).lower, upper=False
+    )
+    values = torch.linalg.svdvals(lower).square()
+    assert 0.7 < float(values.min()) < float(values.max()) < 3
 
 
 def test_draws_are_reproducible_and_follow_the_scout():
