@@ -5,6 +5,7 @@ schema and on nothing else.
 """
 
 import datetime
+import warnings
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from importlib.metadata import PackageNotFoundError, version
@@ -104,7 +105,10 @@ def build(
             f"are {', '.join(sorted(known))}."
         )
     if int(arviz.__version__.split(".")[0]) < 1:
-        return arviz.InferenceData(attrs=common, save_warmup=True, **datasets)
+        with warnings.catch_warnings():
+            # The oldest know no groups but their own, and keep others all the same.
+            warnings.filterwarnings("ignore", ".*not defined in the InferenceData scheme")
+            return arviz.InferenceData(attrs=common, save_warmup=True, **datasets)
     tree = xr.DataTree.from_dict(datasets)
     tree.attrs = common
     return tree
