@@ -26,8 +26,8 @@ FORMAT = 1
 LIFETIME_ALPHA = 1e-4
 CAPACITY = 200
 # p-values of z-tests are right to a factor of 1.2, and to the size of `FLOOR`: they are
-# doubled, and none counts as smaller.
-MARGIN, FLOOR = 2.0, 1e-5
+# raised by more than that, and none counts as smaller.
+MARGIN, FLOOR = 1.3, 1e-5
 
 
 class StateError(ValueError):
