@@ -5,6 +5,8 @@ from collections.abc import Iterator
 import pytest
 import torch
 
+from tests.seeds import seeded
+
 
 def pytest_configure(config: pytest.Config) -> None:
     # Sums over walkers must not depend on the number of cores.
@@ -29,4 +31,4 @@ def _global_state_is_kept(request: pytest.FixtureRequest) -> Iterator[None]:
 
 @pytest.fixture
 def generator() -> torch.Generator:
-    return torch.Generator().manual_seed(0)
+    return seeded(0)

@@ -22,6 +22,7 @@ from pyro_jarzynski.core.transitions import Tools
 from pyro_jarzynski.core.trees import inner
 from pyro_jarzynski.core.walkers import Walkers, init
 from tests.scenarios import FLOAT, GaussianPath, log_moment, mild_path, steep_path
+from tests.seeds import seeded
 
 # Limits of |z| with a two-sided false-alarm rate of 1e-4, for one statistic, for the
 # largest of three, and for the largest of six.
@@ -55,7 +56,7 @@ def carry(
     path: GaussianPath, kernel: Kernel, num: int, seed: int = 0, **settings: object
 ) -> Iterator[tuple[Walkers, bool]]:
     """Carry exact draws of the first law along a path; yield the walkers of each step."""
-    generator = torch.Generator().manual_seed(seed)
+    generator = seeded(seed)
     settings = {"ess_threshold": 0.0, "tools": Tools(generator), **settings}
     walkers = init(path.draw(num, generator), path[0])
     for index in range(1, len(path)):
@@ -173,7 +174,7 @@ def _steer(
 
 def densities_of_moves(covariance: Tensor | None = None) -> float:
     """The log-ratio is a difference of Gaussian log densities, to 1e-10."""
-    generator = torch.Generator().manual_seed(5)
+    generator = seeded(5)
     x, y, g, back = torch.randn((4, 50, 2), dtype=FLOAT, generator=generator)
     u, v = torch.randn((2, 50), dtype=FLOAT, generator=generator)
     matrix = torch.eye(2, dtype=FLOAT) if covariance is None else covariance
@@ -188,7 +189,7 @@ def densities_of_moves(covariance: Tensor | None = None) -> float:
 
 def density_of_proposal(covariance: Tensor | None = None) -> float:
     """Noise is carried to the proposal as its Gaussian density demands, to 1e-10."""
-    generator = torch.Generator().manual_seed(6)
+    generator = seeded(6)
     x, g, noise = torch.randn((3, 50, 2), dtype=FLOAT, generator=generator)
     matrix = torch.eye(2, dtype=FLOAT) if covariance is None else covariance
     matrix = torch.diag(matrix) if matrix.ndim == 1 else matrix

@@ -12,6 +12,7 @@ from pyro_jarzynski.core import resampling
 from pyro_jarzynski.core.kernels import ULA, Kernel
 from tests.identities import Z_SIX, carry, z_score
 from tests.scenarios import FLOAT, gaussian_path
+from tests.seeds import seeded
 
 
 class Replicates(NamedTuple):
@@ -51,13 +52,17 @@ def replicate(
 
 
 def resampled_evidence(
-    scheme: str, kernel: Kernel | None = None, num: int = 16, runs: int = 600
+    scheme: str,
+    kernel: Kernel | None = None,
+    num: int = 16,
+    runs: int = 600,
+    threshold: float = 0.7,
 ) -> float:
     """`E[Ẑ] = Z` and `E[Ẑ Σ W x] = Z E x` with resampling triggered by the ESS.
 
     False alarms: 5e-5 for the larger of two z of 4.2, doubled for skewness: 1e-4.
     """
-    found = replicate(scheme, num, 0.7, runs, kernel)
+    found = replicate(scheme, num, threshold, runs, kernel)
     scores = z_score(found.ratio, 1), z_score(found.ratio * (found.mean - 1), 0)
     return max(map(abs, scores)) / 4.2
 
@@ -69,7 +74,7 @@ def offspring(scheme: str, runs: int = 4000) -> float:
     that never varies must be exact.
     """
     weight = torch.tensor([0.0, 0.07, 0.25, 0.0, 0.41, 0.27, 0.0], dtype=FLOAT)
-    generator = torch.Generator().manual_seed(7)
+    generator = seeded(7)
     draw = resampling.get_resampler(scheme)
     size = len(weight)
     counts = torch.stack(

@@ -15,6 +15,7 @@ import torch
 from scipy.stats import chi2, norm
 
 import pyro_jarzynski as pj
+from tests.seeds import seed_of, seeded
 
 NUM_SIMULATIONS, NUM_WALKERS, FALSE_ALARM = 1000, 512, 1e-4
 
@@ -68,12 +69,12 @@ class Effects(Poisson):
         return -white.square().sum(1) / 2
 
 
-def scores(model, *, shift=0.0):
-    """Normal scores of parameters and log-likelihood, `(NUM_SIMULATIONS, d + 1)`."""
-    generator = torch.Generator().manual_seed(7)
-    truth = model.draw(NUM_SIMULATIONS, generator)
+def scores(model, *, shift=0.0, size=NUM_SIMULATIONS, num_walkers=NUM_WALKERS):
+    """Normal scores of parameters and log-likelihood, `(size, d + 1)`."""
+    generator = seeded(7)
+    truth = model.draw(size, generator)
     data = model.simulate(truth, generator)
-    repeated = data.repeat_interleave(NUM_WALKERS, 0)
+    repeated = data.repeat_interleave(num_walkers, 0)
     target = pj.Target(
         model.log_prior,
         lambda x: model.log_likelihood(x - shift, repeated),
@@ -82,22 +83,25 @@ def scores(model, *, shift=0.0):
     # Walkers of a thousand islands choose together: their bias is of order 1e-6.
     sampler = pj.AnnealedSMC(
         target,
-        num_walkers=NUM_WALKERS,
-        num_chains=NUM_SIMULATIONS,
+        num_walkers=num_walkers,
+        num_chains=size,
         adapt="online",
         num_moves=10,
+        # Every walker has its own data, so that no fewer can be asked for an energy.
+        chunk_size=None,
+        seed=seed_of(0),
         progress=False,
     )
     result = run(sampler)
     draws = result.get_samples(group_by_chain=True)["x"]
     flat = draws.flatten(0, 1)
-    likelihood = model.log_likelihood(flat, repeated).reshape(NUM_SIMULATIONS, -1, 1)
+    likelihood = model.log_likelihood(flat, repeated).reshape(size, -1, 1)
     at_truth = model.log_likelihood(truth, data)[:, None]
     values = torch.cat([draws, likelihood], 2)
     actual = torch.cat([truth, at_truth], 1)[:, None]
     below = (values < actual).sum(1).double()
     jitter = torch.rand(below.shape, generator=generator, dtype=torch.float64)
-    rank = (below + jitter) / (NUM_WALKERS + 1)
+    rank = (below + jitter) / (num_walkers + 1)
     return torch.as_tensor(norm.ppf(rank.numpy()))
 
 

@@ -8,19 +8,25 @@ import pytest
 import torch
 from torch import Tensor
 
-from pyro_jarzynski import AnnealedSMC
+from pyro_jarzynski import AnnealedSMC, SMCResult
 from tests.infer.batches import in_double
 from tests.infer.zoo import COUNT, KIND, ZOO, Y
+from tests.seeds import seed_of
 
 # Evidence of styles for which it is known. With 8 islands, the error that is reported
 # makes a Student's statistic of 7 degrees of freedom: beyond 5 with probability 1.6e-3.
 FLOOR = 5e-3
 
 
-def evidence_of(name: str) -> tuple[float, float]:
+def result_of(name: str) -> SMCResult:
     case = ZOO[name]
-    sampler = AnnealedSMC(case.model, num_walkers=512, num_chains=8, progress=False)
-    result = sampler.run(*case.args, **case.kwargs)
+    settings = {"num_walkers": 512, "num_chains": 8, "progress": False}
+    sampler = AnnealedSMC(case.model, seed=seed_of(0), **settings)
+    return sampler.run(*case.args, **case.kwargs)
+
+
+def evidence_of(name: str) -> tuple[float, float]:
+    result = result_of(name)
     return result.log_evidence, result.log_evidence_error
 
 

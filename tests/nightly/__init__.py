@@ -1,0 +1,1 @@
+"""The statistical checks with fresh seeds; run with `python -m tests.nightly`."""
