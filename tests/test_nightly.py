@@ -142,12 +142,13 @@ def test_failures_are_judged_by_check():
     assert "in 1 of 20 runs" in text
 
 
-def test_an_error_is_a_failure_and_others_go_on():
+@pytest.mark.parametrize("error", [IndexError, pytest.fail.Exception])
+def test_an_error_is_a_failure_and_others_go_on(error):
     def broken():
-        raise IndexError("no such walker")
+        raise error("no such walker")
 
     found, records = run({"coin: ULA": broken, "coin: MALA": lambda: 0.5}, iter([8]))
-    assert found["coin: ULA"].errors == ["IndexError: no such walker"]
+    assert found["coin: ULA"].errors == [f"{error.__name__}: no such walker"]
     assert found["coin: ULA"].failed == [8]
     assert found["coin: MALA"].p_values == [0.5]
     assert records["coin: ULA"].log_wealth > records["coin: MALA"].log_wealth

@@ -81,18 +81,16 @@ def _budget(device: torch.device) -> float:
 
 def _kept(energy: Energy, position: Position) -> int:
     """Return the bytes of all tensors that one evaluation saves for its backward pass."""
-    storages: dict[int, int] = {}
-    alive = []
-
+    # Storages, so that no other tensor takes their place. Neither they nor what `note`
+    # returns lead back to the graph that keeps them: torch never frees such a circle.
+    storages: dict[int, torch.UntypedStorage] = {}
     inside = {x.untyped_storage().data_ptr() for x in leaves(position)}
 
     def note(x: Tensor) -> Tensor:
         storage = x.untyped_storage()
-        storages[storage.data_ptr()] = storage.nbytes()
-        # Kept, so that no other tensor takes its place.
-        alive.append(x)
-        return x
+        storages[storage.data_ptr()] = storage
+        return x.detach()
 
     with torch.autograd.graph.saved_tensors_hooks(note, lambda x: x):
         evaluate(energy, position)
-    return sum(size for place, size in storages.items() if place not in inside)
+    return sum(kept.nbytes() for place, kept in storages.items() if place not in inside)

@@ -1,5 +1,7 @@
 """Memory per walker: what autograd keeps is counted, and chunks follow from it."""
 
+import gc
+
 import pytest
 import torch
 
@@ -76,3 +78,20 @@ def test_dictionaries_of_tensors():
     # Positions are there anyway: what counts is the sine.
     energy = lambda p: (p["a"].sin() * p["b"]).squeeze(1)  # noqa: E731
     assert bytes_per_walker(energy, position) == 4
+
+
+def test_nothing_is_left_of_the_count():
+    """An exponential keeps its result, whose graph keeps it: a circle for the garbage."""
+
+    def energy(x):
+        # The second is not on the way to the gradient, which therefore never frees it.
+        return (x.exp() + 0 * (2 * x).exp().detach()).sum(1)
+
+    def tensors():
+        gc.collect()
+        return sum(type(kept) is torch.Tensor for kept in gc.get_objects())
+
+    before = tensors()
+    for _ in range(3):
+        bytes_per_walker(energy, walkers(5))
+    assert tensors() == before

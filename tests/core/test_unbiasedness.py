@@ -50,8 +50,10 @@ def test_never_resampling():
     assert_unbiased(found)
 
 
+# Steps of ULA above 0.2 give the weights of this path tails too heavy for a z: at 0.45
+# their third moment is infinite, and false alarms are many times the rate that is stated.
 @pytest.mark.parametrize(
-    "kernel", [MALA(0.6), HMC(0.8, num_leapfrog=2), ULA(0.45)], ids=["MALA", "HMC", "ULA"]
+    "kernel", [MALA(0.6), HMC(0.8, num_leapfrog=2), ULA(0.1)], ids=["MALA", "HMC", "ULA"]
 )
 def test_other_kernels(kernel):
     """False alarms: 1e-4 for each of two z."""

@@ -102,7 +102,7 @@ def suite() -> dict[str, Check]:
         "resampled: never": partial(evidence, "systematic", threshold=0.0),
         "resampled: MALA": partial(evidence, "systematic", MALA(0.6)),
         "resampled: HMC": partial(evidence, "systematic", HMC(0.8, num_leapfrog=2)),
-        "resampled: coarse ULA": partial(evidence, "systematic", ULA(0.45)),
+        "resampled: fine ULA": partial(evidence, "systematic", ULA(0.1)),
     }
     found |= {name: partial(p_value, name, check) for name, check in unbiased.items()}
     for model in (Poisson, Scale, Effects):
