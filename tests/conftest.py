@@ -4,7 +4,9 @@ from collections.abc import Iterator
 
 import pytest
 import torch
+from torch.fx import GraphModule
 
+from pyro_jarzynski.core import compiled
 from tests.seeds import seeded
 
 
@@ -32,3 +34,12 @@ def _global_state_is_kept(request: pytest.FixtureRequest) -> Iterator[None]:
 @pytest.fixture
 def generator() -> torch.Generator:
     return seeded(0)
+
+
+@pytest.fixture
+def compilations(monkeypatch: pytest.MonkeyPatch) -> list[GraphModule]:
+    """Recorded graphs, taken as they are in place of their code, which takes no time."""
+    graphs: list[GraphModule] = []
+    monkeypatch.setattr(compiled, "_kept", {})
+    monkeypatch.setattr(compiled, "compile_graph", lambda g: graphs.append(g) or g)
+    return graphs

@@ -49,10 +49,11 @@ def trial(
 
     An energy whose moves are compiled makes them itself, where it has code for them.
     """
-    size = num_walkers(position)
     compiled = getattr(energy, "langevin", None)
-    if compiled is not None and factor is None and (chunk_size or size) >= size:
-        found = compiled(position, here, noise, step_size)
+    if compiled is not None and factor is None:
+        size = num_walkers(position)
+        whole = chunk_size is None or chunk_size >= size
+        found = compiled(position, here, noise, step_size) if whole else None
         if found is not None:
             return found
     end = propose(position, here.grad, noise, step_size, factor)

@@ -130,9 +130,9 @@ def _describe(model: StartableEnergy) -> tuple[dict[str, Any], dict[str, Tensor]
         return {"kind": "gaussian mixture", "modes": modes, "dimension": dimension}, {}
     if isinstance(model, EnergyModel):
         net, base = model.net, model.base
-        masses = isinstance(net, ComponentMasses)
-        if isinstance(net, ComponentMasses):
-            net = net.net
+        wrapper = net if isinstance(net, ComponentMasses) else None
+        if wrapper is not None:
+            net = wrapper.net
         normal = _normal_base(base)
         if isinstance(net, MLP) and normal is not None:
             network = {"sizes": net.sizes, "activation": net.activation}
@@ -140,7 +140,7 @@ def _describe(model: StartableEnergy) -> tuple[dict[str, Any], dict[str, Tensor]
         if isinstance(net, ConvNet) and isinstance(base, PCAMixture):
             names = ("image_shape", "convolutions", "hidden", "activation")
             network = {name: getattr(net, name) for name in names}
-            kind = {"kind": "convolutional", "component_masses": masses}
+            kind = {"kind": "convolutional", "component_masses": wrapper is not None}
             return kind | network, base.parameters
     return {"kind": "other", "class": type(model).__qualname__}, {}
 

@@ -44,7 +44,6 @@ class Modes:
         args: Its arguments.
         mode: Mode of each draw, `(n,)` from the draws by site.
         masses: True mass of each mode.
-        chunk_size: Walkers at once.
     """
 
     name: str
@@ -52,7 +51,6 @@ class Modes:
     args: tuple
     mode: Callable[[Samples], Tensor]
     masses: Tensor
-    chunk_size: int | None = None
 
 
 def separated(size: int) -> None:
@@ -73,7 +71,6 @@ def targets() -> list[Modes]:
             labels.args,
             lambda draws: (draws["mu"][:, 0] > draws["mu"][:, 1]).long(),
             torch.tensor([0.5, 0.5], dtype=torch.float64),
-            labels.chunk_size,
         ),
         Modes(
             "mixture, d = 10",
@@ -97,7 +94,6 @@ def annealed(target: Modes, seed: int, num_walkers: int) -> tuple[Tensor, ...]:
         target.model,
         num_walkers=num_walkers,
         seed=seed,
-        chunk_size=target.chunk_size,
         progress=False,
     )
     result = smc.run(*target.args)

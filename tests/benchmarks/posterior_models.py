@@ -36,7 +36,6 @@ class Case:
         args: Arguments of the model.
         parameters: Makes the parameters of `moments` from the sites of the model.
         hard: Whether its evidence may be off by 0.1 nat rather than 0.05.
-        chunk_size: Walkers at once, so that many data do not fill the caches.
     """
 
     name: str
@@ -47,7 +46,6 @@ class Case:
     evidence_error: float = 0.0
     parameters: Callable[[Samples], Samples] = field(default=lambda samples: samples)
     hard: bool = False
-    chunk_size: int | None = None
 
     def flat(self, samples: Samples) -> Samples:
         """Return draws of scalar parameters, `{"beta[1]": (n,), ...}`."""

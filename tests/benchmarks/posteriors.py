@@ -65,9 +65,7 @@ def run(case: Case, seed: int, options: dict) -> Run:
     start = time.perf_counter()
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
-        smc = pj.AnnealedSMC(
-            case.model, progress=False, seed=seed, chunk_size=case.chunk_size, **options
-        )
+        smc = pj.AnnealedSMC(case.model, progress=False, seed=seed, **options)
         result = smc.run(*case.args)
     seconds = time.perf_counter() - start
     low, high = result.log_evidence_interval(0.9)

@@ -47,15 +47,6 @@ def assert_equal(found, expected, tolerance=1e-12):
             torch.testing.assert_close(a, b, rtol=tolerance, atol=tolerance, equal_nan=True)
 
 
-@pytest.fixture
-def compilations(monkeypatch):
-    """Take graphs as they are, and count them."""
-    graphs = []
-    monkeypatch.setattr(compiled, "_kept", {})
-    monkeypatch.setattr(compiled, "compile_graph", lambda g: graphs.append(g) or g)
-    return graphs
-
-
 def ready(terms, block=BLOCK, at=None):
     """Return terms that have been compiled."""
     made = CompiledTerms(terms, block)

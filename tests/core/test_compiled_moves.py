@@ -11,7 +11,6 @@ import torch
 from torch import nn
 
 from pyro_jarzynski import MALA, ULA, init
-from pyro_jarzynski.core import compiled
 from pyro_jarzynski.core.compiled_moves import MAX_SIZES, CompiledEnergy
 from pyro_jarzynski.core.noise import stream
 from pyro_jarzynski.core.transitions import Tools
@@ -20,15 +19,6 @@ from tests.ebm.models import mixture_data, mixture_learner
 from tests.scenarios import FLOAT
 
 KERNELS = [ULA(0.1), MALA(0.1), ULA(0.1, temperature=2.0)]
-
-
-@pytest.fixture
-def compilations(monkeypatch):
-    """Take graphs as they are, and count them."""
-    graphs = []
-    monkeypatch.setattr(compiled, "_kept", {})
-    monkeypatch.setattr(compiled, "compile_graph", lambda g: graphs.append(g) or g)
-    return graphs
 
 
 class Bowl(nn.Module):

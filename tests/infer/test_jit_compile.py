@@ -48,15 +48,6 @@ def _no_parameters_are_left():
     pyro.clear_param_store()
 
 
-@pytest.fixture
-def uncompiled(monkeypatch):
-    """Take recorded graphs as they are, and count them."""
-    graphs = []
-    monkeypatch.setattr(compiled, "_kept", {})
-    monkeypatch.setattr(compiled, "compile_graph", lambda g: graphs.append(g) or g)
-    return graphs
-
-
 def check_model(name):
     model, walkers = analysed(name)
     posterior = ModelPosterior(model, None, NUM_WALKERS, 0)
@@ -68,9 +59,9 @@ def check_model(name):
 
 
 @pytest.mark.parametrize("name", TOGETHER)
-def test_record_of_a_model_is_the_model(name, uncompiled):
+def test_record_of_a_model_is_the_model(name, compilations):
     check_model(name)
-    assert len(uncompiled) == 1
+    assert len(compilations) == 1
 
 
 @pytest.mark.parametrize("name", SMALL)
@@ -112,10 +103,10 @@ def assert_same(plain, fast, tolerance=1e-7):
 
 @pytest.mark.filterwarnings("ignore::pyro_jarzynski.errors.EvidenceWarning")
 @pytest.mark.parametrize("settings", WAYS.values(), ids=WAYS)
-def test_evidence_and_draws_are_those_of_the_plain_run(settings, uncompiled):
+def test_evidence_and_draws_are_those_of_the_plain_run(settings, compilations):
     assert_same(*both(arriving, STREAM, **settings))
     # A model, whatever the scout and the pilot do, is compiled once.
-    assert len(uncompiled) == (2 if "schedule" in settings else 1)
+    assert len(compilations) == (2 if "schedule" in settings else 1)
 
 
 def test_real_code_and_a_target():
@@ -133,16 +124,16 @@ def test_real_code_of_a_pyro_model_is_kept(monkeypatch):
     assert len(made) == 1
 
 
-def test_other_data_of_the_same_shape(uncompiled):
+def test_other_data_of_the_same_shape(compilations):
     """The second run has the code of the first, and its own data."""
     one, two = (both(arriving, y) for y in (STREAM, STREAM + 0.01))
     assert_same(*one)
     assert_same(*two)
     assert abs(one[1].log_evidence - two[1].log_evidence) > 1e-3
-    assert len(uncompiled) == 1
+    assert len(compilations) == 1
 
 
-def test_parameters_of_pyro_are_those_of_the_present(uncompiled):
+def test_parameters_of_pyro_are_those_of_the_present(compilations):
     def model(y):
         scale = pyro.param("scale", torch.tensor(1.0, dtype=y.dtype))
         m = pyro.sample("m", dist.Normal(torch.zeros((), dtype=y.dtype), 2.0))
@@ -155,7 +146,7 @@ def test_parameters_of_pyro_are_those_of_the_present(uncompiled):
     assert_same(*one)
     assert_same(*two)
     assert one[1].log_evidence != two[1].log_evidence
-    assert len(uncompiled) == 1
+    assert len(compilations) == 1
 
 
 def test_gradient_of_a_learned_base():
@@ -178,15 +169,15 @@ def branching(y):
 
 @pytest.mark.filterwarnings("ignore::pyro_jarzynski.errors.SlowModelWarning")
 @pytest.mark.filterwarnings("ignore::pyro_jarzynski.errors.EvidenceWarning")
-def test_a_model_of_single_walkers_is_told_not_to_be_compiled(uncompiled):
+def test_a_model_of_single_walkers_is_told_not_to_be_compiled(compilations):
     few = {**FEW, "num_walkers": 8, "num_chains": 1}
     with pytest.warns(CompilationWarning, match="one walker at a time") as told:
         AnnealedSMC(branching, **few, jit_compile=True).run(Y)
     assert [w.category for w in told].count(CompilationWarning) == 1
-    assert not uncompiled
+    assert not compilations
 
 
-def test_a_target_that_cannot_be_recorded_is_told_and_right(uncompiled):
+def test_a_target_that_cannot_be_recorded_is_told_and_right(compilations):
     target, _, _ = normal_of_unknown_scale()
 
     def likelihood(x):
@@ -198,7 +189,7 @@ def test_a_target_that_cannot_be_recorded_is_told_and_right(uncompiled):
     assert_same(plain, fast, 0.0)
 
 
-def test_kernel_of_pyro(uncompiled):
+def test_kernel_of_pyro(compilations):
     def draws(jit):
         kernel = JarzynskiKernel(arriving, num_walkers=100, seed=1, jit_compile=jit)
         kernel.setup(20, STREAM)
@@ -209,7 +200,7 @@ def test_kernel_of_pyro(uncompiled):
         return mcmc.get_samples()["x"]
 
     torch.testing.assert_close(draws(jit=False), draws(jit=True))
-    assert uncompiled
+    assert compilations
 
 
 @pytest.mark.slow
