@@ -57,6 +57,10 @@ class CheckpointError(JarzynskiError, ValueError):
     """Checkpoints cannot be read, do not fit the run, or belong to another process."""
 
 
+class RankError(JarzynskiError):
+    """A process that shares the work has failed, or the processes do not agree."""
+
+
 class ModelSourceError(JarzynskiError, ValueError):
     """The command line names a model that is not there."""
 

@@ -19,7 +19,7 @@ from pyro_jarzynski.core import (
     kernels,
     langevin,
     resampling,
-    smc,
+    team,
     transitions,
     walkers,
 )
@@ -179,7 +179,7 @@ def _resampled(**changes: Callable[[Walkers], Any]) -> Callable[[], Any]:
         new = _RESAMPLE(walkers, ancestors, *chosen)
         return new._replace(**{name: old(walkers) for name, old in changes.items()})
 
-    return _replace(smc, "resample", resample)
+    return _replace(team, "resample", resample)
 
 
 _RESAMPLE = walkers.resample

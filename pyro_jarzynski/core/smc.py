@@ -101,7 +101,7 @@ def step(
     """
     before = walkers.by_island(walkers.log_weight)
     walkers = walkers._replace(steps=walkers.steps + 1)
-    walkers = kernel.switch(walkers, energy, tools, visit)
+    walkers = switch(walkers, energy, kernel, tools=tools, visit=visit)
     log_weight = walkers.by_island(walkers.log_weight)
     ess = weights.ess(log_weight)
     cess = weights.conditional_ess(before, log_weight)
@@ -122,24 +122,41 @@ def resample_if_low(
     walkers: Walkers, ess: Tensor, threshold: float, resampler: Resampler, tools: Tools
 ) -> tuple[Walkers, Tensor]:
     """Resample the islands whose `ESS < threshold N`; return also which they were."""
-    log_weight = walkers.by_island(walkers.log_weight)
-    size = log_weight.shape[-1]
-    low = ess < threshold * size
+    low = ess < threshold * (walkers.num_walkers // walkers.log_banked.numel())
     if low.any():
-        ancestors = resampler(log_weight, size, tools.generator)
-        walkers = resample(walkers, ancestors, low)
+        return tools.team.resample(walkers, low, threshold, resampler, tools.generator)
     return walkers, low
+
+
+def switch(
+    walkers: Walkers,
+    energy: Energy,
+    kernel: Kernel,
+    *,
+    tools: Tools,
+    visit: Visit | None = None,
+) -> Walkers:
+    """Carry walkers to another energy, with the exact weight of doing so."""
+
+    def act(part: Walkers, own: Tools) -> tuple[Walkers, Tensor]:
+        return kernel.switch(part, energy, own, visit), torch.ones_like(part.log_banked)
+
+    return tools.team.each(walkers, tools, act, weighs=True)[0]
 
 
 def move(
     walkers: Walkers, energy: Energy, kernel: Kernel, *, num_moves: int, tools: Tools
 ) -> tuple[Walkers, Tensor]:
     """Move walkers under their energy; return them and their mean acceptance rate."""
-    rates = [torch.ones_like(walkers.log_banked)] if num_moves == 0 else []
-    for _ in range(num_moves):
-        walkers, rate = kernel.move(walkers, energy, tools)
-        rates.append(rate)
-    return walkers, torch.stack(rates).mean(0)
+
+    def act(part: Walkers, own: Tools) -> tuple[Walkers, Tensor]:
+        rates = [torch.ones_like(part.log_banked)] if num_moves == 0 else []
+        for _ in range(num_moves):
+            part, rate = kernel.move(part, energy, own)
+            rates.append(rate)
+        return part, torch.stack(rates).mean(0)
+
+    return tools.team.each(walkers, tools, act, weighs=kernel.moves_on_switch)
 
 
 def follow(

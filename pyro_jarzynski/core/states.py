@@ -12,11 +12,8 @@ from typing import Any, Protocol
 
 import torch
 
-from pyro_jarzynski.core.evaluation import Evaluation
-from pyro_jarzynski.core.gradients import Term, TermsFn
 from pyro_jarzynski.core.kernels import Kernel
 from pyro_jarzynski.core.trees import map_tree
-from pyro_jarzynski.core.walkers import Walkers
 from pyro_jarzynski.errors import ArgumentError
 
 # What kernels learn on the way.
@@ -81,32 +78,6 @@ def check_settings(here: Mapping[str, Any], saved: Mapping[str, Any]) -> None:
 
 def _keep_nothing(step: int, *, now: bool = False) -> None:
     del step, now
-
-
-def walkers_state(walkers: Walkers) -> dict[str, Any]:
-    """Return walkers with their energies and gradients as a state."""
-    evaluation = walkers.evaluation._asdict()
-    # A function is no state: whoever restores the walkers knows it.
-    del evaluation["source"]
-    evaluation["terms"] = [term._asdict() for term in walkers.evaluation.terms]
-    return walkers._asdict() | {"evaluation": evaluation}
-
-
-def walkers_from(
-    state: Mapping[str, Any], device: torch.device, source: TermsFn | None = None
-) -> Walkers:
-    """Return the walkers of a state.
-
-    Args:
-        state: From `walkers_state`.
-        device: Where they are to be.
-        source: Function that gave the terms of their evaluation.
-    """
-    evaluation = dict(state["evaluation"])
-    evaluation["terms"] = tuple(Term(**term) for term in evaluation["terms"])
-    known = Evaluation(**evaluation, source=source)
-    walkers = Walkers(**(dict(state) | {"evaluation": known}))
-    return map_tree(lambda x: x.to(device), walkers)
 
 
 def kernel_state(kernel: Kernel) -> dict[str, Any]:

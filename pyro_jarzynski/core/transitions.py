@@ -14,11 +14,13 @@ from pyro_jarzynski.core.evaluation import (
     is_outside,
     reevaluate,
 )
+from pyro_jarzynski.core.team import WHOLE, Team
 from pyro_jarzynski.core.trees import Position, map_tree, select
 from pyro_jarzynski.core.walkers import Walkers, drop, find_outside
 
 # Called on chunks of walkers under the new energy, as `visit(rows, energy, log_weight)`,
-# while the graph of their energies `(n,)` is alive.
+# while the graph of their energies `(n,)` is alive. Rows count within a shard: those of the
+# next begin at 0 again.
 Visit: TypeAlias = Callable[[slice, Tensor, Tensor], None]
 
 
@@ -33,10 +35,12 @@ class Tools(NamedTuple):
     Attributes:
         generator: Source of randomness on the walkers' device; `None` is torch's own.
         chunk_size: Walkers per call of the energy; `None` takes all at once.
+        team: Who has which walkers.
     """
 
     generator: torch.Generator | None = None
     chunk_size: int | None = None
+    team: Team = WHOLE
 
 
 def reweight(

@@ -214,14 +214,19 @@ def drop(walkers: Walkers, mask: Tensor, stay: Walkers | None = None) -> Walkers
     return walkers._replace(evaluation=flat, log_weight=dead)
 
 
-def resample(walkers: Walkers, ancestors: Tensor, chosen: Tensor | None = None) -> Walkers:
-    """Replace walkers by their ancestors' copies and bank the evidence so far.
+def bank(
+    walkers: Walkers, ancestors: Tensor, chosen: Tensor | None = None
+) -> tuple[Walkers, Tensor]:
+    """Bank the evidence so far and make weights equal; return also whose children come.
 
     Args:
         walkers: Weighted walkers.
         ancestors: Index of each new walker's ancestor in its island, as `by_island` has
             them.
         chosen: Islands to resample, `(C,)`; `None` is all. The others stay as they are.
+
+    Returns:
+        Walkers with new weights at old places, and the row of each ancestor, `(n,)`.
     """
     size = walkers.num_walkers // walkers.log_banked.numel()
     first = size * torch.arange(walkers.log_banked.numel(), device=ancestors.device)
@@ -235,18 +240,22 @@ def resample(walkers: Walkers, ancestors: Tensor, chosen: Tensor | None = None) 
         ancestors = torch.where(chosen[..., None], ancestors, itself)
         log_weight = torch.where(chosen[..., None], 0.0, log_weight)
         log_banked = torch.where(chosen, log_banked, walkers.log_banked)
-    ancestors = (ancestors + first[:, None]).flatten()
+    banked = walkers._replace(log_weight=log_weight.flatten(), log_banked=log_banked)
+    return banked, (ancestors + first[:, None]).flatten()
+
+
+def resample(walkers: Walkers, ancestors: Tensor, chosen: Tensor | None = None) -> Walkers:
+    """Replace walkers by their ancestors' copies and bank the evidence so far.
+
+    Arguments are those of `bank`.
+    """
+    banked, rows = bank(walkers, ancestors, chosen)
     position, evaluation, ancestor, momentum = map_tree(
-        lambda x: x[ancestors],
+        lambda x: x[rows],
         (walkers.position, walkers.evaluation, walkers.ancestor, walkers.momentum),
     )
-    return walkers._replace(
-        position=position,
-        evaluation=evaluation,
-        ancestor=ancestor,
-        momentum=momentum,
-        log_weight=log_weight.flatten(),
-        log_banked=log_banked,
+    return banked._replace(
+        position=position, evaluation=evaluation, ancestor=ancestor, momentum=momentum
     )
 
 

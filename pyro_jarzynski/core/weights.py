@@ -113,6 +113,11 @@ def shares(log_weight: Tensor, group: Tensor, num_groups: int) -> Tensor:
     return sums.index_add_(0, group, relative)
 
 
+def ratio(log_part: Tensor, log_total: Tensor) -> Tensor:
+    """Return `e^{a - b}`; a part of weight zero has none."""
+    return (log_part - log_total).exp()
+
+
 def merge(log_total: Tensor, log_part: Tensor) -> tuple[Tensor, Tensor, Tensor]:
     """Return `log(e^a + e^b)` and the shares of `e^a` and `e^b` in the sum."""
     log_sum = torch.logaddexp(log_total, log_part)

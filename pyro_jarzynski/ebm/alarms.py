@@ -7,10 +7,12 @@ import math
 import warnings
 
 import torch
+from torch import Tensor
 
 from pyro_jarzynski.core.precision import coarseness
 from pyro_jarzynski.core.walkers import Walkers
 from pyro_jarzynski.core.weights import normalise
+from pyro_jarzynski.ebm.cloud import Cloud
 from pyro_jarzynski.ebm.followers import Followers
 from pyro_jarzynski.errors import AuditWarning, ExploitationWarning, PrecisionWarning
 
@@ -57,7 +59,8 @@ class Alarms:
                 "walkers, or more moves per update.",
                 ExploitationWarning,
             )
-        coarse = coarseness(self.followers.cloud.active.evaluation.energy)
+        cloud = self.followers.cloud
+        coarse = coarseness(_energies(cloud, cloud.active))
         if coarse:
             self._tell("precision", f"At update {step}: {coarse}", PrecisionWarning)
         shift = energy_shift(self.followers) if self.weighted else math.nan
@@ -86,8 +89,9 @@ def energy_shift(followers: Followers) -> float:
     errors. Both clouds stand for one law, so only exploitation, or lost walkers, set them
     apart.
     """
-    train, audit = followers.cloud.active, followers.audit_cloud.walkers
-    (mean, _, size), (known, spread, known_size) = _moments(train), _moments(audit)
+    cloud, audit = followers.cloud, followers.audit_cloud
+    mean, _, size = _moments(cloud, cloud.active)
+    known, spread, known_size = _moments(audit, audit.here)
     if min(size, known_size) < MIN_SIZE or spread == 0:
         return 0.0
     shift = (mean - known) / spread
@@ -95,10 +99,15 @@ def energy_shift(followers: Followers) -> float:
     return shift if abs(shift) > MAX_Z * error else 0.0
 
 
-def _moments(walkers: Walkers) -> tuple[float, float, float]:
+def _energies(cloud: Cloud, walkers: Walkers) -> Tensor:
+    """Return the energies of a block's walkers, of all ranks."""
+    return cloud.team.gathered(walkers.evaluation.energy, walkers.num_walkers)
+
+
+def _moments(cloud: Cloud, walkers: Walkers) -> tuple[float, float, float]:
     """Return the mean and standard deviation of the energy, and the effective size."""
     weight = normalise(walkers.log_weight)
-    energy = walkers.evaluation.energy.to(torch.float64)
+    energy = _energies(cloud, walkers).to(torch.float64)
     mean = weight @ energy
     spread = (weight @ (energy - mean).square()).sqrt()
     return float(mean), float(spread), float(walkers.ess)

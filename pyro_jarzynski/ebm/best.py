@@ -5,11 +5,9 @@ from collections.abc import Mapping
 from copy import deepcopy
 from typing import Any, NamedTuple
 
-import torch
 from torch import Tensor, nn
 
-from pyro_jarzynski.core.states import walkers_from, walkers_state
-from pyro_jarzynski.core.walkers import Walkers
+from pyro_jarzynski.ebm.blocks import Place
 from pyro_jarzynski.ebm.followers import Followers
 from pyro_jarzynski.errors import NonFiniteEnergyError
 
@@ -20,23 +18,21 @@ class Snapshot(NamedTuple):
     step: int
     validation_nll: float
     parameters: dict[str, Any]
-    walkers: tuple[Walkers, Walkers]
+    places: tuple[Place, Place]
 
     def put_back(self, model: nn.Module, followers: Followers) -> None:
         """Give the model these parameters, and its followers these walkers."""
         model.load_state_dict(self.parameters)
-        followers.walkers = self.walkers
+        followers.places = self.places
 
-    def state_dict(self) -> dict[str, Any]:
+    def state_dict(self, followers: Followers) -> dict[str, Any]:
         """Return the snapshot as a state."""
-        walkers = tuple(walkers_state(each) for each in self.walkers)
-        return self._asdict() | {"walkers": walkers}
+        return self._asdict() | {"places": followers.places_state(self.places)}
 
     @classmethod
-    def from_state(cls, state: Mapping[str, Any], device: torch.device) -> "Snapshot":
-        """Return the snapshot of a state, its walkers on a device."""
-        cloud, audit = (walkers_from(each, device) for each in state["walkers"])
-        return cls(**(dict(state) | {"walkers": (cloud, audit)}))
+    def from_state(cls, state: Mapping[str, Any], followers: Followers) -> "Snapshot":
+        """Return the snapshot of a state."""
+        return cls(**(dict(state) | {"places": followers.places_from(state["places"])}))
 
 
 def better(
@@ -61,7 +57,7 @@ def better(
     if best is not None and nll >= best.validation_nll:
         return best
     parameters = deepcopy(followers.model.state_dict())
-    return Snapshot(step, nll, parameters, followers.walkers)
+    return Snapshot(step, nll, parameters, followers.places)
 
 
 def validation_nll(followers: Followers, validation: Tensor | None) -> float:

@@ -6,7 +6,7 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
-from pyro_jarzynski.core.states import walkers_from
+from pyro_jarzynski.core.team import Team
 from pyro_jarzynski.core.trees import map_tree
 from pyro_jarzynski.core.walkers import Walkers
 from pyro_jarzynski.errors import ArgumentError
@@ -25,12 +25,18 @@ class Place(NamedTuple):
     behind: tuple[int, ...]
     turn: int
 
-    def restored(self, state: Mapping[str, Any]) -> "Place":
+    def state(self, team: Team) -> dict[str, Any]:
+        """Return the place as a state."""
+        return self._asdict() | {"blocks": [team.state(block) for block in self.blocks]}
+
+    def restored(self, state: Mapping[str, Any], team: Team) -> "Place":
         """Return the place of a state, if it is one of walkers of the same kind."""
         known = self.blocks[0]
-        blocks = [walkers_from(b, known.log_weight.device) for b in state["blocks"]]
+        device = known.log_weight.device
+        blocks = [team.restored(block, device) for block in state["blocks"]]
         for block in blocks:
-            _check_alike(block, known)
+            for part in team.parts(block):
+                _check_alike(part, known)
         behind, turn = [int(number) for number in state["behind"]], int(state["turn"])
         if not 0 <= turn < len(blocks) == len(behind):
             raise ArgumentError("`state` must have numbers for each block of walkers.")

@@ -21,8 +21,8 @@ from pyro_jarzynski.core.kernels import Kernel, with_step_size
 from pyro_jarzynski.core.memory import chunk_size_for
 from pyro_jarzynski.core.noise import stream
 from pyro_jarzynski.core.resampling import Resampler, get_resampler
+from pyro_jarzynski.core.sharing import team_for
 from pyro_jarzynski.core.shortage import shortage_told
-from pyro_jarzynski.core.states import walkers_state
 from pyro_jarzynski.core.transitions import Tools, Visit, reweight
 from pyro_jarzynski.core.trees import map_tree
 from pyro_jarzynski.core.walkers import Walkers, init
@@ -55,8 +55,8 @@ class Cloud:
         walkers of its code for images, which evaluates all of them at every update.
     """
 
-    place: Place
-    _present: Walkers | None
+    _place: Place
+    _present: list[Walkers] | None
 
     @torch.inference_mode(mode=False)
     def __init__(
@@ -90,9 +90,13 @@ class Cloud:
                 f"walkers, got {block_size}."
             )
         self.generator = stream(seed, purpose, device_of(model))
+        self.team = team_for(seed=seed, purpose=purpose, device=device_of(model))
+        # Each rank may have made its network by random numbers of its own.
+        self.team.ranks.spread(model.state_dict().values())
         with shortage_told(num_walkers):
             first = model.draw(num_walkers, self.generator)
-        self.tools = Tools(self.generator, chunk_size_for(chunk_size, model, first))
+        chunk_size = chunk_size_for(chunk_size, model, first)
+        self.tools = Tools(self.generator, chunk_size, self.team)
         self.num_resamplings = 0
         self.restart(first, log_normalizer=model.start_log_normalizer())
 
@@ -101,34 +105,64 @@ class Cloud:
         # Draws may come sorted, mode by mode: each block takes some of every kind.
         blocks = -(-len(position) // (self.block_size or len(position)))
         rows = torch.arange(len(position), device=position.device)
-        self.walkers = init(
-            torch.cat([position[rows[first::blocks]] for first in range(blocks)]),
-            self.model,
-            log_normalizer=log_normalizer,
-            chunk_size=self.tools.chunk_size,
-            gradient=self.kernel.needs_gradient,
+        position = torch.cat([position[rows[first::blocks]] for first in range(blocks)])
+        size = self.block_size or len(position)
+        self._go_to(
+            [
+                self._begin(position[first : first + size], first, log_normalizer)
+                for first in range(0, len(position), size)
+            ]
         )
+
+    def _begin(self, position: Tensor, first: int, log_normalizer: float) -> Walkers:
+        """Return the block from walker `first` on, of which each rank evaluates its own."""
+
+        def place(rows: slice, generator: torch.Generator, shard: str) -> Walkers:
+            del generator, shard
+            return init(
+                position[rows],
+                self.model,
+                log_normalizer=log_normalizer,
+                chunk_size=self.tools.chunk_size,
+                gradient=self.kernel.needs_gradient,
+            )
+
+        block = self.team.start(len(position), self.generator, place, None)
+        return block._replace(ancestor=block.ancestor + first)
 
     @property
     def walkers(self) -> Walkers:
         """All walkers, weighted for the present parameters: no block is resampled or moved.
 
         What is evaluated for this is kept for the next who asks, and used by nobody else:
-        to look at the walkers does not change the course of a run.
+        to look at the walkers does not change the course of a run. Of walkers on several
+        ranks all must ask.
         """
-        if self._present is None:
-            known = zip(self.place.blocks, self.place.behind, strict=True)
-            present = [
-                reweight(block, self.model, self.tools, None) if behind else block
-                for block, behind in known
-            ]
-            self._present = join(present, self.active.steps)
-        return self._present
+        here = self._present_blocks()
+        return join([self.team.whole(block) for block in here], self.active.steps)
 
     @walkers.setter
     def walkers(self, walkers: Walkers) -> None:
-        blocks = split(walkers, self.block_size)
-        self._go(Place(blocks, (0,) * len(blocks), 0))
+        self._go_to([self.team.own(block) for block in split(walkers, self.block_size)])
+
+    @property
+    def here(self) -> Walkers:
+        """The same walkers, with positions of this rank alone: for who needs weights."""
+        return join(self._present_blocks(), self.active.steps)
+
+    def _present_blocks(self) -> list[Walkers]:
+        if self._present is None:
+            known = zip(self.place.blocks, self.place.behind, strict=True)
+            self._present = [
+                self._reweighted(block) if behind else block for block, behind in known
+            ]
+        return self._present
+
+    def _reweighted(self, block: Walkers) -> Walkers:
+        def act(part: Walkers, own: Tools) -> tuple[Walkers, Tensor]:
+            return reweight(part, self.model, own, None), torch.ones_like(part.log_banked)
+
+        return self.team.each(block, self.tools, act, weighs=True)[0]
 
     @property
     def active(self) -> Walkers:
@@ -147,10 +181,28 @@ class Cloud:
 
     @property
     def position(self) -> Tensor:
-        """Positions of the walkers, `(N, *event)`."""
-        position = map_tree(concatenate, *(b.position for b in self.place.blocks))
+        """Positions of the walkers, `(N, *event)`; all ranks must ask."""
+        blocks = [self.team.whole(block) for block in self.place.blocks]
+        position = map_tree(concatenate, *(block.position for block in blocks))
         assert isinstance(position, Tensor)
         return position
+
+    @property
+    def example(self) -> Tensor:
+        """Some walker, to see of which shape, dtype and device they are, `(1, *event)`."""
+        return self.shard[:1]
+
+    @property
+    def shard(self) -> Tensor:
+        """Walkers of one shard that is here, to try things out, `(n, *event)`."""
+        position = self.parts[0].position
+        assert isinstance(position, Tensor)
+        return position
+
+    @property
+    def parts(self) -> list[Walkers]:
+        """The shards of the active block that are here."""
+        return self.team.parts(self.active)
 
     def mark(self) -> Any:
         """Return what `undo` needs to come back here."""
@@ -159,7 +211,7 @@ class Cloud:
     def undo(self, mark: Any) -> None:
         """Put the cloud back to where it was at the mark."""
         place, self.num_resamplings = mark
-        self._go(place)
+        self.place = place
 
     def follow(self, visit: Visit | None = None) -> smc.StepInfo:
         """Carry the next block to the present parameters of the model."""
@@ -182,14 +234,15 @@ class Cloud:
     def wait(self) -> None:
         """Take note that the parameters have changed, without following them."""
         behind = tuple(number + 1 for number in self.place.behind)
-        self._go(self.place._replace(behind=behind))
+        self.place = self.place._replace(behind=behind)
 
     def replace_next(self, draw: Callable[[int], Walkers]) -> None:
         """Put so many walkers of the present parameters in the place of the next block."""
         turn = (self.place.turn + 1) % self.num_blocks
         blocks, behind = list(self.place.blocks), list(self.place.behind)
-        blocks[turn], behind[turn] = draw(blocks[turn].num_walkers), 0
-        self._go(self.place._replace(blocks=tuple(blocks), behind=tuple(behind)))
+        fresh = self.team.own(draw(blocks[turn].num_walkers))
+        blocks[turn], behind[turn] = fresh, 0
+        self.place = self.place._replace(blocks=tuple(blocks), behind=tuple(behind))
 
     def relax(self) -> Tensor:
         """Move the block that followed last once more; return the acceptance rate."""
@@ -215,12 +268,11 @@ class Cloud:
     def state_dict(self) -> dict[str, Any]:
         """Return all that a continuation needs beside the parameters of the model."""
         return {
-            "blocks": [walkers_state(block) for block in self.place.blocks],
-            "behind": list(self.place.behind),
-            "turn": self.place.turn,
+            "place": self.place.state(self.team),
             "step_size": self.kernel.step_size,
             "num_resamplings": self.num_resamplings,
             "generator": self.generator.get_state(),
+            "generators": self.team.generators_state(),
         }
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
@@ -229,11 +281,12 @@ class Cloud:
         Raises:
             ArgumentError: They are of another shape or dtype.
         """
-        place = self.place.restored(state)
+        place = self.place.restored(state["place"], self.team)
         self.set_step_size(float(state["step_size"]))
         self.num_resamplings = int(state["num_resamplings"])
         self.generator.set_state(state["generator"].cpu())
-        self._go(place)
+        self.team.set_generators(state["generators"])
+        self.place = place
 
     def sample(self, num: int, seed: int) -> Tensor:
         """Draw `num` walkers by their weights, `(num, *event)`."""
@@ -241,18 +294,28 @@ class Cloud:
 
     def draw_index(self, num: int, seed: int) -> Tensor:
         """Draw the indices of `num` walkers by their weights, `(num,)`."""
-        log_weight = self.walkers.log_weight
+        log_weight = self.here.log_weight
         generator = stream(seed, "sample", log_weight.device)
         chosen = self.resampler(log_weight, num, generator)
         # Ancestors come sorted: shuffled, a part of the draws is a sample as well.
         order = torch.randperm(num, generator=generator, device=chosen.device)
         return chosen[order]
 
-    def _go(self, place: Place) -> None:
-        self.place, self._present = place, None
+    def _go_to(self, blocks: list[Walkers]) -> None:
+        """Stand with these blocks at the present parameters."""
+        self.place = Place(tuple(blocks), (0,) * len(blocks), 0)
+
+    @property
+    def place(self) -> Place:
+        """Where the walkers stand."""
+        return self._place
+
+    @place.setter
+    def place(self, place: Place) -> None:
+        self._place, self._present = place, None
 
     def _put(self, turn: int, block: Walkers) -> None:
         """Replace a block by walkers at the present parameters."""
         blocks, behind = list(self.place.blocks), list(self.place.behind)
         blocks[turn], behind[turn] = block, 0
-        self._go(Place(tuple(blocks), tuple(behind), turn))
+        self.place = Place(tuple(blocks), tuple(behind), turn)

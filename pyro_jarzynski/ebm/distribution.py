@@ -8,6 +8,7 @@ from pyro.distributions import TorchDistribution
 from torch import Tensor, nn
 from torch.distributions import constraints
 
+from pyro_jarzynski.core.transitions import Tools
 from pyro_jarzynski.core.walkers import Walkers
 from pyro_jarzynski.ebm.gradient import walker_gradient
 from pyro_jarzynski.errors import ArgumentError
@@ -25,8 +26,20 @@ class Walked(Protocol):
         """Their positions, `(N, *event)`."""
 
     @property
+    def here(self) -> Walkers:
+        """The walkers with the positions of this rank alone."""
+
+    @property
+    def example(self) -> Tensor:
+        """Some walker, to see of which shape, dtype and device they are, `(1, *event)`."""
+
+    @property
     def active(self) -> Walkers:
         """The walkers that give the gradient."""
+
+    @property
+    def tools(self) -> Tools:
+        """Tools of the cloud."""
 
 
 class Following(Protocol):
@@ -39,10 +52,6 @@ class Following(Protocol):
     @property
     def audit_cloud(self) -> Walked:
         """Walkers that give its value."""
-
-    @property
-    def chunk_size(self) -> int | None:
-        """Walkers per call of the model."""
 
     def are_current(self) -> bool:
         """Tell whether the walkers are weighted for the present parameters."""
@@ -79,7 +88,7 @@ class EnergyDistribution(TorchDistribution):
     ) -> None:
         """Keep what is needed, without a copy of the walkers."""
         self.model, self.followers, self._support = model, followers, support
-        event = self.audit.position.shape[1:]
+        event = self.audit.example.shape[1:]
         super().__init__(torch.Size(), event, validate_args=validate_args)
 
     @constraints.dependent_property(is_discrete=False)
@@ -96,7 +105,7 @@ class EnergyDistribution(TorchDistribution):
     def log_normalizer(self) -> Tensor:
         """Estimate of `log Z`, `()`, nats, with its gradient by the parameters."""
         parameters = [p for p in self.model.parameters() if p.requires_grad]
-        value = self.audit.walkers.log_normalizer.to(self.audit.position.dtype)
+        value = self.audit.here.log_normalizer.to(self.audit.example.dtype)
         return _LogNormalizer.apply(self, value, *parameters)
 
     def log_prob(self, value: Tensor) -> Tensor:
@@ -113,7 +122,7 @@ class EnergyDistribution(TorchDistribution):
     def sample(self, sample_shape: Sequence[int] = ()) -> Tensor:
         """Draw audit walkers by their weights, `(*sample, *batch, *event)`."""
         shape = torch.Size(sample_shape) + self.batch_shape
-        weight = self.audit.walkers.weight
+        weight = self.audit.here.weight
         drawn = torch.multinomial(weight, shape.numel(), replacement=True)
         return self.audit.position[drawn].reshape(shape + self.event_shape)
 
@@ -142,7 +151,7 @@ class EnergyDistribution(TorchDistribution):
         return new
 
     def _moment(self, values: Tensor) -> Tensor:
-        return torch.tensordot(self.audit.walkers.weight.to(values.dtype), values, 1)
+        return torch.tensordot(self.audit.here.weight.to(values.dtype), values, 1)
 
 
 class _LogNormalizer(torch.autograd.Function):
@@ -164,7 +173,7 @@ class _LogNormalizer(torch.autograd.Function):
             law.model,
             followers.cloud.active,
             ctx.saved_tensors,
-            chunk_size=followers.chunk_size,
+            tools=followers.cloud.tools,
         )
         return (None, None, *(-grad * slope for slope in slopes))
 

@@ -72,7 +72,7 @@ class StartableEnergy(nn.Module, ABC):
                 "them. Train it by `JarzynskiOptim` or a learner, or call "
                 "`energy.followers.update()` after each change."
             )
-        event = followers.audit_cloud.position.ndim - 1
+        event = followers.audit_cloud.example.ndim - 1
         everywhere = constraints.independent(constraints.real, event)
         return EnergyDistribution(self, followers, support=self.support or everywhere)
 

@@ -102,7 +102,7 @@ def audit_groups(
         num_draws: Draws per chain; `None` is as many as the smallest cloud has, up to 1000.
         seed: Seed of the draws.
     """
-    smallest = min(cloud.walkers.num_walkers for cloud in clouds)
+    smallest = min(cloud.num_walkers for cloud in clouds)
     num = min(smallest, NUM_DRAWS) if num_draws is None else count("num_draws", num_draws)
     if num > smallest:
         raise ArgumentError(

@@ -14,6 +14,7 @@ from pyro_jarzynski.core.resampling import Resampler
 from pyro_jarzynski.core.smc import StepInfo
 from pyro_jarzynski.core.transitions import Visit
 from pyro_jarzynski.core.walkers import Walkers
+from pyro_jarzynski.ebm.blocks import Place
 from pyro_jarzynski.ebm.cloud import Cloud
 from pyro_jarzynski.ebm.energy import StartableEnergy
 from pyro_jarzynski.ebm.renewal import Renewal, Renewed, plan_for, renew, renew_next_block
@@ -146,11 +147,6 @@ class Followers:
         """The audit walkers."""
         return self.audit.cloud
 
-    @property
-    def chunk_size(self) -> int | None:
-        """Walkers per call of the model."""
-        return self.cloud.tools.chunk_size
-
     def adapt(self, acceptance_rate: float) -> None:
         """Adapt the step size of both clouds to the acceptance rate of the first."""
         self.cloud.kernel = adapted(self.cloud.kernel, acceptance_rate)
@@ -168,12 +164,30 @@ class Followers:
 
     @property
     def walkers(self) -> tuple[Walkers, Walkers]:
-        """The walkers of both clouds, which are never changed in place."""
-        return self.cloud.walkers, self.audit.cloud.walkers
+        """The walkers of both clouds; all ranks must ask."""
+        return self.cloud.walkers, self.audit_cloud.walkers
 
-    @walkers.setter
-    def walkers(self, walkers: tuple[Walkers, Walkers]) -> None:
-        self.cloud.walkers, self.audit.cloud.walkers = walkers
+    @property
+    def places(self) -> tuple[Place, Place]:
+        """Where both clouds stand, which is never changed in place."""
+        return self.cloud.place, self.audit_cloud.place
+
+    @places.setter
+    def places(self, places: tuple[Place, Place]) -> None:
+        self.cloud.place, self.audit_cloud.place = places
+
+    def places_state(self, places: tuple[Place, Place]) -> dict[str, Any]:
+        """Return places of both clouds as a state."""
+        cloud, audit = self.cloud, self.audit_cloud
+        return {"cloud": places[0].state(cloud.team), "audit": places[1].state(audit.team)}
+
+    def places_from(self, state: Mapping[str, Any]) -> tuple[Place, Place]:
+        """Return the places of a state."""
+        cloud, audit = self.cloud, self.audit_cloud
+        return (
+            cloud.place.restored(state["cloud"], cloud.team),
+            audit.place.restored(state["audit"], audit.team),
+        )
 
     def state_dict(self) -> dict[str, Any]:
         """Return all that a continuation needs beside the parameters, by cloud."""
@@ -216,7 +230,7 @@ TOLERANCE = 1e-4
 
 
 def _is_current(cloud: Cloud) -> bool:
-    asked = cloud.active
+    asked = cloud.parts[0]
     assert isinstance(asked.position, Tensor)
     # What a walker of weight zero carries is flat, and not its energy.
     alive = (asked.log_weight > -math.inf).nonzero().flatten()[:NUM_ASKED]

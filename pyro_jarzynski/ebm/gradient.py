@@ -4,21 +4,37 @@
 """
 
 from collections.abc import Sequence
+from typing import NamedTuple
 
 import torch
 from torch import Tensor, nn
 
 from pyro_jarzynski.core import weights
 from pyro_jarzynski.core.evaluation import EnergyFn
-from pyro_jarzynski.core.trees import map_tree
+from pyro_jarzynski.core.team import Team
+from pyro_jarzynski.core.transitions import Tools
+from pyro_jarzynski.core.trees import Position, map_tree
 from pyro_jarzynski.core.walkers import Walkers
+
+
+class Part(NamedTuple):
+    """A weighted sum over some walkers.
+
+    Attributes:
+        log_total: `log Σ_i e^{A_i}`, `()`, float64.
+        slopes: `Σ_i W_i ∂_θ U_θ(X_i)`, by weights that add up to one.
+    """
+
+    log_total: Tensor
+    slopes: list[Tensor]
 
 
 class WalkerGradient:
     """Gathers `Σ_i W_i ∂_θ U_θ(X_i)` from chunks of walkers as they are evaluated.
 
     It is a `Visit` of the kernels: it shares the forward pass that the walkers need
-    anyway, and keeps one running sum, so that memory stays that of one chunk.
+    anyway, and keeps one running sum for each shard, so that memory stays that of one
+    chunk.
 
     Args:
         parameters: Parameters to differentiate by.
@@ -30,12 +46,13 @@ class WalkerGradient:
     ) -> None:
         """Start from nothing seen."""
         self.parameters, self.weighted = list(parameters), weighted
-        self.log_total = torch.tensor(-torch.inf, dtype=torch.float64)
-        self.sum = [torch.zeros_like(p) for p in self.parameters]
+        self.parts: list[Part] = []
 
     def __call__(self, rows: slice, energy: Tensor, log_weight: Tensor) -> None:
         """Take the energies of `rows`, with their graph, and their log-weights."""
-        del rows
+        if not rows.start:
+            nothing = torch.full_like(log_weight[0], -torch.inf)
+            self.parts.append(Part(nothing, [torch.zeros_like(p) for p in self.parameters]))
         alive = log_weight > -torch.inf
         if not alive.any():
             return
@@ -46,11 +63,15 @@ class WalkerGradient:
         slopes = torch.autograd.grad(
             energy, self.parameters, grad_outputs=share, materialize_grads=True
         )
-        log_total = self.log_total.to(log_part.device)
-        self.log_total, keep, gain = weights.merge(log_total, log_part)
-        self.sum = [
-            keep * old + gain * new for old, new in zip(self.sum, slopes, strict=True)
-        ]
+        log_total, keep, gain = weights.merge(self.parts[-1].log_total, log_part)
+        known = zip(self.parts[-1].slopes, slopes, strict=True)
+        self.parts[-1] = Part(log_total, [keep * old + gain * new for old, new in known])
+
+    def mean(self, team: Team) -> list[Tensor]:
+        """Return the weighted mean over all walkers, of all ranks."""
+        return team.weighted_sum(
+            [part.log_total for part in self.parts], [part.slopes for part in self.parts]
+        )
 
 
 def walker_gradient(
@@ -59,22 +80,58 @@ def walker_gradient(
     parameters: Sequence[nn.Parameter],
     *,
     weighted: bool = True,
-    chunk_size: int | None = None,
+    tools: Tools = Tools(),  # noqa: B008
 ) -> list[Tensor]:
     """Return `Σ_i W_i ∂_θ U_θ(X_i)` at walkers of positive weight, by a pass of its own.
 
     Raises:
         WeightCollapseError: All weights are zero.
     """
-    log_weight = weights.as_log_weight(walkers.log_weight)
-    alive = log_weight > -torch.inf
-    log_weight = log_weight[alive]
-    position = map_tree(lambda x: x[alive], walkers.position)
+    weights.as_log_weight(walkers.log_weight)
     gather = WalkerGradient(parameters, weighted=weighted)
     with torch.enable_grad():
-        step = chunk_size or len(log_weight)
-        for start in range(0, len(log_weight), step):
-            rows = slice(start, start + step)
-            chunk = map_tree(lambda x, r=rows: x[r], position)
-            gather(rows, model(chunk), log_weight[rows])
-    return gather.sum
+        for part in tools.team.parts(walkers):
+            alive = part.log_weight > -torch.inf
+            log_weight = part.log_weight[alive]
+            position = map_tree(lambda x, a=alive: x[a], part.position)
+            _gather(gather, model, position, log_weight, tools.chunk_size)
+    return gather.mean(tools.team)
+
+
+def _gather(
+    gather: WalkerGradient,
+    model: EnergyFn,
+    position: Position,
+    log_weight: Tensor,
+    chunk_size: int | None,
+) -> None:
+    """Show the walkers of a shard, chunk by chunk."""
+    step = chunk_size or max(len(log_weight), 1)
+    for start in range(0, max(len(log_weight), 1), step):
+        rows = slice(start, start + step)
+        chunk = map_tree(lambda x, r=rows: x[r], position)
+        gather(rows, model(chunk), log_weight[rows])
+
+
+def data_gradient(
+    model: EnergyFn,
+    batch: Tensor,
+    parameters: Sequence[nn.Parameter],
+    team: Team,
+) -> tuple[Tensor, list[Tensor]]:
+    """Return the mean energy of data and its gradient, by the parts that are here.
+
+    Args:
+        model: The energy.
+        batch: Data that every rank has, `(n, *event)`.
+        parameters: Parameters to differentiate by.
+        team: Who has which part.
+    """
+    sums = []
+    for part in team.share(batch):
+        # A shard without data has a sum of zero, of the energy's dtype.
+        energy = model(part if len(part) else batch[:1]).sum() * bool(len(part))
+        slopes = torch.autograd.grad(energy, parameters, materialize_grads=True)
+        sums.append([x / len(batch) for x in (energy.detach()[None], *slopes)])
+    total = team.total(sums)
+    return total[0][0], total[1:]

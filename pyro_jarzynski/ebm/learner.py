@@ -30,7 +30,7 @@ from pyro_jarzynski.ebm.course import Course, check_course
 from pyro_jarzynski.ebm.data import Batches, check_data
 from pyro_jarzynski.ebm.energy import StartableEnergy
 from pyro_jarzynski.ebm.followers import Followers, all_or_nothing
-from pyro_jarzynski.ebm.gradient import WalkerGradient, walker_gradient
+from pyro_jarzynski.ebm.gradient import WalkerGradient, data_gradient, walker_gradient
 from pyro_jarzynski.ebm.history import History
 from pyro_jarzynski.ebm.parameters import check_followed, trainable
 from pyro_jarzynski.ebm.renewal import Renewal, check_renewal
@@ -148,7 +148,7 @@ class Learner(TrainingState, ABC):
             SystemExit: The process was told to end (SIGTERM), and has checkpoints.
         """
         check_course(num_steps, batch_size, eval_every, patience, validation)
-        walkers, support = self.cloud.position, self.model.support
+        walkers, support = self.cloud.example, self.model.support
         if validation is not None:
             check_data("validation", validation, walkers, support)
         check_followed(self.followers)
@@ -207,13 +207,14 @@ class Learner(TrainingState, ABC):
             self.cloud.active,
             self.parameters,
             weighted=self.weighted,
-            chunk_size=self.cloud.tools.chunk_size,
+            tools=self.cloud.tools,
         )
 
     def gradient_from(self, gather: WalkerGradient) -> list[Tensor]:
         """Return what was gathered on the way; a NaN at a dropped walker spoils that."""
-        if all(torch.isfinite(slope).all() for slope in gather.sum):
-            return gather.sum
+        slopes = gather.mean(self.cloud.team)
+        if all(torch.isfinite(slope).all() for slope in slopes):
+            return slopes
         return self.gradient_now()
 
     def _update(self, batch: Tensor, batches: Batches, *, ends_row: bool) -> Update:
@@ -239,25 +240,25 @@ class Learner(TrainingState, ABC):
     def _differentiate(self, batch: Tensor) -> tuple[float, float]:
         """Set the gradients; return the mean energy of the data and their norm."""
         self.optimizer.zero_grad()
-        energy = self.model(batch).mean()
-        positive = torch.autograd.grad(energy, self.parameters, materialize_grads=True)
+        team = self.cloud.team
+        energy, positive = data_gradient(self.model, batch, self.parameters, team)
         slopes = [p - n for p, n in zip(positive, self._negative, strict=True)]
         for parameter, slope in zip(self.parameters, slopes, strict=True):
             parameter.grad = slope
         norm = float(nn.utils.get_total_norm(slopes))
-        if not math.isfinite(norm + float(energy.detach())):
+        if not math.isfinite(norm + float(energy)):
             raise NonFiniteEnergyError(
                 f"The energy of the data or its gradient is not finite in update "
                 f"{self.num_steps + 1}: training diverged. Use a smaller learning rate or "
                 "more moves per update; parameters and walkers are those before."
             )
-        return float(energy.detach()), norm
+        return float(energy), norm
 
     def _record(
         self, update: Update, train_nll: float, seconds: float, validation: Tensor | None
     ) -> dict[str, float]:
         if len(self.history) % 50 == 0:
-            warn_if_unstable(self.cloud.kernel, self.model, self.cloud.position)
+            warn_if_unstable(self.cloud.kernel, self.model, self.cloud.shard)
         self.alarms.look(self.num_steps, update.walkers.ess)
         score = validation_nll(self.followers, validation)
         if validation is not None:
@@ -271,7 +272,7 @@ class Learner(TrainingState, ABC):
             log_z_error=self.log_normalizer_error,
             training_log_z=self.training_log_normalizer,
             ess=update.walkers.ess,
-            audit_ess=self.audit.ess / self.audit.cloud.walkers.num_walkers,
+            audit_ess=self.audit.ess / self.audit.cloud.num_walkers,
             resamplings=self.cloud.num_resamplings,
             audit_resamplings=self.audit.cloud.num_resamplings,
             acceptance_rate=update.walkers.acceptance_rate,

@@ -33,7 +33,7 @@ def trainable(model: nn.Module, optimizer: Optimizer) -> list[nn.Parameter]:
 
 def check_followed(followers: Followers) -> None:
     """Raise if walkers are not where their model is: on its device, at its parameters."""
-    walkers, network = followers.cloud.position.device, device_of(followers.model)
+    walkers, network = followers.cloud.example.device, device_of(followers.model)
     if walkers != network:
         raise ArgumentError(
             f"The walkers are on {walkers} and the model on {network}: move network and "

@@ -92,7 +92,7 @@ class LikelihoodTracker:
             chunk_size=chunk_size,
             jit_compile=jit_compile,
         )
-        check_walkers_are_independent(model, self.cloud.position)
+        check_walkers_are_independent(model, self.cloud.shard)
 
     def update(self) -> StepInfo:
         """Carry the audit walkers to the present parameters; call after each update."""
@@ -128,17 +128,17 @@ class LikelihoodTracker:
     @property
     def log_normalizer(self) -> float:
         """Estimate of `log Z` at the parameters of the last update."""
-        return float(self.cloud.walkers.log_normalizer)
+        return float(self.cloud.here.log_normalizer)
 
     @property
     def log_normalizer_error(self) -> float:
         """Standard error of `log_normalizer`, from the genealogy of the walkers."""
-        return float(self.cloud.walkers.log_normalizer_error)
+        return float(self.cloud.here.log_normalizer_error)
 
     @property
     def ess(self) -> float:
         """Effective sample size of the audit walkers, between 1 and their number."""
-        return float(self.cloud.walkers.ess)
+        return float(self.cloud.here.ess)
 
     def log_prob(self, x: Tensor) -> Tensor:
         """Return `-U(x) - log Z` for data `(n, *event)`, `(n,)`, in nats."""
@@ -192,11 +192,11 @@ class LikelihoodTracker:
             "log_normalizer": self.log_normalizer,
             "log_normalizer_error": self.log_normalizer_error,
             "audit_ess": self.ess,
-            "audit_walkers": self.cloud.walkers.num_walkers,
+            "audit_walkers": self.cloud.num_walkers,
         }
 
     def _energies(self, x: Tensor) -> Tensor:
-        check_data("x", x, self.cloud.position, self.model.support)
+        check_data("x", x, self.cloud.example, self.model.support)
         step = self.cloud.tools.chunk_size or len(x)
         with torch.no_grad():
             return torch.cat([self.model(part) for part in x.split(step)])

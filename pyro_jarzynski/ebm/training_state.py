@@ -72,7 +72,7 @@ class TrainingState(Trained):
             "data_generator": self.data_generator.get_state(),
             "alarms": sorted(self.alarms.told),
             "history": self.history.state_dict(),
-            "best": None if best is None else best.state_dict(),
+            "best": None if best is None else best.state_dict(self.followers),
             "course": None if course is None else course.state_dict(),
         }
 
@@ -86,7 +86,7 @@ class TrainingState(Trained):
             ArgumentError: It is of another training, or its walkers of another shape.
         """
         self._check_settings(state["settings"])
-        device = self.cloud.position.device
+        device = self.cloud.example.device
         self.model.load_state_dict(state["model"])
         # torch keeps the tensors that it is given: two learners must not share them.
         self.optimizer.load_state_dict(deepcopy(state["optimizer"]))
@@ -99,7 +99,7 @@ class TrainingState(Trained):
         self.alarms.told = set(state["alarms"])
         self.history.load_state_dict(state["history"])
         best = state["best"]
-        self.best = None if best is None else Snapshot.from_state(best, device)
+        self.best = None if best is None else Snapshot.from_state(best, self.followers)
         self.num_steps = int(state["num_steps"])
         if self.course is not None and state["course"] is not None:
             self.course.load_state_dict(state["course"])
@@ -111,7 +111,7 @@ class TrainingState(Trained):
         return {
             "algorithm": type(self).__name__,
             "model": type(self.model).__name__,
-            "dtype": str(cloud.position.dtype),
+            "dtype": str(cloud.example.dtype),
             "optimizer": type(self.optimizer).__name__,
             "lr_scheduler": None if scheduler is None else type(scheduler).__name__,
             "kernel": settings_of(cloud.kernel),
@@ -124,6 +124,7 @@ class TrainingState(Trained):
             "conditional_ess": self.step_control.target,
             "renewal": renewal,
             "seed": self.seed,
+            "num_shards": cloud.team.num_shards,
             "data": None if course is None else course.batches.described,
         } | {name: getattr(self, name) for name in self.settings}
 

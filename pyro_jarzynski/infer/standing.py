@@ -10,12 +10,8 @@ from pyro_jarzynski.core.gradients import TermsFn
 from pyro_jarzynski.core.kernels import Kernel
 from pyro_jarzynski.core.noise import stream
 from pyro_jarzynski.core.pilot import Found
-from pyro_jarzynski.core.states import (
-    kernel_from,
-    kernel_state,
-    walkers_from,
-    walkers_state,
-)
+from pyro_jarzynski.core.states import kernel_from, kernel_state
+from pyro_jarzynski.core.walker_states import walkers_from, walkers_state
 from pyro_jarzynski.core.walkers import Walkers
 from pyro_jarzynski.infer.settings import Settings
 

@@ -18,7 +18,7 @@ from typing import Any
 import torch
 
 from pyro_jarzynski import QuadraticEnergy, init
-from pyro_jarzynski.core.states import walkers_state
+from pyro_jarzynski.core.walker_states import walkers_state
 from pyro_jarzynski.runtime import disk
 from pyro_jarzynski.runtime.checkpoint_files import read_checkpoint, write_checkpoint
 

@@ -5,7 +5,8 @@ import math
 import pytest
 import torch
 
-from pyro_jarzynski import init
+from pyro_jarzynski import Tools, init
+from pyro_jarzynski.core.team import WHOLE
 from pyro_jarzynski.ebm.gradient import WalkerGradient, walker_gradient
 from tests.ebm.models import FLOAT, mixture_data, network_model, start_mixture
 
@@ -39,7 +40,10 @@ def test_gradient_is_that_of_the_weighted_energy(model, chunk_size):
     walkers = weighted(model)
     expected = by_autograd(model, walkers.position, walkers.log_weight.softmax(0))
     parameters = list(model.parameters())
-    close(walker_gradient(model, walkers, parameters, chunk_size=chunk_size), expected)
+    close(
+        walker_gradient(model, walkers, parameters, tools=Tools(chunk_size=chunk_size)),
+        expected,
+    )
 
 
 @pytest.mark.parametrize("chunk_size", [None, 7])
@@ -48,7 +52,7 @@ def test_unweighted_gradient_is_the_mean(model, chunk_size):
     expected = by_autograd(model, walkers.position, torch.full((50,), 1 / 50, dtype=FLOAT))
     parameters = list(model.parameters())
     found = walker_gradient(
-        model, walkers, parameters, weighted=False, chunk_size=chunk_size
+        model, walkers, parameters, weighted=False, tools=Tools(chunk_size=chunk_size)
     )
     close(found, expected)
 
@@ -59,7 +63,10 @@ def test_huge_log_weights_do_not_overflow(model, chunk_size):
     shifted = walkers._replace(log_weight=walkers.log_weight + 5000)
     expected = by_autograd(model, walkers.position, walkers.log_weight.softmax(0))
     parameters = list(model.parameters())
-    close(walker_gradient(model, shifted, parameters, chunk_size=chunk_size), expected)
+    close(
+        walker_gradient(model, shifted, parameters, tools=Tools(chunk_size=chunk_size)),
+        expected,
+    )
 
 
 @pytest.mark.parametrize("chunk_size", [None, 1, 7])
@@ -71,7 +78,10 @@ def test_dead_walkers_with_nan_energies_do_not_count(model, chunk_size):
     broken = walkers._replace(log_weight=log_weight, position=position)
     expected = by_autograd(model, walkers.position, log_weight.softmax(0))
     parameters = list(model.parameters())
-    close(walker_gradient(model, broken, parameters, chunk_size=chunk_size), expected)
+    close(
+        walker_gradient(model, broken, parameters, tools=Tools(chunk_size=chunk_size)),
+        expected,
+    )
 
 
 def test_chunks_of_dead_walkers_are_passed_over(model):
@@ -79,11 +89,11 @@ def test_chunks_of_dead_walkers_are_passed_over(model):
     gather = WalkerGradient(list(model.parameters()))
     dead = torch.full((25,), -math.inf, dtype=FLOAT)
     gather(slice(0, 25), model(walkers.position[:25]), dead)
-    assert all((g == 0).all() for g in gather.sum)
+    assert all((g == 0).all() for g in gather.mean(WHOLE))
     alive = walkers.log_weight[25:]
     gather(slice(25, 50), model(walkers.position[25:]), alive)
-    gather(slice(0, 25), model(walkers.position[:25]), dead)
-    close(gather.sum, by_autograd(model, walkers.position[25:], alive.softmax(0)))
+    gather(slice(25, 50), model(walkers.position[:25]), dead)
+    close(gather.mean(WHOLE), by_autograd(model, walkers.position[25:], alive.softmax(0)))
 
 
 def test_parameters_that_energies_do_not_reach_have_gradient_zero():

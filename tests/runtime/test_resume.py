@@ -233,7 +233,7 @@ class TestRefusals:
     def test_walkers_of_another_dtype(self):
         learner = mixture_learner()
         state = learner.state_dict()
-        for block in state["followers"]["cloud"]["blocks"]:
+        for block in state["followers"]["cloud"]["place"]["blocks"]:
             block["position"] = block["position"].float()
         with pytest.raises(ArgumentError, match=r"walkers of torch.float64, got"):
             learner.load_state_dict(state)

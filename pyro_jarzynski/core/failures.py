@@ -1,0 +1,102 @@
+"""What becomes of the other ranks when one fails: all leave, and all say who it was.
+
+A rank that raises writes its message where all can read it, and leaves the process group.
+One that was killed, or is slower than the timeout, is found out by the others: those that
+are left sign a list, and whoever has not signed is missing.
+"""
+
+import time
+from types import TracebackType
+
+from torch import distributed as dist
+
+from pyro_jarzynski.errors import RankError
+
+FAILED, SIGNED = "pyro_jarzynski/failed", "pyro_jarzynski/signed"
+# Seconds in which those that are left sign.
+GRACE = 3.0
+
+
+class Watch:
+    """Turns the failure of a collective into an error that names the rank at fault.
+
+    Args:
+        rank: Number of this process.
+        size: Number of processes.
+    """
+
+    def __init__(self, rank: int, size: int) -> None:
+        """Keep the store of the process group, which outlives it."""
+        self.rank, self.size = rank, size
+        grouped = size > 1
+        self.store = dist.distributed_c10d._get_default_store() if grouped else None
+
+    def __enter__(self) -> None:
+        """Begin a collective."""
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        """Pass on what is no failure of a collective; else tell who is at fault.
+
+        Raises:
+            RankError: A rank has failed; the message is the same on every rank.
+        """
+        # What a process group raises is a `DistBackendError` or a plain `RuntimeError`.
+        if isinstance(error, RuntimeError) and not isinstance(error, RankError):
+            raise RankError(self.verdict()) from error
+
+    def accuse(self, message: str) -> str:
+        """Say why this rank fails; return what was said first, by whichever rank."""
+        if self.store is None:
+            return message
+        try:
+            told = self.store.compare_set(FAILED, "", f"Rank {self.rank}: {message}")
+        except RuntimeError:
+            return f"Rank 0, which holds the store of the process group, is gone: {message}"
+        return told.decode()
+
+    def verdict(self) -> str:
+        """Return which rank failed, and why, as far as anybody knows."""
+        assert self.store is not None
+        try:
+            told = self._told()
+            if told:
+                return told
+            missing = self._missing()
+            if not missing:
+                return self._accused("A collective failed on all ranks.")
+            names = ", ".join(str(rank) for rank in missing)
+            return self._accused(
+                f"Rank {names} does not answer: the process was killed, or is slower than "
+                "the timeout of the process group. Look at its own output; a run with "
+                "checkpoints goes on from the last of them."
+            )
+        except RuntimeError:
+            return (
+                "Rank 0, which holds the store of the process group, does not answer: look "
+                "at its own output; a run with checkpoints goes on from the last of them."
+            )
+
+    def _told(self) -> str:
+        assert self.store is not None
+        known = self.store.check([FAILED])
+        return self.store.get(FAILED).decode() if known else ""
+
+    def _accused(self, message: str) -> str:
+        """Let one verdict stand for all ranks."""
+        assert self.store is not None
+        return self.store.compare_set(FAILED, "", message).decode()
+
+    def _missing(self) -> list[int]:
+        """Sign, wait for the others, and return those that have not."""
+        assert self.store is not None
+        self.store.set(f"{SIGNED}/{self.rank}", "here")
+        end = time.monotonic() + GRACE
+        keys = [f"{SIGNED}/{rank}" for rank in range(self.size)]
+        while time.monotonic() < end and not self.store.check(keys) and not self._told():
+            time.sleep(0.05)
+        return [r for r, key in enumerate(keys) if not self.store.check([key])]
