@@ -1,4 +1,4 @@
-"""Walkers that change their rank: each travels once to every rank that has a child of it."""
+"""Walkers that change their rank: each travels once to a rank, however many children."""
 
 import math
 from collections.abc import Sequence

@@ -166,7 +166,7 @@ class Shards:
         return _local_rows(walkers, mine)
 
     def gathered(self, rows: Tensor, num: int) -> Tensor:
-        """Return the rows of all of `num` walkers, of which those of this rank are given."""
+        """Return rows of all of `num` walkers, of which those of this rank are given."""
         return self.ranks.gather(rows, self._on_ranks(self.sizes(num)))
 
     def weighted_sum(

@@ -80,7 +80,7 @@ class Team(Protocol):
         """Return whole walkers with the positions of those that live here."""
 
     def gathered(self, rows: Tensor, num: int) -> Tensor:
-        """Return the rows of all of `num` walkers, of which those of this rank are given."""
+        """Return rows of all of `num` walkers, of which those of this rank are given."""
 
     def weighted_sum(
         self, log_totals: Sequence[Tensor], sums: Sequence[list[Tensor]]
