@@ -84,6 +84,7 @@ from pyro_jarzynski.errors import CompilationWarning as CompilationWarning
 from pyro_jarzynski.errors import EvidenceWarning as EvidenceWarning
 from pyro_jarzynski.errors import ExploitationWarning as ExploitationWarning
 from pyro_jarzynski.errors import JarzynskiError as JarzynskiError
+from pyro_jarzynski.errors import RankError as RankError
 from pyro_jarzynski.infer.annealed_smc import AnnealedSMC as AnnealedSMC
 from pyro_jarzynski.infer.evidence_bounds import EvidenceBounds as EvidenceBounds
 from pyro_jarzynski.infer.evidence_bounds import evidence_bounds as evidence_bounds
@@ -113,6 +114,7 @@ from pyro_jarzynski.report.plots import plot_samples as plot_samples
 from pyro_jarzynski.report.plots import plot_training as plot_training
 from pyro_jarzynski.report.plots import save_figure as save_figure
 from pyro_jarzynski.runtime.checkpoints import Checkpoints as Checkpoints
+from pyro_jarzynski.runtime.distributed import distributed as distributed
 from pyro_jarzynski.runtime.model_files import SavedModel as SavedModel
 from pyro_jarzynski.runtime.model_files import load_model as load_model
 from pyro_jarzynski.runtime.model_files import save_model as save_model

@@ -29,6 +29,7 @@ ALLOWED = {
     "report": {"errors", "core", "diagnostics", "infer", "ebm"},
     "runtime": {"errors", "core", "infer", "ebm"},
     "experiments": {"errors", "core", "infer", "ebm", "report", "runtime", "data"},
+    "__main__": {"cli"},
     "cli": {
         "errors",
         "core",

@@ -54,7 +54,7 @@ class Watch:
         if self.store is None:
             return message
         try:
-            told = self.store.compare_set(FAILED, "", f"Rank {self.rank}: {message}")
+            told = self.store.compare_set(FAILED, "", f"Rank {self.rank} failed: {message}")
         except RuntimeError:
             return f"Rank 0, which holds the store of the process group, is gone: {message}"
         return told.decode()

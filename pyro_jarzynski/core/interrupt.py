@@ -6,6 +6,8 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from types import FrameType
 
+from pyro_jarzynski.core.ranks import Ranks
+
 # What a shell sees of a process that a signal ended.
 TERMINATED = 128 + signal.SIGTERM
 
@@ -28,6 +30,10 @@ class Interrupt:
             raise KeyboardInterrupt
         if self.signal == signal.SIGTERM:
             raise SystemExit(TERMINATED)
+
+    def share(self, ranks: Ranks) -> None:
+        """Let a signal that came to one rank stand for all of them; all must ask."""
+        self.signal = ranks.largest(self.signal or 0)[0] or None
 
     def receive(self, number: int, frame: FrameType | None) -> None:
         """Take note of the first signal; act on the second at once."""

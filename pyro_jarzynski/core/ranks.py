@@ -5,8 +5,12 @@ its order, and sums go along one tree over shards, whoever holds them. Nothing t
 is ever unpickled.
 """
 
+import hashlib
 import json
+import platform
 from collections.abc import Callable, Iterable, Mapping, Sequence
+from contextlib import suppress
+from importlib.metadata import PackageNotFoundError, version
 from typing import Any
 
 import torch
@@ -117,6 +121,8 @@ class Ranks:
 
     def texts(self, text: str) -> list[str]:
         """Return a text of every rank."""
+        if self.size == 1:
+            return [text]
         content = torch.tensor(list(text.encode()), dtype=torch.uint8, device=_device())
         lengths = torch.tensor([len(content)], device=_device())
         sizes = self.gather(lengths, [1] * self.size).tolist()
@@ -124,15 +130,23 @@ class Ranks:
         ends = torch.tensor(sizes).cumsum(0).tolist()
         return [joined[end - n : end].decode() for end, n in zip(ends, sizes, strict=True)]
 
-    def agree(self, settings: Mapping[str, Any]) -> None:
-        """Raise on every rank if a setting is not the same on all of them.
+    def agree(
+        self, settings: Mapping[str, Any], tensors: Mapping[str, Tensor] | None = None
+    ) -> None:
+        """Raise on every rank if something is not the same on all of them.
+
+        Args:
+            settings: What must be the same, beside the versions of the libraries.
+            tensors: Data that must be the same, by SHA-256.
 
         Raises:
             RankError: Names the ranks, the setting and its values.
         """
         if self.size == 1:
             return
-        plain = {name: repr(value) for name, value in settings.items()}
+        data = {name: _digest(x) for name, x in (tensors or {}).items()}
+        everything = _versions() | dict(settings) | data
+        plain = {name: repr(value) for name, value in everything.items()}
         known = [json.loads(text) for text in self.texts(json.dumps(plain))]
         for name in sorted(set().union(*known)):
             for rank, other in enumerate(known):
@@ -143,8 +157,14 @@ class Ranks:
                         "program, arguments, data and versions."
                     )
 
+    def first(self, act: Callable[[], None]) -> None:
+        """Let rank 0 do something; if it fails, all ranks raise an `OSError`."""
+        self.attempt(act if self.rank == 0 else lambda: None)
+
     def attempt(self, act: Callable[[], Any]) -> Any:
         """Do what may fail on one rank alone; if it does, all ranks raise an `OSError`."""
+        if self.size == 1:
+            return act()
         error: OSError | None = None
         try:
             outcome = act()
@@ -157,6 +177,20 @@ class Ranks:
         if failed:
             raise OSError(0, "; ".join(failed))
         return outcome
+
+
+def _versions() -> dict[str, str]:
+    known = {"Python": platform.python_version(), "torch": torch.__version__}
+    for package in ("pyro-jarzynski", "pyro-ppl"):
+        with suppress(PackageNotFoundError):
+            known[package] = version(package)
+    return known
+
+
+def _digest(x: Tensor) -> str:
+    content = x.detach().cpu().contiguous().flatten().view(torch.uint8)
+    digest = hashlib.sha256(content.numpy().tobytes()).hexdigest()
+    return f"{tuple(x.shape)}, SHA-256 {digest[:12]}…"
 
 
 def _device() -> torch.device:

@@ -161,6 +161,8 @@ class Learner(TrainingState, ABC):
             seconds=(self.history["seconds"] or [0.0])[-1],
             callbacks=callbacks,
         )
+        known = {"data": data} if isinstance(data, Tensor) else {}
+        self.cloud.team.ranks.agree(self._settings(), known)
         try:
             with (
                 keeping(checkpoints, self) as keep,
@@ -188,6 +190,7 @@ class Learner(TrainingState, ABC):
                 row = self._record(update, course.take_nll(), course.seconds, validation)
                 for callback in course.callbacks:
                     callback(self, row)
+            interrupt.share(self.cloud.team.ranks)
             keep(self.num_steps, now=interrupt.pending)
             interrupt()
         keep(self.num_steps, now=True)

@@ -19,8 +19,10 @@ import torch
 from safetensors import SafetensorError
 from torch import Tensor
 
+from pyro_jarzynski.core.ranks import Ranks
 from pyro_jarzynski.errors import CheckpointError
 from pyro_jarzynski.runtime import disk
+from pyro_jarzynski.runtime.shard_states import merged, own_tensors
 from pyro_jarzynski.runtime.state_files import decode, encode
 
 FORMAT, VERSION = "pyro-jarzynski checkpoint", 1
@@ -41,41 +43,56 @@ def steps_in(directory: Path) -> dict[int, Path]:
     return dict(sorted(found.items(), reverse=True))
 
 
-def write_checkpoint(directory: Path, step: int, state: Any) -> None:
+def write_checkpoint(directory: Path, step: int, state: Any, ranks: Ranks) -> None:
     """Write the state after some step; if that fails, nothing of it is left.
+
+    Of a run on several ranks each writes what it alone has, and rank 0 all else.
 
     Raises:
         CheckpointError: The state cannot be held by a checkpoint.
-        OSError: The disk does not take it.
+        OSError: The disk does not take it, on whichever rank.
     """
     values, tensors = encode(state)
-    temporary = directory / f"{PASSING}{uuid4().hex}"
-    disk.make(temporary)
+    values, tensors = merged(values, ranks), own_tensors(tensors, ranks)
+    temporary = directory / (PASSING + ranks.texts(uuid4().hex)[0])
     try:
-        files = []
-        for number, part in enumerate(_shards(tensors)):
-            name, content = f"shard-{number:05d}.safetensors", disk.pack(part)
-            disk.write(temporary / name, content)
-            files.append(
-                {"name": name, "size": len(content), "sha256": disk.digest(content)}
-            )
-        content = _manifest(
-            {
-                "format": FORMAT,
-                "version": VERSION,
-                "torch": torch.__version__,
-                "step": step,
-                "files": files,
-                "values": values,
-            }
-        )
-        disk.write(temporary / MANIFEST, content)
-        disk.sync_directory(temporary)
-        disk.rename(temporary, f"step-{step:012d}")
+        ranks.first(lambda: disk.make(temporary))
+        written = ranks.attempt(lambda: _write_shards(temporary, tensors, ranks))
+        files = [f for text in ranks.texts(json.dumps(written)) for f in json.loads(text)]
+        ranks.first(lambda: _commit(temporary, step, files, values))
     except (OSError, MemoryError):
-        _discard(temporary)
+        if ranks.rank == 0:
+            _discard(temporary)
         raise
-    disk.sync_directory(directory)
+    ranks.first(lambda: disk.sync_directory(directory))
+
+
+def _write_shards(
+    temporary: Path, tensors: Mapping[str, Tensor], ranks: Ranks
+) -> list[dict[str, Any]]:
+    """Write tensors, and return what the manifest says of their files."""
+    files = []
+    for number, part in enumerate(_shards(tensors)):
+        name = f"shard-{ranks.rank + number * ranks.size:05d}.safetensors"
+        content = disk.pack(part)
+        disk.write(temporary / name, content)
+        files.append({"name": name, "size": len(content), "sha256": disk.digest(content)})
+    return files
+
+
+def _commit(temporary: Path, step: int, files: list[dict[str, Any]], values: Any) -> None:
+    """Write the manifest, and give the checkpoint its name."""
+    record = {
+        "format": FORMAT,
+        "version": VERSION,
+        "torch": torch.__version__,
+        "step": step,
+        "files": files,
+        "values": values,
+    }
+    disk.write(temporary / MANIFEST, _manifest(record))
+    disk.sync_directory(temporary)
+    disk.rename(temporary, f"step-{step:012d}")
 
 
 def read_checkpoint(path: Path) -> tuple[Any, str]:

@@ -17,6 +17,8 @@ from uuid import uuid4
 
 import torch
 
+from pyro_jarzynski.core.ranks import Ranks
+from pyro_jarzynski.core.sharing import ranks_now
 from pyro_jarzynski.core.states import Keep, Resumable
 from pyro_jarzynski.errors import (
     CheckpointError,
@@ -90,7 +92,8 @@ class Checkpoints:
                 `resume` is false and there are some; another process writes here; or the
                 state of the run cannot be kept.
         """
-        with locked(self.directory):
+        ranks = ranks_now()
+        with _locked(self.directory, ranks):
             if self.steps and not self.resume:
                 raise CheckpointError(
                     f"{self.directory} holds checkpoints of another run, the last of step "
@@ -98,10 +101,11 @@ class Checkpoints:
                     "`resume=True`, or use another directory."
                 )
             found, refused = _newest(self.directory)
+            ranks.agree({"step of the checkpoint": found and found[0]})
             if found is not None:
                 _put_back(run, found[1], self.directory)
             encode(run.state_dict())
-            yield _Writer(self, run, None if found is None else found[0], refused)
+            yield _Writer(self, run, found[0] if found else None, refused, ranks)
 
     def load(self) -> Any:
         """Return the state of the newest whole checkpoint, or `None` if there are none.
@@ -132,9 +136,14 @@ class _Writer:
     """Writes checkpoints of one run while it goes on: a `Keep`."""
 
     def __init__(
-        self, kept: Checkpoints, run: Resumable, step: int | None, refused: list[Path]
+        self,
+        kept: Checkpoints,
+        run: Resumable,
+        step: int | None,
+        refused: list[Path],
+        ranks: Ranks,
     ) -> None:
-        self.kept, self.run, self.refused = kept, run, refused
+        self.kept, self.run, self.refused, self.ranks = kept, run, refused, ranks
         self.last_step, self.last_time = step, time.monotonic()
 
     def __call__(self, step: int, *, now: bool = False) -> None:
@@ -160,27 +169,49 @@ class _Writer:
         kept = self.kept
         if kept.every is not None and step % kept.every == 0:
             return True
+        if kept.seconds is None:
+            return False
         waited = time.monotonic() - self.last_time
-        return kept.seconds is not None and waited >= kept.seconds
+        # Clocks of ranks differ: if it is time for one, it is for all.
+        return bool(self.ranks.largest(waited >= kept.seconds)[0])
 
     def _write(self, step: int) -> None:
-        directory = self.kept.directory
-        _clean(directory)
+        directory, ranks = self.kept.directory, self.ranks
+        ranks.first(self._make_room)
+        if any(ranks.largest(step in steps_in(directory))):
+            # All went well but for the last call of the system.
+            ranks.first(lambda: disk.sync_directory(directory))
+        else:
+            write_checkpoint(directory, step, self.run.state_dict(), ranks)
+        ranks.first(self._remove_old)
+
+    def _make_room(self) -> None:
+        """Remove what others have left, and put aside what was refused."""
+        _clean(self.kept.directory)
         # What cannot be read must not be taken for the newest; it may be looked into.
         for path in self.refused:
             disk.rename(path, f"refused-{path.name}-{uuid4().hex[:8]}")
         self.refused = []
-        if step in steps_in(directory):
-            # All went well but for the last call of the system.
-            disk.sync_directory(directory)
-        else:
-            write_checkpoint(directory, step, self.run.state_dict())
-        for path in list(steps_in(directory).values())[self.kept.keep :]:
+
+    def _remove_old(self) -> None:
+        for path in list(steps_in(self.kept.directory).values())[self.kept.keep :]:
             disk.remove(disk.rename(path, f"{PASSING}{uuid4().hex}"))
 
     def _last_kept(self) -> str:
         steps = self.kept.steps
         return f"that of step {steps[0]}" if steps else "none"
+
+
+@contextmanager
+def _locked(directory: Path, ranks: Ranks) -> Iterator[None]:
+    """Let rank 0 hold the lock of a directory, before the others look into it."""
+    if ranks.rank > 0:
+        ranks.attempt(lambda: None)
+        yield
+        return
+    with locked(directory):
+        ranks.attempt(lambda: None)
+        yield
 
 
 def _newest(directory: Path) -> tuple[tuple[int, Any] | None, list[Path]]:

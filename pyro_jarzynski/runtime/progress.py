@@ -15,6 +15,7 @@ from rich.progress import (
 )
 from rich.text import Text
 
+from pyro_jarzynski.core.sharing import ranks_now
 from pyro_jarzynski.ebm.learner import Learner
 
 
@@ -33,6 +34,8 @@ class ProgressBar:
         with ProgressBar(num_steps) as bar:
             learner.fit(data, num_steps, callbacks=[bar])
 
+    Of several ranks the first alone shows it.
+
     Args:
         num_steps: Updates until the bar is full.
         console: Where to draw; `None` is standard error, so that output can be piped.
@@ -48,6 +51,7 @@ class ProgressBar:
             TimeRemainingColumn(),
             console=console or Console(stderr=True),
             expand=True,
+            disable=ranks_now().rank > 0,
         )
         self.task = self.progress.add_task("", total=num_steps)
 

@@ -18,6 +18,7 @@ from typing import Any
 import torch
 
 from pyro_jarzynski import QuadraticEnergy, init
+from pyro_jarzynski.core.team import WHOLE
 from pyro_jarzynski.core.walker_states import walkers_state
 from pyro_jarzynski.runtime import disk
 from pyro_jarzynski.runtime.checkpoint_files import read_checkpoint, write_checkpoint
@@ -43,7 +44,9 @@ def measure(name: str, state: Any, folder: Path, repeats: int) -> None:
     times: dict[str, list[tuple[float, float]]] = {"write": [], "save": [], "load": []}
     for number in range(repeats):
         path = folder / f"step-{number:012d}"
-        times["save"].append(timed(lambda n=number: write_checkpoint(folder, n, state)))
+        times["save"].append(
+            timed(lambda n=number: write_checkpoint(folder, n, state, WHOLE.ranks))
+        )
         times["load"].append(timed(lambda p=path: read_checkpoint(p)))
         size = sum(file.stat().st_size for file in path.iterdir())
         content = os.urandom(size)

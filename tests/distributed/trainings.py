@@ -9,9 +9,8 @@ from typing import Any
 
 import torch
 from safetensors.torch import save_file
-from torch import distributed as dist
 
-from pyro_jarzynski.core.sharing import sharing
+import pyro_jarzynski as pj
 from pyro_jarzynski.core.trees import map_tree
 from tests.runtime.training_runs import RUNS, train
 
@@ -29,17 +28,14 @@ def outcome(learner: Any) -> dict[str, torch.Tensor]:
 
 def main(file: str, *names: str) -> None:
     warnings.simplefilter("ignore")
-    dist.init_process_group("gloo")
-    results = {}
-    with sharing() as shared:
-        for name in names or RUNS:
-            before = shared.ranks.bytes_sent
-            for key, value in outcome(train(name, steps=STEPS)).items():
-                results[f"{name}/{key}"] = value
-            print(name, shared.ranks.bytes_sent - before, flush=True)
-    if dist.get_rank() == 0:
-        save_file(results, file)
-    dist.destroy_process_group()
+    with pj.distributed() as ranks:
+        results = {
+            f"{name}/{key}": value
+            for name in names or RUNS
+            for key, value in outcome(train(name, steps=STEPS)).items()
+        }
+        if ranks.rank == 0:
+            save_file(results, file)
 
 
 if __name__ == "__main__":

@@ -13,6 +13,7 @@ import pytest
 import torch
 
 import pyro_jarzynski as pj
+from pyro_jarzynski.core.team import WHOLE
 from pyro_jarzynski.errors import ArgumentError, CheckpointError
 from pyro_jarzynski.runtime import checkpoint_files
 from pyro_jarzynski.runtime.checkpoint_files import write_checkpoint
@@ -231,7 +232,7 @@ class TestStates:
     @staticmethod
     def through_a_file(folder, value):
         folder.mkdir(exist_ok=True)
-        write_checkpoint(folder, 1, {"value": value})
+        write_checkpoint(folder, 1, {"value": value}, WHOLE.ranks)
         return pj.Checkpoints(folder).load()["value"]
 
 

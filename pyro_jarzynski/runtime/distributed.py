@@ -1,0 +1,88 @@
+"""Several processes that share one run: `torchrun` starts them, and this lets them in."""
+
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager
+from datetime import timedelta
+
+import torch
+from torch import distributed as dist
+
+from pyro_jarzynski.core.ranks import Ranks
+from pyro_jarzynski.core.sharing import NUM_SHARDS, sharing
+from pyro_jarzynski.errors import JarzynskiError, RankError, positive
+
+# What `torchrun` tells each process.
+VARIABLES = ("RANK", "WORLD_SIZE", "MASTER_ADDR", "MASTER_PORT")
+
+
+@contextmanager
+def distributed(
+    *,
+    num_shards: int = NUM_SHARDS,
+    local_resampling: bool = False,
+    timeout: float = 600.0,
+    backend: str | None = None,
+) -> Iterator[Ranks]:
+    """Share the walkers of all runs inside the block among the ranks of a process group.
+
+    Every rank runs the same program on the same data. Walkers live in fixed shards, each
+    with noise of its own, and results have the same bits on any number of ranks up to
+    that of the shards, one included. What is reported is known to all ranks; what has
+    positions of walkers in it (`learner.sample`, `cloud.walkers`) all of them must ask for.
+
+    Args:
+        num_shards: Shards of every cloud, at least one for each rank. It belongs to the
+            settings of a run as its seed does.
+        local_resampling: Whether shards resample by themselves and keep their weights: no
+            walker travels, and the effective sample size is lower.
+        timeout: Seconds after which a rank that does not answer is given up.
+        backend: Of `torch.distributed`; `None` is NCCL where each rank has a GPU of its
+            own, and gloo elsewhere.
+
+    Yields:
+        The processes; `rank` and `size` are their number and how many there are. Alone,
+        where nobody has started several.
+
+    Raises:
+        RankError: Another rank has failed, on all others: it names the rank, and why.
+        ArgumentError: A number is out of its range.
+
+    Source:
+        Whiteley, Lee, Heine (2016), Bernoulli 22(1), for resampling within groups.
+    """
+    positive("timeout", timeout)
+    made = not dist.is_initialized() and all(name in os.environ for name in VARIABLES)
+    if made:
+        _join(backend, timedelta(seconds=timeout))
+    try:
+        with sharing(num_shards, local=local_resampling) as known:
+            try:
+                yield known.ranks
+            except RankError:
+                raise
+            except JarzynskiError as error:
+                raise _told(known.ranks, error) from error
+            except Exception as error:
+                _told(known.ranks, error)
+                raise
+    finally:
+        if made and dist.is_initialized():
+            dist.destroy_process_group()
+
+
+def _join(backend: str | None, timeout: timedelta) -> None:
+    """Take part in the process group that `torchrun` has prepared."""
+    local = int(os.environ.get("LOCAL_RANK", "0"))
+    own_gpu = torch.cuda.is_available() and local < torch.cuda.device_count()
+    if own_gpu:
+        torch.cuda.set_device(local)
+    name = backend or ("cpu:gloo,cuda:nccl" if own_gpu else "gloo")
+    dist.init_process_group(name, timeout=timeout)
+
+
+def _told(ranks: Ranks, error: Exception) -> Exception:
+    """Tell the other ranks why this one fails; return the error that all of them raise."""
+    if ranks.size == 1:
+        return error
+    return RankError(ranks.watch.accuse(f"{type(error).__name__}: {error}"))
