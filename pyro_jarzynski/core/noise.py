@@ -18,7 +18,7 @@ class Stream(torch.Generator):
     that its file descriptor is another's by then; here the state goes as bytes.
     """
 
-    def __reduce__(self) -> tuple[Any, ...]:  # type: ignore[override]
+    def __reduce__(self) -> tuple[Any, ...]:
         """Return how to make it again."""
         return _restored, (str(self.device), bytes(self.get_state().tolist()))
 
