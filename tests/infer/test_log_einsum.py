@@ -19,7 +19,7 @@ def operands(equation):
     for names in equation.split("->")[0].split(","):
         shape = [SIZES[name] for name in names]
         found.append(torch.randn(shape, dtype=FLOAT, generator=generator) + 1000)
-    found[0][0] = -torch.inf
+    found[0].view(-1)[0] = -torch.inf
     return found
 
 
