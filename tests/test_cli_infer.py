@@ -32,6 +32,7 @@ def mean(y, scale=1.0):
 
 
 def known(y):
+    pyro.deterministic("total", y.sum())
     with pyro.plate("data", len(y)):
         pyro.sample("y", dist.Normal(0.0, 1.0), obs=y)
 
@@ -100,6 +101,8 @@ def test_model_without_latents_has_a_report_without_pictures(source):
     answer = infer(source, model="known")
     assert answer.code == 0, answer.error
     assert names_in(source / "out") == TABLES | {"report.html"}
+    draws = load_file(source / "out" / "draws.safetensors")
+    assert set(draws["total"].flatten().tolist()) == {3.0}
     assert "-4.338 ± 0.000 nats" in (source / "out" / "report.html").read_text()
 
 
@@ -211,7 +214,7 @@ def test_ctrl_c_ends_with_what_was_reached(source):
     assert "Traceback" not in error
     assert "Interrupted: what was reached so far is in" in flat(error)
     assert "Doubt: The run ended at inverse temperature" in out
-    assert names_in(source / "out") == FILES
+    assert names_in(source / "out") == FILES | {"checkpoints"}
     assert "The run ended at inverse temperature" in (
         source / "out" / "report.html"
     ).read_text(encoding="utf-8")

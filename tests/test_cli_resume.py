@@ -1,11 +1,13 @@
 """Runs from the command line that are interrupted, and gone on with by `--resume`."""
 
+import csv
 import json
 import signal
 
 import pytest
 
 from pyro_jarzynski import History, ProgressBar
+from pyro_jarzynski.infer.recorder import Recorder
 from tests.command_line import LEFT, MODEL, TINY, call, names_in, train
 
 
@@ -99,3 +101,124 @@ def test_checkpoints_come_as_often_as_asked(monkeypatch, tmp_path):
     assert answer.code == 1
     assert "`checkpoint_every` must be at least 1" in answer.error
     assert not (tmp_path / "other").exists()
+
+
+PROGRAM = """
+import pyro
+import pyro.distributions as dist
+
+
+def model(y):
+    m = pyro.sample("m", dist.Normal(0.0, 30.0))
+    pyro.deterministic("twice", 2 * m)
+    with pyro.plate("data", len(y)):
+        pyro.sample("y", dist.Normal(m, 1.0), obs=y)
+
+
+def impossible(y):
+    m = pyro.sample("m", dist.Normal(0.0, 30.0))
+    pyro.factor("wall", m * 0 - float("inf"))
+    pyro.sample("y", dist.Normal(m, 1.0), obs=y[0])
+"""
+pytestmark = pytest.mark.filterwarnings("ignore::pyro_jarzynski.EvidenceWarning")
+
+
+class TestInference:
+    """`infer`, which few walkers make quick; a run has a scout of some stages, and more."""
+
+    @pytest.fixture(autouse=True)
+    def _files(self, tmp_path):
+        (tmp_path / "model.py").write_text(PROGRAM)
+        (tmp_path / "data.json").write_text('{"y": [1.0, 2.0, 2.5]}')
+        self.folder = tmp_path
+
+    def infer(self, out, *options, model="model"):
+        command = ["infer", f"{self.folder / 'model.py'}:{model}", "--out", out]
+        data = ["--data", self.folder / "data.json"]
+        return call(*command, *data, "--walkers", 32, "--chains", 2, *options)
+
+    @staticmethod
+    def stop_at(monkeypatch, stage, number):
+        add = Recorder.add
+
+        def stopped(recorder, reached):
+            add(recorder, reached)
+            if recorder.num_stages == stage:
+                signal.raise_signal(number)
+
+        monkeypatch.setattr(Recorder, "add", stopped)
+
+    @staticmethod
+    def content(out):
+        """Return what a run came to, without times."""
+        record = json.loads((out / "result.json").read_text())
+        record.pop("seconds")
+        with (out / "history.csv").open() as file:
+            rows = [{**row, "seconds": ""} for row in csv.DictReader(file)]
+        draws = (out / "draws.safetensors").read_bytes()
+        return record, rows, draws, (out / "summary.csv").read_text()
+
+    @pytest.mark.parametrize(
+        ("stage", "number"),
+        [(2, signal.SIGTERM), (9, signal.SIGINT)],
+        ids=["scout, TERM", "walkers, INT"],
+    )
+    def test_is_gone_on_with(self, monkeypatch, tmp_path, stage, number):
+        whole, broken = tmp_path / "whole", tmp_path / "broken"
+        assert self.infer(whole).code == 0
+        with monkeypatch.context() as patch:
+            self.stop_at(patch, stage, number)
+            stopped = self.infer(broken)
+        assert stopped.code == 128 + number, stopped.error
+        assert "The same command with --resume goes on from here." in stopped.error
+        known = "what was reached so far" if stage == 9 else "there are no draws yet"
+        assert known in stopped.error
+        assert ("draws.safetensors" in names_in(broken)) == (stage == 9)
+        assert self.infer(broken).code == 1
+        resumed = self.infer(broken, "--resume")
+        assert resumed.code == 0, resumed.error
+        assert self.content(broken) == self.content(whole)
+        assert names_in(broken) == names_in(whole)
+
+    def test_another_seed_or_other_data_are_refused_and_nothing_is_lost(
+        self, monkeypatch, tmp_path
+    ):
+        out = tmp_path / "out"
+        with monkeypatch.context() as patch:
+            self.stop_at(patch, 9, signal.SIGINT)
+            assert self.infer(out).code == 130
+        before = self.content(out)
+        other = self.infer(out, "--resume", "--seed", 3)
+        assert other.code == 1
+        assert "`seed` was 0 and is 3" in other.error
+        (tmp_path / "data.json").write_text('{"y": [1.0, 2.0, 2.6]}')
+        other = self.infer(out, "--resume")
+        assert other.code == 1
+        assert "of another model or other data: the log-density of walker 0" in other.error
+        assert self.content(out) == before
+        assert names_in(out / "checkpoints") >= {"step-000000000009"}
+
+    def test_more_time_goes_on(self, tmp_path):
+        out = tmp_path / "out"
+        assert self.infer(out, "--max-seconds", 1e-9).code == 0
+        assert "checkpoints" in names_in(out)
+        reached = self.content(out)
+        assert not reached[0]["complete"]
+        assert self.infer(out, "--resume").code == 0
+        found = self.content(out)
+        assert found[0]["complete"]
+        assert found[1][: len(reached[1])] == reached[1]
+        assert "checkpoints" not in names_in(out)
+
+    def test_a_failure_leaves_nothing_in_the_way(self, tmp_path):
+        answer = self.infer(tmp_path / "out", model="impossible")
+        assert answer.code == 1
+        assert names_in(tmp_path / "out") == set()
+
+    def test_checkpoints_come_as_often_as_asked(self, monkeypatch, tmp_path):
+        self.stop_at(monkeypatch, 9, signal.SIGINT)
+        self.infer(tmp_path / "out", "--checkpoint-every", 4)
+        kept = names_in(tmp_path / "out" / "checkpoints") - {".lock"}
+        assert {int(name[5:]) for name in kept} == {8, 9}
+        answer = self.infer(tmp_path / "other", "--checkpoint-every", 0)
+        assert "`checkpoint_every` must be at least 1" in answer.error

@@ -8,6 +8,7 @@ from typing import Annotated
 import typer
 
 from pyro_jarzynski.cli.app import Out, Overwrite
+from pyro_jarzynski.cli.resuming import Resume, prepare_run
 from pyro_jarzynski.cli.training import (
     Algorithm,
     AuditWalkers,
@@ -16,13 +17,11 @@ from pyro_jarzynski.cli.training import (
     EvalEvery,
     Patience,
     Resampler,
-    Resume,
     Seed,
     TheAlgorithm,
     TheResampler,
     Walkers,
     check_course,
-    prepare_run,
     progress_of,
     run_training,
     settings_of,

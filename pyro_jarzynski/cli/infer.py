@@ -1,5 +1,6 @@
 """Inference on the command line: `pyro-jarzynski infer model.py:model --data data.json`."""
 
+from contextlib import suppress
 from dataclasses import fields
 from enum import StrEnum
 from pathlib import Path
@@ -7,10 +8,11 @@ from typing import Annotated, Any
 
 import typer
 
-from pyro_jarzynski.cli.app import INTERRUPTED, Out, Overwrite, app, console
+from pyro_jarzynski.cli.app import Out, Overwrite, app
+from pyro_jarzynski.cli.resuming import Resume, end, prepare_run
 from pyro_jarzynski.core.hamiltonian import HMC, UnderdampedLangevin
 from pyro_jarzynski.core.kernels import MALA, ULA
-from pyro_jarzynski.experiments.output import prepare_directory
+from pyro_jarzynski.errors import CheckpointError, JarzynskiError
 from pyro_jarzynski.infer.annealed_smc import AnnealedSMC
 from pyro_jarzynski.infer.result import SMCResult
 from pyro_jarzynski.infer.schedules import AdaptiveTempering
@@ -82,6 +84,11 @@ def infer(
             help="Compile the model: up to a minute at first, and faster from there.",
         ),
     ] = False,
+    checkpoint_every: Annotated[
+        int | None,
+        typer.Option(help="Stages between two checkpoints; one a minute if left out."),
+    ] = None,
+    resume: Resume = False,
     overwrite: Overwrite = False,
 ) -> None:
     """Draw from the posterior of a Pyro model and estimate its evidence.
@@ -103,18 +110,30 @@ def infer(
         seed=seed,
         jit_compile=jit_compile,
     )
-    prepare_directory(out, overwrite=overwrite)
+    # Only now, when all settings are known to be right, a directory is made.
+    checkpoints = prepare_run(
+        out, every=checkpoint_every, resume=resume, overwrite=overwrite
+    )
+    sampler.checkpoints = checkpoints
     notes: dict[str, Any] = {"model": model, "data": str(data), "seed": seed}
     try:
         result = sampler.run(**arguments)
-    except KeyboardInterrupt:
-        told = "Interrupted before the walkers set out: there is nothing to save."
+    except (KeyboardInterrupt, SystemExit) as stop:
+        told = "Interrupted before the walkers set out: there are no draws yet."
         if sampler.result is not None:
             _finish(out, sampler.result, notes)
             told = f"Interrupted: what was reached so far is in {out}."
-        console.print(told, markup=False, soft_wrap=True)
-        raise typer.Exit(INTERRUPTED) from None
+        end(told, checkpoints, stop)
+    except JarzynskiError:
+        # An empty folder would be in the way of the next try.
+        if not checkpoints.steps:
+            with suppress(CheckpointError):
+                checkpoints.clear()
+        raise
     _finish(out, result, notes)
+    if result.complete:
+        # They are of use only to a run that is not over.
+        checkpoints.clear()
 
 
 def _finish(out: Path, result: SMCResult, notes: dict[str, Any]) -> None:

@@ -7,11 +7,11 @@ from typing import Annotated, Any
 
 import typer
 
-from pyro_jarzynski.cli.app import INTERRUPTED, KnownCommands, app, console
-from pyro_jarzynski.core.interrupt import TERMINATED
+from pyro_jarzynski.cli.app import KnownCommands, app, console
+from pyro_jarzynski.cli.resuming import end
 from pyro_jarzynski.ebm.learner import Callback, Learner
 from pyro_jarzynski.errors import CheckpointError, JarzynskiError, count
-from pyro_jarzynski.experiments.output import prepare_directory, render
+from pyro_jarzynski.experiments.output import render
 from pyro_jarzynski.runtime.checkpoints import Checkpoints
 from pyro_jarzynski.runtime.progress import ProgressBar
 
@@ -63,10 +63,6 @@ Patience = Annotated[
     int | None,
     typer.Option(help="Stop when the validation NLL has not fallen for so many updates."),
 ]
-Resume = Annotated[
-    bool,
-    typer.Option("--resume", help="Go on where the same command was interrupted."),
-]
 CheckpointEvery = Annotated[
     int | None,
     typer.Option(help="Updates between two checkpoints; one a minute if left out."),
@@ -80,20 +76,6 @@ def check_course(steps: int, eval_every: int, patience: int | None = None) -> No
     count("eval_every", eval_every)
     if patience is not None:
         count("patience", patience)
-
-
-def prepare_run(
-    out: Path, *, every: int | None, resume: bool, overwrite: bool
-) -> Checkpoints:
-    """Make the directory of a run, and return where in it checkpoints are kept."""
-    if every is not None:
-        count("checkpoint_every", every)
-    kept = Checkpoints(out / "checkpoints", every=every, resume=resume)
-    goes_on = resume and bool(kept.steps)
-    prepare_directory(out, overwrite=overwrite or goes_on)
-    if not goes_on:
-        kept.clear()
-    return kept
 
 
 def run_training(
@@ -111,15 +93,8 @@ def run_training(
     except (KeyboardInterrupt, SystemExit) as stop:
         learner.restore_best()
         save()
-        known = bool(checkpoints.steps)
-        console.print(
-            f"Interrupted: the best model and the history so far are in {out}."
-            + (" The same command with --resume goes on from here." if known else ""),
-            markup=False,
-            soft_wrap=True,
-        )
-        code = TERMINATED if isinstance(stop, SystemExit) else INTERRUPTED
-        raise typer.Exit(code) from None
+        told = f"Interrupted: the best model and the history so far are in {out}."
+        end(told, checkpoints, stop)
     except CheckpointError:
         # Nothing was trained: what an earlier process left stays.
         raise

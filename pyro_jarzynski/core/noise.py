@@ -2,12 +2,31 @@
 
 import hashlib
 import math
+from typing import Any
 
 import torch
 from torch import Tensor
 
 from pyro_jarzynski.core.trees import Position, map_tree
 from pyro_jarzynski.errors import ArgumentTypeError
+
+
+class Stream(torch.Generator):
+    """A generator that can be sent to a new process.
+
+    torch's own hands a tensor to the pickler that is gone before the process starts, so
+    that its file descriptor is another's by then; here the state goes as bytes.
+    """
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        """Return how to make it again."""
+        return _restored, (str(self.device), bytes(self.get_state().tolist()))
+
+
+def _restored(device: str, state: bytes) -> Stream:
+    found = Stream(device)
+    found.set_state(torch.tensor(list(state), dtype=torch.uint8))
+    return found
 
 
 def stream(seed: int, purpose: str, device: torch.device | str = "cpu") -> torch.Generator:
@@ -19,7 +38,7 @@ def stream(seed: int, purpose: str, device: torch.device | str = "cpu") -> torch
     if isinstance(seed, bool) or not isinstance(seed, int):
         raise ArgumentTypeError(f"`seed` must be an integer, got {seed!r}.")
     digest = hashlib.sha256(f"{seed}/{purpose}".encode()).digest()
-    return torch.Generator(device).manual_seed(int.from_bytes(digest[:4], "little"))
+    return Stream(device).manual_seed(int.from_bytes(digest[:4], "little"))
 
 
 def normal_like(position: Position, generator: torch.Generator | None) -> Position:

@@ -42,6 +42,7 @@ def check_followed(followers: Followers) -> None:
     if not followers.are_current():
         raise ArgumentError(
             "The parameters of `model` have changed since its walkers followed them: a "
-            "second optimiser holds them, or they were loaded or set. Let one optimiser "
-            "hold them, and build the learner anew after other changes."
+            "second optimiser holds them, another process does, with which torch shares "
+            "what it is sent, or they were loaded or set. Let one optimiser hold them, "
+            "and build the learner anew after other changes."
         )

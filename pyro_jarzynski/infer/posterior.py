@@ -178,7 +178,7 @@ class ModelPosterior:
             deterministic: Whether to add deterministic sites, and draws of the discrete
                 latents.
         """
-        if not self.size:
+        if not self.size and not deterministic:
             return {}
         discrete: tuple[dict[str, Tensor], ...] = ()
         if deterministic and self.model.enumerated:

@@ -4,7 +4,12 @@ from collections.abc import Mapping, Sequence
 from dataclasses import fields
 from typing import Any
 
+import torch
+from torch import Tensor
+
 from pyro_jarzynski.core.states import check_settings, settings_of
+from pyro_jarzynski.core.walkers import Walkers
+from pyro_jarzynski.errors import ArgumentError
 from pyro_jarzynski.infer.legs import Leg
 from pyro_jarzynski.infer.recorder import Recorder
 from pyro_jarzynski.infer.settings import Settings
@@ -12,6 +17,9 @@ from pyro_jarzynski.infer.standing import Standing
 
 # Settings that a run may go on without, or that are told in another way.
 OTHERS = ("kernel", "base", "schedule", "max_seconds", "chunk_size", "jit_compile")
+# Walkers of a state whose energies are computed again, and how well they must agree: to
+# this power of the rounding error.
+NUM_COMPARED, AGREEMENT = 8, 0.4
 
 
 class RunState:
@@ -40,10 +48,14 @@ class RunState:
         """Go on from a state.
 
         Raises:
-            ArgumentError: It is of another run.
+            ArgumentError: It is of another run, or of another model or other data.
         """
         check_settings(self._settings(), state["settings"])
         self.standing.load_state_dict(state["standing"])
+        at = self.standing
+        for cloud, leg in ((at.scout, self.legs[0]), (at.walkers, self.legs[at.leg])):
+            if cloud is not None:
+                _check_energies(cloud, leg)
         self.recorder.load_state_dict(state["recorder"])
 
     def _settings(self) -> dict[str, Any]:
@@ -57,3 +69,22 @@ class RunState:
             "sizes": [leg.posterior.size for leg in self.legs],
             "method": self.legs[-1].posterior.method,
         }
+
+
+def _check_energies(cloud: Walkers, leg: Leg) -> None:
+    """Raise if a model has other energies than the walkers of a state bring along."""
+    position = cloud.position
+    assert isinstance(position, Tensor)
+    known = cloud.evaluation.terms[1].energy[:NUM_COMPARED]
+    with torch.no_grad():
+        found = leg.posterior.terms(position[:NUM_COMPARED])[1]
+    near = torch.finfo(known.dtype).eps ** AGREEMENT * (1 + known.abs())
+    # Those of walkers that were given up are not finite.
+    differs = torch.isfinite(known) & ~((found - known).abs() <= near)
+    if differs.any():
+        first = int(differs.nonzero()[0])
+        raise ArgumentError(
+            "The state is of another model or other data: the log-density of walker "
+            f"{first} was {-float(known[first]):.6g} and is {-float(found[first]):.6g}. "
+            "Use the same model and data, or begin anew."
+        )

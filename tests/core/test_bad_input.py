@@ -6,8 +6,11 @@ import pytest
 import torch
 
 from pyro_jarzynski.core import smc
+from pyro_jarzynski.core.evaluation import CombinedEnergy, evaluate
+from pyro_jarzynski.core.gradients import grade
 from pyro_jarzynski.core.hamiltonian import HMC, UnderdampedLangevin
 from pyro_jarzynski.core.kernels import MALA, ULA
+from pyro_jarzynski.core.metric import metric
 from pyro_jarzynski.core.paths import Tempering
 from pyro_jarzynski.core.transitions import Tools
 from pyro_jarzynski.core.walkers import init
@@ -177,3 +180,33 @@ def test_preconditioner_matrix_must_be_symmetric(walkers, generator):
 def test_log_weight_of_the_wrong_shape(shape, generator):
     with pytest.raises(JarzynskiError, match="log_weight"):
         init(PATH.draw(8, generator), PATH[0], log_weight=torch.zeros(shape, dtype=FLOAT))
+
+
+def test_a_path_without_energies(walkers):
+    with pytest.raises(ArgumentError, match="`path` must have at least one energy"):
+        smc.run(walkers, [], MALA(0.1))
+
+
+def test_a_metric_of_walkers_in_several_tensors(generator):
+    """A tree of positions has no covariance."""
+    x = {"a": torch.randn(8, 2, generator=generator), "b": torch.zeros(8, 1)}
+    cloud = init(x, lambda x: x["a"].square().sum(1) + x["b"].square().sum(1))
+    with pytest.raises(ArgumentTypeError, match="needs positions that are one tensor"):
+        metric(cloud)
+
+
+def test_terms_that_all_count_nothing(generator):
+    """At coefficients of zero the energy is flat, wherever the terms are infinite."""
+    x = torch.randn(8, 2, generator=generator)
+    terms = lambda x: (x.square().sum(1), x[:, 0] * torch.inf)  # noqa: E731
+    found = evaluate(CombinedEnergy(terms, (0.0, 0.0)), x)
+    assert not found.energy.any()
+    assert not found.grad.any()
+    assert len(found.terms) == 2
+
+
+def test_a_term_that_depends_on_nothing_has_no_slope(generator):
+    x = torch.randn(8, 2, generator=generator)
+    constant, slanted = grade(lambda x: (torch.ones(len(x)), x.sum(1)), x)
+    assert not constant.grad.any()
+    assert (slanted.grad == 1).all()

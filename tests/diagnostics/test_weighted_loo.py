@@ -175,3 +175,15 @@ def test_what_is_no_table_of_likelihoods_is_refused():
         weighted_loo(rows.numpy(), log_weight)
     with pytest.raises(ArgumentError, match="NaN"):
         weighted_loo(rows * math.nan, log_weight)
+
+
+def test_no_data():
+    with pytest.raises(ArgumentError, match="must hold at least one datum, got none"):
+        weighted_loo(torch.zeros(5, 0, dtype=FLOAT), torch.zeros(5, dtype=FLOAT))
+
+
+def test_a_datum_that_draws_with_weight_exclude():
+    likelihood = torch.zeros(5, 3, dtype=FLOAT)
+    likelihood[2, 1] = -torch.inf
+    with pytest.raises(ArgumentError, match="is not finite for datum 1 at a draw that has"):
+        weighted_loo(likelihood, torch.zeros(5, dtype=FLOAT))

@@ -111,3 +111,15 @@ def test_levels_lie_between_0_and_1():
     masses = ClassMasses(torch.tensor([0.5, 0.5]), torch.tensor([0.1, 0.1]))
     with pytest.raises(ArgumentError, match="`level` must be a float between 0 and 1"):
         masses.interval(95)
+
+
+@pytest.mark.parametrize("given", [torch.tensor(1.0), torch.zeros(0, 2)])
+def test_no_draws(given):
+    with pytest.raises(ArgumentError, match="`draws` must hold draws, got shape"):
+        class_masses(given, sign)
+
+
+def test_walkers_of_several_tensors():
+    x = {"a": draws(8)}
+    with pytest.raises(ArgumentError, match="one tensor of positions each"):
+        class_masses(init(x, lambda x: flat(x["a"])), lambda x: sign(x["a"]))

@@ -88,3 +88,18 @@ def test_a_learner_trains_by_it():
     learner.fit(data, 80)
     # From the base's 5.8 nats towards the 4.3 of the data.
     assert learner.history["train_nll"][-1] < 5.3
+
+
+def test_a_closure_is_called_once_before_the_parts():
+    model, calls = model_of(), []
+    joint = pj.muon_and_adam(model)
+
+    def closure():
+        calls.append([p.grad for p in model.parameters()])
+        for p in model.parameters():
+            p.grad = torch.ones_like(p)
+
+    before = [p.detach().clone() for p in model.parameters()]
+    joint.step(closure)
+    assert len(calls) == 1
+    assert all((p != q).any() for p, q in zip(model.parameters(), before, strict=True))

@@ -4,10 +4,12 @@ import copy
 import multiprocessing
 import os
 import pickle
+import threading
 
 import pytest
 
-from pyro_jarzynski.errors import ModelError
+from pyro_jarzynski.core.alone import ALONE
+from pyro_jarzynski.errors import JarzynskiError, ModelError
 from tests.ebm.models import mixture_data
 from tests.faults.runs import DATA, RUNS, learner, parameters_of, sampler
 
@@ -69,16 +71,45 @@ def test_a_fork_that_holds_one_gives_the_same_bits(make, use):
     assert in_fork(lambda: use(found)) == use(found)
 
 
+@pytest.mark.filterwarnings("ignore:.*fork:DeprecationWarning")
+@pytest.mark.skipif(not hasattr(os, "fork"), reason="no fork on this system")
+@pytest.mark.parametrize("run", RUNS.values(), ids=RUNS)
+def test_a_fork_in_the_midst_of_another_thread_is_told(run):
+    """Pyro's handlers and torch's generator are then as that thread had them."""
+    held, ended = threading.Event(), threading.Event()
+
+    def hold():
+        with ALONE:
+            held.set()
+            ended.wait()
+
+    def told():
+        try:
+            run(1)
+        except JarzynskiError as error:
+            return str(error)
+
+    thread = threading.Thread(target=hold)
+    thread.start()
+    held.wait()
+    try:
+        found = in_fork(told)
+    finally:
+        ended.set()
+        thread.join()
+    assert "forked while another thread was running an inference" in found
+    # Where it has ended, a fork is as good as any other.
+    assert in_fork(lambda: run(1)) == run(1)
+
+
 def answer(sent, queue):
-    queue.put([use(found) for use, found in pickle.loads(sent)])
+    queue.put([use(found) for use, found in sent])
 
 
 def test_a_new_process_that_is_sent_one_gives_the_same_bits():
     """Both at once, since to start Python and torch takes seconds."""
     context = multiprocessing.get_context("spawn")
-    # As bytes: torch passes tensors by file descriptors, of which Python refuses the same
-    # one twice, and blocks of walkers share their memory.
-    sent = pickle.dumps([(use, make()) for make, use in HELD.values()])
+    sent = [(use, make()) for make, use in HELD.values()]
     queue = context.Queue()
     process = context.Process(target=answer, args=(sent, queue))
     process.start()

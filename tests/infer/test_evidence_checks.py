@@ -225,3 +225,11 @@ def test_bounds_refuse_a_model_that_fails_at_some_draws_of_its_prior():
 
     with pytest.raises(ModelError, match="fails at some draws of its prior"):
         evidence_bounds(sampler(model, num_walkers=64, seed=0), DATA)
+
+
+def test_self_test_needs_latents():
+    def known():
+        pyro.sample("y", dist.Normal(0.0, 1.0), obs=torch.tensor(0.3))
+
+    with pytest.raises(ModelError, match="no latents, so there is nothing to test"):
+        self_test(sampler(known))

@@ -44,10 +44,10 @@ class Watched(Counter):
         return self
 
 
-def number_of_calls(folder, monkeypatch):
+def number_of_calls(folder, monkeypatch, last=LAST):
     with monkeypatch.context() as patch:
         counted = use(patch, FailingDisk(None))
-        count(folder, LAST)
+        count(folder, last)
     return counted.num
 
 
@@ -276,3 +276,50 @@ def test_a_training_that_is_killed_at_random_moments(tmp_path, times):
         warnings.simplefilter("error", pj.CheckpointWarning)
         resumed = train(name, tmp_path, resume=True, steps=last)
     assert_same_bits(state_of(train(name, steps=last)), state_of(resumed))
+
+
+def test_a_step_is_not_written_twice_where_only_its_name_was_not_waited_for(
+    tmp_path, monkeypatch
+):
+    """The last call of the system fails, and the same step is asked for again."""
+    calls = number_of_calls(tmp_path / "counted", monkeypatch, 1)
+    run, folder = Counter(), tmp_path / "kept"
+    with (
+        pj.Checkpoints(folder, every=1).opened(run) as keep,
+        monkeypatch.context() as patch,
+    ):
+        run.step = 1
+        use(patch, FailingDisk(calls - 1))
+        with pytest.warns(pj.CheckpointWarning, match="Input/output error"):
+            keep(1)
+        before = (folder / STEP.format(1)).stat().st_mtime_ns
+        again = use(patch, FailingDisk(None))
+        keep(1)
+    assert again.called == ["open", "fsync"]
+    assert (folder / STEP.format(1)).stat().st_mtime_ns == before
+    assert pj.Checkpoints(folder).load()["step"] == 1
+
+
+def test_what_cannot_be_removed_is_left_to_the_next(tmp_path, monkeypatch):
+    """A full disk is told, and not that its rests could not be removed."""
+
+    def refuse(path):
+        raise PermissionError(errno.EACCES, os.strerror(errno.EACCES), path)
+
+    run = Counter()
+    with pj.Checkpoints(tmp_path, every=1).opened(run) as keep:
+        run.step = 1
+        with monkeypatch.context() as patch:
+            failing = use(patch, FailingDisk(1, "full"))
+            patch.setattr(disk, "remove", refuse)
+            with pytest.warns(pj.CheckpointWarning, match="No space left on device"):
+                keep(1)
+        assert failing.called
+        assert list(tmp_path.glob(".passing-*"))
+        run.step = 2
+        keep(2)
+    assert not list(tmp_path.glob(".passing-*"))
+
+
+def test_a_directory_that_another_has_removed(tmp_path):
+    disk.remove(tmp_path / "gone")

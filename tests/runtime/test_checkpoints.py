@@ -1,5 +1,6 @@
 """Checkpoints on disk: when they are written, which are kept, which are gone on with."""
 
+import errno
 import json
 import os
 import subprocess
@@ -15,7 +16,7 @@ import torch
 import pyro_jarzynski as pj
 from pyro_jarzynski.core.team import WHOLE
 from pyro_jarzynski.errors import ArgumentError, CheckpointError
-from pyro_jarzynski.runtime import checkpoint_files
+from pyro_jarzynski.runtime import checkpoint_files, lock
 from pyro_jarzynski.runtime.checkpoint_files import write_checkpoint
 from pyro_jarzynski.runtime.state_files import decode, encode
 from tests.runtime.small_states import STEP, Counter, count
@@ -288,3 +289,44 @@ class TestOneWriter:
         with pytest.raises(CheckpointError, match="must be one that can be written"):
             count(tmp_path, 1)
         assert (tmp_path / "victim").read_text() == "precious"
+
+    def test_a_file_system_without_locks(self, tmp_path, monkeypatch):
+        """Nobody is kept out, and the run goes on."""
+
+        def refuse(file, how):
+            raise OSError(errno.ENOLCK, os.strerror(errno.ENOLCK))
+
+        monkeypatch.setattr(lock.fcntl, "flock", refuse)
+        assert count(tmp_path, 2).step == 2
+
+    def test_a_system_without_locks(self, tmp_path, monkeypatch):
+        monkeypatch.setattr(lock, "fcntl", None)
+        assert count(tmp_path, 2).step == 2
+
+    def test_a_lock_that_was_removed_meanwhile_is_none(self, tmp_path, monkeypatch):
+        """Between open and lock its owner has cleared the directory."""
+        flock = lock.fcntl.flock
+
+        def remove_first(file, how):
+            (tmp_path / ".lock").unlink(missing_ok=True)
+            flock(file, how)
+
+        monkeypatch.setattr(lock.fcntl, "flock", remove_first)
+        with pytest.raises(CheckpointError, match="Another process"):
+            count(tmp_path, 1)
+
+
+@pytest.mark.parametrize(
+    "error",
+    [KeyError("step"), AttributeError("no step"), ZeroDivisionError("by zero")],
+    ids=lambda error: type(error).__name__,
+)
+def test_a_state_that_the_run_cannot_take(tmp_path, error):
+    class Other(Counter):
+        def load_state_dict(self, state):
+            raise error
+
+    count(tmp_path, 1)
+    told = rf"does not fit this run: {type(error).__name__}\("
+    with pytest.raises(CheckpointError, match=told):
+        Other().count_to(2, pj.Checkpoints(tmp_path, resume=True))

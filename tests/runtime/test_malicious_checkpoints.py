@@ -314,3 +314,12 @@ def test_states_of_another_kind_are_told_to_be(folder, wrong):
             kept.opened(run),
         ):
             pass
+
+
+def test_shards_that_repeat_each_other(folder):
+    content = (folder / SHARD).read_bytes()
+    again = "shard-00001.safetensors"
+    (folder / again).write_bytes(content)
+    first = record_of(folder)["files"][0]
+    edit(folder, files=[first, first | {"name": again}])
+    assert f"{again} repeats tensors of another shard" in refusal(folder)
