@@ -1,6 +1,7 @@
 """The command line: its commands, and how errors and interruptions end it."""
 
 import sys
+from contextlib import nullcontext
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -9,6 +10,7 @@ from rich.console import Console
 from typer.core import TyperGroup
 
 from pyro_jarzynski.errors import JarzynskiError
+from pyro_jarzynski.runtime.distributed import distributed, is_launched
 
 INTERRUPTED = 130
 console = Console(stderr=True, highlight=False)
@@ -45,7 +47,8 @@ app = typer.Typer(
 def main() -> None:
     """Run the command line; errors of this package become one line and exit code 1."""
     try:
-        app()
+        with distributed() if is_launched() else nullcontext():
+            app()
     except JarzynskiError as error:
         console.print(f"Error: {error}", style="red", markup=False, soft_wrap=True)
         sys.exit(1)

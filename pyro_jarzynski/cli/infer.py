@@ -12,6 +12,7 @@ from pyro_jarzynski.cli.app import Out, Overwrite, app
 from pyro_jarzynski.cli.resuming import Resume, end, prepare_run
 from pyro_jarzynski.core.hamiltonian import HMC, UnderdampedLangevin
 from pyro_jarzynski.core.kernels import MALA, ULA
+from pyro_jarzynski.core.sharing import ranks_now
 from pyro_jarzynski.errors import CheckpointError, JarzynskiError
 from pyro_jarzynski.infer.annealed_smc import AnnealedSMC
 from pyro_jarzynski.infer.result import SMCResult
@@ -120,16 +121,18 @@ def infer(
         result = sampler.run(**arguments)
     except (KeyboardInterrupt, SystemExit) as stop:
         told = "Interrupted before the walkers set out: there are no draws yet."
-        if sampler.result is not None:
+        if sampler.result is not None and ranks_now().rank == 0:
             _finish(out, sampler.result, notes)
             told = f"Interrupted: what was reached so far is in {out}."
         end(told, checkpoints, stop)
     except JarzynskiError:
         # An empty folder would be in the way of the next try.
-        if not checkpoints.steps:
+        if not checkpoints.steps and ranks_now().rank == 0:
             with suppress(CheckpointError):
                 checkpoints.clear()
         raise
+    if ranks_now().rank > 0:
+        return
     _finish(out, result, notes)
     if result.complete:
         # They are of use only to a run that is not over.

@@ -7,6 +7,7 @@ import typer
 
 from pyro_jarzynski.cli.app import INTERRUPTED, console
 from pyro_jarzynski.core.interrupt import TERMINATED
+from pyro_jarzynski.core.sharing import ranks_now
 from pyro_jarzynski.errors import count
 from pyro_jarzynski.experiments.output import prepare_directory
 from pyro_jarzynski.runtime.checkpoints import Checkpoints
@@ -20,10 +21,15 @@ Resume = Annotated[
 def prepare_run(
     out: Path, *, every: int | None, resume: bool, overwrite: bool
 ) -> Checkpoints:
-    """Make the directory of a run, and return where in it checkpoints are kept."""
+    """Make the directory of a run, and return where in it checkpoints are kept.
+
+    Of several ranks the first makes it.
+    """
     if every is not None:
         count("checkpoint_every", every)
     kept = Checkpoints(out / "checkpoints", every=every, resume=resume)
+    if ranks_now().rank > 0:
+        return kept
     goes_on = resume and bool(kept.steps)
     prepare_directory(out, overwrite=overwrite or goes_on)
     if not goes_on:
@@ -34,8 +40,8 @@ def prepare_run(
 def end(told: str, checkpoints: Checkpoints, stop: BaseException | None = None) -> NoReturn:
     """Say how a command ended before its time, and how to go on; then exit."""
     goes_on = " The same command with --resume goes on from here."
-    console.print(
-        told + (goes_on if checkpoints.steps else ""), markup=False, soft_wrap=True
-    )
+    if ranks_now().rank == 0:
+        told += goes_on if checkpoints.steps else ""
+        console.print(told, markup=False, soft_wrap=True)
     code = TERMINATED if isinstance(stop, SystemExit) else INTERRUPTED
     raise typer.Exit(code) from None

@@ -9,6 +9,7 @@ import typer
 
 from pyro_jarzynski.cli.app import KnownCommands, app, console
 from pyro_jarzynski.cli.resuming import end
+from pyro_jarzynski.core.sharing import ranks_now
 from pyro_jarzynski.ebm.learner import Callback, Learner
 from pyro_jarzynski.errors import CheckpointError, JarzynskiError, count
 from pyro_jarzynski.experiments.output import render
@@ -86,22 +87,32 @@ def run_training(
     fit: Callable[[list[Callback]], None],
     save: Callable[[], None],
 ) -> None:
-    """Fit with a progress bar; save the best model also after Ctrl-C or a failure."""
+    """Fit with a progress bar; save the best model also after Ctrl-C or a failure.
+
+    Of several ranks the first has all walkers in the end, and saves.
+    """
+    ranks = ranks_now()
     try:
         with ProgressBar(steps, console=console) as bar:
             fit([bar])
     except (KeyboardInterrupt, SystemExit) as stop:
-        learner.restore_best()
-        save()
+        learner.gather()
+        if ranks.rank == 0:
+            save()
         told = f"Interrupted: the best model and the history so far are in {out}."
         end(told, checkpoints, stop)
     except CheckpointError:
         # Nothing was trained: what an earlier process left stays.
         raise
     except JarzynskiError:
-        learner.restore_best()
-        save()
+        # Where one of several ranks has failed, the others cannot gather its walkers.
+        if ranks.size == 1:
+            learner.gather()
+            save()
         raise
+    learner.gather()
+    if ranks.rank > 0:
+        return
     save()
     # They are of use only to a run that is not over.
     checkpoints.clear()

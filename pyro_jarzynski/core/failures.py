@@ -5,6 +5,7 @@ One that was killed, or is slower than the timeout, is found out by the others: 
 are left sign a list, and whoever has not signed is missing.
 """
 
+import itertools
 import time
 from types import TracebackType
 
@@ -12,7 +13,8 @@ from torch import distributed as dist
 
 from pyro_jarzynski.errors import RankError
 
-FAILED, SIGNED = "pyro_jarzynski/failed", "pyro_jarzynski/signed"
+# What was written for an earlier watch is not for the next: all ranks count them alike.
+_NUMBERS = itertools.count()
 # Seconds in which those that are left sign.
 GRACE = 3.0
 
@@ -30,6 +32,9 @@ class Watch:
         self.rank, self.size = rank, size
         grouped = size > 1
         self.store = dist.distributed_c10d._get_default_store() if grouped else None
+        number = next(_NUMBERS) if grouped else 0
+        self.failed = f"pyro_jarzynski/{number}/failed"
+        self.signed = f"pyro_jarzynski/{number}/signed"
 
     def __enter__(self) -> None:
         """Begin a collective."""
@@ -54,7 +59,9 @@ class Watch:
         if self.store is None:
             return message
         try:
-            told = self.store.compare_set(FAILED, "", f"Rank {self.rank} failed: {message}")
+            told = self.store.compare_set(
+                self.failed, "", f"Rank {self.rank} failed: {message}"
+            )
         except RuntimeError:
             return f"Rank 0, which holds the store of the process group, is gone: {message}"
         return told.decode()
@@ -83,20 +90,20 @@ class Watch:
 
     def _told(self) -> str:
         assert self.store is not None
-        known = self.store.check([FAILED])
-        return self.store.get(FAILED).decode() if known else ""
+        known = self.store.check([self.failed])
+        return self.store.get(self.failed).decode() if known else ""
 
     def _accused(self, message: str) -> str:
         """Let one verdict stand for all ranks."""
         assert self.store is not None
-        return self.store.compare_set(FAILED, "", message).decode()
+        return self.store.compare_set(self.failed, "", message).decode()
 
     def _missing(self) -> list[int]:
         """Sign, wait for the others, and return those that have not."""
         assert self.store is not None
-        self.store.set(f"{SIGNED}/{self.rank}", "here")
+        self.store.set(f"{self.signed}/{self.rank}", "here")
         end = time.monotonic() + GRACE
-        keys = [f"{SIGNED}/{rank}" for rank in range(self.size)]
+        keys = [f"{self.signed}/{rank}" for rank in range(self.size)]
         while time.monotonic() < end and not self.store.check(keys) and not self._told():
             time.sleep(0.05)
         return [r for r, key in enumerate(keys) if not self.store.check([key])]

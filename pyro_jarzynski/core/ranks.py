@@ -57,7 +57,7 @@ class Ranks:
         sent[: len(rows)] = rows
         found = rows.new_empty(self.size * longest, *rows.shape[1:])
         with self.watch:
-            dist.all_gather_into_tensor(found, sent)
+            _all_gather(found, sent)
         self.bytes_sent += (self.size - 1) * sent.nbytes
         parts = found.unflatten(0, (self.size, longest))
         return torch.cat([p[:n] for p, n in zip(parts, sizes, strict=True)])
@@ -172,11 +172,13 @@ class Ranks:
             error = caught
         told = self.texts("" if error is None else f"{error.strerror or error}")
         failed = [f"rank {rank}: {text}" for rank, text in enumerate(told) if text]
-        if error is not None:
-            raise error
         if failed:
-            raise OSError(0, "; ".join(failed))
+            raise OSError(error.errno if error else 0, "; ".join(failed)) from error
         return outcome
+
+
+# Its name until torch 2.12.
+_all_gather = getattr(dist, "all_gather_single", None) or dist.all_gather_into_tensor
 
 
 def _versions() -> dict[str, str]:

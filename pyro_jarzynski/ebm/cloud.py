@@ -23,6 +23,7 @@ from pyro_jarzynski.core.noise import stream
 from pyro_jarzynski.core.resampling import Resampler, get_resampler
 from pyro_jarzynski.core.sharing import team_for
 from pyro_jarzynski.core.shortage import shortage_told
+from pyro_jarzynski.core.team import WHOLE
 from pyro_jarzynski.core.transitions import Tools, Visit, reweight
 from pyro_jarzynski.core.trees import map_tree
 from pyro_jarzynski.core.walkers import Walkers, init
@@ -203,6 +204,13 @@ class Cloud:
     def parts(self) -> list[Walkers]:
         """The shards of the active block that are here."""
         return self.team.parts(self.active)
+
+    def gather(self) -> None:
+        """Give every rank all walkers, to go on alone; all must ask."""
+        blocks = tuple(self.team.whole(block) for block in self.place.blocks)
+        self.place = self.place._replace(blocks=blocks)
+        self.team = WHOLE
+        self.tools = self.tools._replace(team=WHOLE)
 
     def mark(self) -> Any:
         """Return what `undo` needs to come back here."""

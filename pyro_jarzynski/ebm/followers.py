@@ -198,6 +198,11 @@ class Followers:
         self.cloud.load_state_dict(state["cloud"])
         self.audit_cloud.load_state_dict(state["audit"])
 
+    def gather(self) -> None:
+        """Give every rank all walkers of both clouds, to go on alone; all must ask."""
+        self.cloud.gather()
+        self.audit_cloud.gather()
+
     def are_current(self) -> bool:
         """Tell whether the walkers are weighted for the present parameters."""
         return _is_current(self.cloud)

@@ -203,6 +203,16 @@ class Learner(TrainingState, ABC):
         self.best.put_back(self.model, self.followers)
         self._negative = self.gradient_now()
 
+    def gather(self) -> None:
+        """Put back the best parameters, and give every rank all walkers to go on alone.
+
+        All ranks must ask. From then on none of them needs the others.
+        """
+        self.restore_best()
+        self.followers.gather()
+        if self.best is not None:
+            self.best = self.best._replace(places=self.followers.places)
+
     def gradient_now(self) -> list[Tensor]:
         """Return `E_ρ[∂_θ U]` at the walkers as they are, by a pass of its own."""
         return walker_gradient(

@@ -16,6 +16,11 @@ from pyro_jarzynski.errors import JarzynskiError, RankError, positive
 VARIABLES = ("RANK", "WORLD_SIZE", "MASTER_ADDR", "MASTER_PORT")
 
 
+def is_launched() -> bool:
+    """Tell whether this process is one of several that `torchrun`, or its like, started."""
+    return all(name in os.environ for name in VARIABLES)
+
+
 @contextmanager
 def distributed(
     *,
@@ -52,7 +57,7 @@ def distributed(
         Whiteley, Lee, Heine (2016), Bernoulli 22(1), for resampling within groups.
     """
     positive("timeout", timeout)
-    made = not dist.is_initialized() and all(name in os.environ for name in VARIABLES)
+    made = is_launched() and not dist.is_initialized()
     if made:
         _join(backend, timedelta(seconds=timeout))
     try:

@@ -1,9 +1,12 @@
-"""Every kind of training, on the ranks that there are; run by `launch.run`.
+"""Trainings on the ranks that there are; run by `launch.run`.
 
-python -m tests.distributed.trainings FILE [NAME ...]
+    python -m tests.distributed.trainings FILE [--steps N] [--folder DIR] [--names …]
+
+Rank 0 writes parameters and walkers of each to FILE. With a folder, each is kept there
+after every update, and goes on from what is there.
 """
 
-import sys
+import argparse
 import warnings
 from typing import Any
 
@@ -26,17 +29,25 @@ def outcome(learner: Any) -> dict[str, torch.Tensor]:
     return {str(k): x.clone().contiguous() for k, x in enumerate(found)}
 
 
-def main(file: str, *names: str) -> None:
+def main() -> None:
+    """Train, and write what comes out."""
+    parser = argparse.ArgumentParser()
+    parser.add_argument("file")
+    parser.add_argument("--steps", type=int, default=STEPS)
+    parser.add_argument("--folder")
+    parser.add_argument("--names", nargs="*", default=list(RUNS))
+    chosen = parser.parse_args()
     warnings.simplefilter("ignore")
     with pj.distributed() as ranks:
-        results = {
-            f"{name}/{key}": value
-            for name in names or RUNS
-            for key, value in outcome(train(name, steps=STEPS)).items()
-        }
+        results = {}
+        for name in chosen.names:
+            folder = chosen.folder and f"{chosen.folder}/{name}"
+            learner = train(name, folder, steps=chosen.steps, resume=folder is not None)
+            for key, value in outcome(learner).items():
+                results[f"{name}/{key}"] = value
         if ranks.rank == 0:
-            save_file(results, file)
+            save_file(results, chosen.file)
 
 
 if __name__ == "__main__":
-    main(*sys.argv[1:])
+    main()

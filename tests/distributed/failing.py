@@ -1,0 +1,97 @@
+"""Trainings in which one rank does not behave; run by `launch.start`.
+
+    python -m tests.distributed.failing KIND [FOLDER]
+
+Prints the error that ends it, or the number of updates.
+"""
+
+import errno
+import os
+import signal
+import sys
+import time
+import warnings
+from collections.abc import Callable
+from typing import Any
+
+import pyro_jarzynski as pj
+from pyro_jarzynski.core import ranks as ranks_module
+from pyro_jarzynski.runtime import disk
+from tests.ebm.models import mixture_data, mixture_learner
+
+# The rank that fails, and after which update.
+BAD, WHEN = 1, 3
+
+
+def fail(kind: str) -> None:
+    """Do what the kind says, on the rank that fails."""
+    match kind:
+        case "raises":
+            raise ZeroDivisionError("the energy of rank 1")
+        case "killed":
+            os.kill(os.getpid(), signal.SIGKILL)
+        case "slow":
+            time.sleep(40)
+        case "interrupted":
+            os.kill(os.getpid(), signal.SIGINT)
+        case "told to end":
+            os.kill(os.getpid(), signal.SIGTERM)
+
+
+def full(*args: Any) -> None:
+    """Say what the system says of a disk that is full."""
+    raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+
+DISAGREEMENTS = ("settings", "data", "versions", "few walkers", "few shards")
+
+
+def disagree(kind: str, *, here: bool) -> None:
+    """Train with something that is not right, or not the same on all ranks."""
+    seed = 2 if here and kind == "settings" else 1
+    num = 5 if kind == "few walkers" else 100
+    data = mixture_data(100) + (here and kind == "data")
+    known = ranks_module._versions
+    if here and kind == "versions":
+        ranks_module._versions = lambda: known() | {"torch": "1.0"}
+    with pj.distributed(num_shards=1 if kind == "few shards" else 8):
+        mixture_learner(seed=seed, num_walkers=num).fit(data, 1)
+    ranks_module._versions = known
+
+
+def main(kind: str, folder: str | None = None) -> None:
+    """Train until something fails."""
+    with pj.distributed(timeout=8) as ranks:
+        here = ranks.rank == BAD
+        if kind == "disagreements":
+            for each in DISAGREEMENTS:
+                told(lambda name=each: disagree(name, here=here))
+            return
+        if here and kind == "disk":
+            disk.write = full
+        learner = mixture_learner(kernel=pj.MALA(0.3))
+        kept = folder and pj.Checkpoints(folder, every=1, resume=True)
+
+        def watch(learner: Any, row: dict[str, float]) -> None:
+            if here and row["step"] == WHEN:
+                fail(kind)
+
+        data = mixture_data(100)
+        learner.fit(data, 6, eval_every=1, callbacks=[watch], checkpoints=kept)
+        print("updates", learner.num_steps)
+
+
+def told(act: Callable[[], None]) -> None:
+    """Print the error that something ends with."""
+    try:
+        act()
+    except Exception as error:
+        print(f"{type(error).__name__}: {error}", flush=True)
+
+
+if __name__ == "__main__":
+    with warnings.catch_warnings(record=True) as caught:
+        warnings.simplefilter("always", pj.CheckpointWarning)
+        told(lambda: main(*sys.argv[1:]))
+    for warning in caught:
+        print(warning.message)

@@ -1,0 +1,70 @@
+"""When one rank fails, all leave, in time, and say the same."""
+
+import time
+
+import pytest
+
+import pyro_jarzynski as pj
+from tests.distributed.failing import DISAGREEMENTS
+from tests.distributed.launch import finish, start
+
+MODULE = "tests.distributed.failing"
+SILENT = "Rank 1 does not answer: the process was killed, or is slower than the timeout"
+# Seconds in which all have left: the start of the programs, the timeout, and some grace.
+ENOUGH = 90
+
+
+def ends(num, *arguments):
+    began = time.monotonic()
+    ended = finish(start(num, MODULE, *arguments))
+    assert time.monotonic() - began < ENOUGH
+    return ended
+
+
+def test_rank_that_raises_is_named_by_all():
+    own = "ZeroDivisionError: the energy of rank 1"
+    told = [text.strip() for _, text in ends(3, "raises")]
+    assert told == [
+        f"RankError: Rank 1 failed: {own}",
+        own,
+        f"RankError: Rank 1 failed: {own}",
+    ]
+
+
+@pytest.mark.parametrize(("kind", "num"), [("killed", 3), ("slow", 2)])
+def test_rank_that_does_not_answer_is_named_by_all_others(kind, num):
+    ended = ends(num, kind)
+    told = {text for rank, (_, text) in enumerate(ended) if rank != 1}
+    assert len(told) == 1
+    assert f"RankError: {SILENT}" in told.pop()
+
+
+def test_ranks_that_disagree_are_told_so():
+    (_, first), (_, second) = ends(2, "disagreements")
+    assert first == second
+    expected = {
+        "settings": "RankError: `seed` is 2 on rank 1 and 1 on rank 0: start all ranks with",
+        "data": "RankError: `data` is '(100, 3), SHA-256 ",
+        "versions": "RankError: `torch` is '1.0' on rank 1 and '",
+        "few walkers": "ArgumentError: `num_shards` is 8: it must be a multiple of the",
+        "few shards": "ArgumentError: `num_shards` must be at least 2, one for each rank",
+    }
+    for kind, line in zip(DISAGREEMENTS, first.splitlines(), strict=True):
+        assert expected[kind] in line
+
+
+@pytest.mark.parametrize(("kind", "code"), [("interrupted", -2), ("told to end", 143)])
+def test_signal_to_one_rank_ends_all_after_a_checkpoint(tmp_path, kind, code):
+    ended = ends(2, kind, str(tmp_path))
+    assert [c for c, _ in ended] == [code] * 2, ended
+    assert pj.Checkpoints(tmp_path).steps[0] == 3
+    assert ends(1, "none", str(tmp_path)) == [(0, "updates 6\n")]
+
+
+def test_full_disk_of_one_rank_is_told_by_all_and_the_run_goes_on(tmp_path):
+    for code, text in ends(2, "disk", str(tmp_path)):
+        assert code == 0, text
+        assert text.startswith("updates 6"), text
+        assert "step 6 in " in text, text
+        assert "rank 1: No space left on device" in text, text
+    assert pj.Checkpoints(tmp_path).steps == []
