@@ -18,7 +18,7 @@ from torch import Tensor
 from pyro_jarzynski.core import weights
 from pyro_jarzynski.core.adaptation import adapted
 from pyro_jarzynski.core.curvature import largest_curvature
-from pyro_jarzynski.core.evaluation import CombinedEnergy, Energy, evaluate
+from pyro_jarzynski.core.evaluation import CombinedEnergy, Energy, reevaluate
 from pyro_jarzynski.core.gradients import TermsFn
 from pyro_jarzynski.core.hamiltonian import HMC
 from pyro_jarzynski.core.kernels import Kernel, with_preconditioner, with_step_size
@@ -110,7 +110,8 @@ def explore(
     """
     if beta == 0:
         start = CombinedEnergy(terms, (1.0, 0.0))
-        evaluation = evaluate(start, walkers.position, chunk_size=tools.chunk_size)
+        known, chunk_size = walkers.evaluation, tools.chunk_size
+        evaluation = reevaluate(start, walkers.position, known, chunk_size=chunk_size)
         walkers = walkers._replace(evaluation=evaluation)
     if isinstance(kernel, HMC) and kernel.trajectory is None and how.preconditioner:
         kernel = replace(kernel, trajectory=math.pi / 2)

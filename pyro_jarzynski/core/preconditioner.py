@@ -46,11 +46,6 @@ def scale_transposed(factor: Factor, position: Position) -> Position:
     return _apply(factor, position, lambda lower, x: x @ lower)
 
 
-def covary(factor: Factor, position: Position) -> Position:
-    """Return `C v = L Lᵀ v`."""
-    return scale(factor, scale_transposed(factor, position))
-
-
 def _apply(
     factor: Factor, position: Position, multiply: Callable[[Tensor, Tensor], Tensor]
 ) -> Position:
