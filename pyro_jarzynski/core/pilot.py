@@ -122,14 +122,18 @@ def explore(
             beta = next_beta(walkers, beta, how.conditional_ess)
         else:
             beta = float(betas[index])
-        energy = CombinedEnergy(terms, (1 - beta, beta))
-        # The last draws are all of equal weight, and then move.
-        last = beta == 1 and not kernel.moves_on_switch
-        threshold = 1.0 if last else how.ess_threshold
-        stage = Stage(energy, kernel, 1, threshold)
+        stage = stage_of(terms, beta, kernel, how)
         found = _explore_stage(walkers, stage, how, resampler, tools)
         yield found._replace(beta=beta)
         walkers, kernel = found.walkers, found.stage.kernel
+
+
+def stage_of(terms: TermsFn, beta: float, kernel: Kernel, how: Exploration) -> Stage:
+    """Return the stage of an inverse temperature, as it is before a pilot has seen it."""
+    energy = CombinedEnergy(terms, (1 - beta, beta))
+    # The last draws are all of equal weight, and then move.
+    last = beta == 1 and not kernel.moves_on_switch
+    return Stage(energy, kernel, how.num_moves or 1, 1.0 if last else how.ess_threshold)
 
 
 def _explore_stage(
