@@ -139,7 +139,7 @@ class ULA:
             made = _trial(self, walkers, energy, noise, tools)
             gain = made.log_ratio / self.temperature
             log_weight = weights.add(walkers.log_weight, gain)
-            return self._settled(walkers, made.end, made.there, log_weight)
+            return self._settled(walkers, made.end, made.there, log_weight, tools)
         slope = scale_transposed(self.factor, here.grad)
         end = langevin.propose(walkers.position, slope, noise, step, self.factor)
 
@@ -149,13 +149,19 @@ class ULA:
             return weights.add(walkers.log_weight[rows], ratio / self.temperature)
 
         there, log_weight = weighed(energy, end, weigh, tools, visit)
-        return self._settled(walkers, end, there, log_weight)
+        return self._settled(walkers, end, there, log_weight, tools)
 
     def _settled(
-        self, walkers: Walkers, end: Position, there: Evaluation, log_weight: Tensor
+        self,
+        walkers: Walkers,
+        end: Position,
+        there: Evaluation,
+        log_weight: Tensor,
+        tools: Tools,
     ) -> Walkers:
         moved = walkers._replace(position=end, evaluation=there, log_weight=log_weight)
-        return drop(moved, find_outside(walkers, there, unadjusted=True), stay=walkers)
+        outside = find_outside(walkers, there, unadjusted=True, faults=tools.faults)
+        return drop(moved, outside, stay=walkers)
 
     def move(
         self, walkers: Walkers, energy: Energy, tools: Tools

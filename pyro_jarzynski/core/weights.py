@@ -59,8 +59,13 @@ def conditional_ess(before: Tensor, after: Tensor) -> Tensor:
         Zhou, Johansen, Aston (2016), J. Comput. Graph. Stat. 25(3), eq. (2.15).
     """
     squared = torch.where(before == -math.inf, before, 2 * after - before)
-    log_ratio = 2 * log_sum_exp(after) - log_sum_exp(squared) - log_sum_exp(before)
-    return before.shape[-1] * log_ratio.exp()
+    sums = [torch.logsumexp(x, -1) for x in (after, squared, before)]
+    found = before.shape[-1] * (2 * sums[0] - sums[1] - sums[2]).exp()
+    # Whatever cannot be a log-weight shows in the result, which is read but once.
+    if not ((found > 0) & torch.isfinite(found)).all():
+        as_log_weight(before)
+        as_log_weight(after)
+    return found
 
 
 def relative_variance(log_weight: Tensor, ancestor: Tensor) -> Tensor:

@@ -18,12 +18,13 @@ from torch import Tensor
 
 from pyro_jarzynski.core import smc
 from pyro_jarzynski.core.evaluation import CombinedEnergy
+from pyro_jarzynski.core.faults import MAX_BROKEN
 from pyro_jarzynski.core.kernels import Kernel
 from pyro_jarzynski.core.pilot import Found, explore, stage_of
 from pyro_jarzynski.core.resampling import get_resampler
 from pyro_jarzynski.core.smc import Stage, StepInfo
 from pyro_jarzynski.core.transitions import Tools
-from pyro_jarzynski.core.walkers import MAX_BROKEN, Walkers, drop, init
+from pyro_jarzynski.core.walkers import Walkers, drop, init
 from pyro_jarzynski.errors import (
     NonFiniteEnergyError,
     NonFiniteEnergyWarning,
