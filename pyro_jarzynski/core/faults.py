@@ -86,6 +86,11 @@ def may_hold(mask: Tensor) -> bool:
     return waits(mask.device) or bool(mask.any())
 
 
+def read(*numbers: Tensor) -> list[float]:
+    """Return numbers of the same device, each `()`, by one wait for it."""
+    return torch.stack([x.to(torch.float64) for x in numbers]).tolist()
+
+
 def _tell(numbers: list[int], size: int) -> None:
     step, num_infinite, num_broken, num_left, infinite, broken, _ = numbers
     if num_infinite:

@@ -250,7 +250,10 @@ def with_step_size(kernel: Kernel, step_size: float) -> Kernel:
     if math.isnan(kernel.step_size):
         return kernel
     settings: Any = kernel
-    return replace(settings, step_size=step_size)
+    changed = replace(settings, step_size=step_size)
+    # The preconditioner is the same, and so is what is known of it.
+    vars(changed)["factor"] = kernel.factor
+    return changed
 
 
 def with_preconditioner(kernel: Kernel, covariance: Covariance) -> Kernel:

@@ -19,6 +19,7 @@ from pyro_jarzynski.core import weights
 from pyro_jarzynski.core.adaptation import adapted
 from pyro_jarzynski.core.curvature import largest_curvature
 from pyro_jarzynski.core.evaluation import CombinedEnergy, Energy, reevaluate
+from pyro_jarzynski.core.faults import read
 from pyro_jarzynski.core.gradients import TermsFn
 from pyro_jarzynski.core.hamiltonian import HMC
 from pyro_jarzynski.core.kernels import Kernel, with_preconditioner, with_step_size
@@ -215,12 +216,11 @@ def _explore_moves(
         walkers, rate = found
         moves += 1
         settled = True
+        moved = squared_jump(start, walkers.position, kernel.factor)
+        jump, accepted = read(moved, rate.mean())
         if target is not None:
-            miss = abs(float(rate.mean()) - target)
-            settled = miss < TOLERANCE
-            gain = 0.5 if settled else 2.0
-            kernel = adapted(kernel, float(rate.mean()), rate=gain)
-        jump = squared_jump(start, walkers.position, kernel.preconditioner)
+            settled = abs(accepted - target) < TOLERANCE
+            kernel = adapted(kernel, accepted, rate=0.5 if settled else 2.0)
         # Long trajectories overshoot: a jump beyond 1 is a correlation below zero.
         done = abs(1 - jump) <= 1 - how.decorrelation
         if how.num_moves is None and settled and done:

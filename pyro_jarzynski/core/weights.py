@@ -32,6 +32,12 @@ def log_sum_exp(log_weight: Tensor) -> Tensor:
     return torch.logsumexp(as_log_weight(log_weight), -1)
 
 
+def sum_and_shares(log_weight: Tensor) -> tuple[Tensor, Tensor]:
+    """Return `log Σ e^{A_i}`, `()`, and the normalised weights `W_i`, `(N,)`."""
+    known = as_log_weight(log_weight)
+    return torch.logsumexp(known, -1), torch.softmax(known, -1)
+
+
 def log_mean_exp(log_weight: Tensor) -> Tensor:
     """Return `log (1/N) Σ e^{A_i}`, `()`: the estimate of a ratio of normalisers."""
     return log_sum_exp(log_weight) - math.log(log_weight.shape[-1])
