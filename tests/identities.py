@@ -17,7 +17,7 @@ from pyro_jarzynski.core import kernels, langevin, smc
 from pyro_jarzynski.core.evaluation import Evaluation, evaluate
 from pyro_jarzynski.core.hamiltonian import HMC, UnderdampedLangevin
 from pyro_jarzynski.core.kernels import MALA, ULA, Kernel
-from pyro_jarzynski.core.preconditioner import factorise
+from pyro_jarzynski.core.preconditioner import factorise, scale_transposed
 from pyro_jarzynski.core.transitions import Tools
 from pyro_jarzynski.core.trees import inner
 from pyro_jarzynski.core.walkers import Walkers, init
@@ -194,7 +194,9 @@ def density_of_proposal(covariance: Tensor | None = None) -> float:
     matrix = torch.eye(2, dtype=FLOAT) if covariance is None else covariance
     matrix = torch.diag(matrix) if matrix.ndim == 1 else matrix
     step = 0.3
-    moved = langevin.propose(x, g, noise.clone(), step, factorise(covariance))
+    factor = factorise(covariance)
+    slope = scale_transposed(factor, g)
+    moved = langevin.propose(x, slope, noise.clone(), step, factor)
     found = MultivariateNormal(x - step * g @ matrix, 2 * step * matrix).log_prob(moved)
     standard = MultivariateNormal(torch.zeros_like(x), torch.eye(2, dtype=FLOAT))
     expected = standard.log_prob(noise) - torch.logdet(2 * step * matrix) / 2

@@ -26,7 +26,7 @@ from pyro_jarzynski.core import (
 from pyro_jarzynski.core.evaluation import Energy, Evaluation
 from pyro_jarzynski.core.hamiltonian import UnderdampedLangevin
 from pyro_jarzynski.core.kernels import MALA, ULA
-from pyro_jarzynski.core.preconditioner import Covariance, covary, scale_transposed
+from pyro_jarzynski.core.preconditioner import Covariance, scale_transposed
 from pyro_jarzynski.core.transitions import Tools
 from pyro_jarzynski.core.trees import Position, inner
 from pyro_jarzynski.core.walkers import Walkers
@@ -66,15 +66,16 @@ def _weighted(
         there: Evaluation,
         step: float,
         factor: Covariance = None,
+        **known: Tensor,
     ) -> Tensor:
+        del known
         if stale:
             there = _with_gradient(there, here.grad)
 
         def alpha(at: Evaluation, move: Tensor) -> Tensor:
             drift = half * inner(move, at.grad)
-            return (
-                at.energy + drift + quarter * step * inner(at.grad, covary(factor, at.grad))
-            )
+            slope = scale_transposed(factor, at.grad)
+            return at.energy + drift + quarter * step * inner(slope, slope)
 
         return alpha(here, end - start) - alpha(there, back * (start - end))
 
@@ -93,7 +94,8 @@ def _with_old_energy(rule: Callable[..., Tensor]) -> Iterator[None]:
 
     true_ratio = langevin.log_ratio
 
-    def log_ratio(start, here, end, there, step, factor=None) -> Tensor:
+    def log_ratio(start, here, end, there, step, factor=None, **known) -> Tensor:
+        del known
         old, new = seen[-2:]
         ahead = _with_gradient(there, evaluate(old, end).grad)
         return rule(
@@ -111,15 +113,15 @@ def _with_old_energy(rule: Callable[..., Tensor]) -> Iterator[None]:
         yield
 
 
-def _small_noise(x, grad, noise, step, factor=None) -> Tensor:
-    return _PROPOSE(x, grad, noise / math.sqrt(2), step, factor)
+def _small_noise(x, slope, noise, step, factor=None) -> Tensor:
+    return _PROPOSE(x, slope, noise / math.sqrt(2), step, factor)
 
 
 _PROPOSE = langevin.propose
 
 
-def _no_drift(x, grad, noise, step, factor=None) -> Tensor:
-    return _PROPOSE(x, 0 * grad, noise, step, factor)
+def _no_drift(x, slope, noise, step, factor=None) -> Tensor:
+    return _PROPOSE(x, 0 * slope, noise, step, factor)
 
 
 def _without_proposal(

@@ -19,6 +19,7 @@ from torch import Tensor
 from torch.fx import GraphModule
 
 from pyro_jarzynski.core.gradients import Term, TermsFn, differentiate
+from pyro_jarzynski.core.memory import chunk_size_for
 from pyro_jarzynski.core.recording import Record, UnrecordableError
 from pyro_jarzynski.core.trees import map_tree
 from pyro_jarzynski.errors import CompilationWarning
@@ -40,11 +41,11 @@ Code: TypeAlias = Callable[..., Sequence[Tensor]]
 _kept: dict[str, Code] = {}
 
 
-def block_size(num_walkers: int, num_islands: int) -> int:
+def block_size(num_walkers: int, num_islands: int, most: int = MAX_BLOCK) -> int:
     """Return a number of walkers in which a cloud, and a set of clouds, can be divided."""
-    if num_walkers < MAX_BLOCK:
-        return num_walkers * min(num_islands, MAX_BLOCK // num_walkers)
-    return -(-num_walkers // -(-num_walkers // MAX_BLOCK))
+    if num_walkers < most:
+        return num_walkers * min(num_islands, most // num_walkers)
+    return -(-num_walkers // -(-num_walkers // most))
 
 
 class CompiledTerms:
@@ -57,14 +58,16 @@ class CompiledTerms:
         terms: Function from walkers `(n, D)` to their energies, each `(n,)`, in which
             no walker depends on another.
         block: Walkers per call of the code.
+        whole: Walkers that are one call on a GPU, as far as its memory allows; `None` is
+            a block there as well.
 
     Warns:
         CompilationWarning: The terms cannot be compiled, or their code is not exact.
     """
 
-    def __init__(self, terms: TermsFn, block: int) -> None:
+    def __init__(self, terms: TermsFn, block: int, whole: int | None = None) -> None:
         """Compile nothing yet."""
-        self.terms, self.block = terms, block
+        self.terms, self.block, self.whole = terms, block, whole
         self.program: Program | None = None
         self.refused = False
 
@@ -74,11 +77,10 @@ class CompiledTerms:
 
     def graded(self, position: Tensor) -> tuple[Term, ...]:
         """Return the energies and their gradients."""
+        if self.program is None and not self.refused:
+            self._compile(position.detach())
         if self.program is None:
-            known = differentiate(self.terms, position)
-            if not self.refused:
-                self._compile(position, known)
-            return known
+            return differentiate(self.terms, position)
         blocks = [self._block(self.program, rows) for rows in position.split(self.block)]
         return blocks[0] if len(blocks) == 1 else map_tree(_joined, *blocks)
 
@@ -91,35 +93,37 @@ class CompiledTerms:
         if num < self.block:
             rows = torch.cat([rows, rows[-1:].expand(self.block - num, -1)])
         try:
-            found = program(rows.contiguous())
+            found = _terms_of(program(rows.contiguous()))
         except (torch.linalg.LinAlgError, UnrecordableError):
             # The terms themselves know how to go on.
             return differentiate(self.terms, rows[:num])
         return found if num == self.block else map_tree(lambda x: x[:num], found)
 
-    def _compile(self, position: Tensor, known: tuple[Term, ...]) -> None:
-        """Compile, and compare to what is known of the same walkers."""
-        # Where an energy is not finite, a run of the terms may have taken another way.
-        sound = torch.stack(
-            [torch.isfinite(t.energy + _tensor(t.grad).sum(1)) for t in known]
-        )
-        (alive,) = sound.all(0).nonzero(as_tuple=True)
-        if not len(alive):
-            return
-        chosen = alive.repeat(-(-self.block // len(alive)))[: self.block]
-        walkers = position.detach()[chosen].contiguous()
-        expected = map_tree(lambda x: x[chosen], known)
+    def _compile(self, position: Tensor) -> None:
+        """Compile, and compare to what the model itself gave for the same walkers."""
+        if follows_memory(position.device) and self.whole is not None:
+            self.block = block_in_memory(self.terms, self.whole, position)
         try:
             with warnings.catch_warnings():
                 warnings.simplefilter("ignore")
                 # Recorded with the walkers in other places: what came of them in a way
                 # that torch does not see is a constant there, and shows in the comparison.
-                program = compiled(self.terms, walkers.flip(0), len(known))
-                found = program(walkers)
+                walkers = _repeated(position, self.block)
+                record = record_of(self.terms, walkers.flip(0))
+                alive = _sound(_terms_of(record.results)).flip(0)
+                if not alive.any():
+                    return
+                if not alive.all():
+                    # The terms may have taken another way where they are not finite.
+                    walkers = _repeated(walkers[alive], self.block)
+                    record = record_of(self.terms, walkers.flip(0))
+                program = Program.of(record)
+                found = _terms_of(program(walkers))
         except Exception as error:
             first = (str(error).strip().splitlines() or [""])[0]
             self._refuse(f"{type(error).__name__}: {first}")
             return
+        expected = map_tree(lambda x: x.flip(0), _terms_of(record.results))
         if not agree(found, expected):
             self._refuse("its numbers differ from those of the model as it is")
             return
@@ -142,47 +146,57 @@ def warn_not_compiled(what: str, reason: str) -> None:
 
 
 class Program(NamedTuple):
-    """Compiled code of some terms, with the tensors that they close over.
+    """Compiled code, with the tensors that what was recorded closes over.
 
     Attributes:
         code: The code.
-        constants: Its inputs beside the walkers, as they are now.
-        num_terms: Number of the terms.
+        constants: Its inputs beside those that vary, as they are now.
     """
 
     code: Code
     constants: tuple[Tensor, ...]
-    num_terms: int
 
-    def __call__(self, walkers: Tensor) -> tuple[Term, ...]:
-        """Return energies and gradients of a block of walkers.
+    @classmethod
+    def of(cls, record: Record) -> "Program":
+        """Return the program of a record."""
+        return cls(compile_once(record), record.constants)
+
+    def __call__(self, *inputs: Tensor) -> list[Tensor]:
+        """Return what the recorded function returns for inputs.
 
         Raises:
             LinAlgError: A matrix has no factor.
-            UnrecordableError: The walkers take another way than those of the record.
         """
         with torch.no_grad():
-            found = list(self.code(walkers, *self.constants))
-        if len(found) > 2 * self.num_terms and not found.pop():
-            raise UnrecordableError("it branches on values that vary")
-        return tuple(map(Term, found[: self.num_terms], found[self.num_terms :]))
+            return list(self.code(*inputs, *self.constants))
 
 
-def compiled(terms: TermsFn, walkers: Tensor, num_terms: int) -> Program:
-    """Record what terms do to walkers, and compile it.
-
-    Args:
-        terms: The terms.
-        walkers: As many walkers as the code is to have, `(n, D)`.
-        num_terms: Number of the terms.
-    """
+def record_of(terms: TermsFn, walkers: Tensor) -> Record:
+    """Record the energies, then the gradients of terms at so many walkers, `(n, D)`."""
 
     def energies_and_grads(position: Tensor) -> list[Tensor]:
         graded = differentiate(terms, position)
         return [t.energy for t in graded] + [_tensor(t.grad) for t in graded]
 
-    record = Record(energies_and_grads, walkers)
-    return Program(compile_once(record), record.constants, num_terms)
+    return Record(energies_and_grads, walkers)
+
+
+def follows_memory(device: torch.device) -> bool:
+    """Tell whether blocks on a device are bounded by memory, and not by caches."""
+    return device.type == "cuda"
+
+
+def block_in_memory(terms: TermsFn, whole: int, walkers: Tensor) -> int:
+    """Return a number of walkers that divides a whole cloud evenly and fits into memory.
+
+    Args:
+        terms: The terms.
+        whole: Walkers of the cloud.
+        walkers: Some of them, `(n, D)`.
+    """
+    fitting = chunk_size_for("auto", lambda x: torch.stack(terms(x)).sum(0), walkers)
+    assert fitting is not None
+    return block_size(whole, 1, fitting)
 
 
 def compile_once(record: Record) -> Code:
@@ -211,6 +225,29 @@ def agree(found: tuple[Term, ...], expected: tuple[Term, ...]) -> bool:
 def compile_graph(graph: GraphModule) -> Code:
     """Compile a graph; that happens where it is first called."""
     return torch.compile(graph, dynamic=False)
+
+
+def _terms_of(found: Sequence[Tensor]) -> tuple[Term, ...]:
+    """Return terms from their energies, gradients, and whether the record holds for them.
+
+    Raises:
+        UnrecordableError: The walkers take another way than those of the record.
+    """
+    num = len(found) // 2
+    if len(found) > 2 * num and not found[-1]:
+        raise UnrecordableError("it branches on values that vary")
+    return tuple(map(Term, found[:num], found[num : 2 * num]))
+
+
+def _sound(terms: tuple[Term, ...]) -> Tensor:
+    """Return at which walkers all energies and gradients are finite, `(n,)`."""
+    sums = [t.energy + _tensor(t.grad).sum(1) for t in terms]
+    return torch.stack([torch.isfinite(x) for x in sums]).all(0)
+
+
+def _repeated(walkers: Tensor, num: int) -> Tensor:
+    """Return so many walkers, the same again and again if there are fewer."""
+    return walkers[torch.arange(num, device=walkers.device) % len(walkers)]
 
 
 def _joined(*parts: Tensor) -> Tensor:

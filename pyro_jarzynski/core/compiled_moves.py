@@ -6,12 +6,11 @@ walkers are a few loops, and a move costs one call in place of some fifty.
 
 import warnings
 from functools import partial
-from typing import NamedTuple
 
 import torch
 from torch import Tensor, nn
 
-from pyro_jarzynski.core.compiled import Code, compile_once, warn_not_compiled
+from pyro_jarzynski.core.compiled import Program, warn_not_compiled
 from pyro_jarzynski.core.evaluation import Evaluation
 from pyro_jarzynski.core.gradients import differentiate
 from pyro_jarzynski.core.langevin import Trial, trial
@@ -61,7 +60,7 @@ class CompiledEnergy:
         key = (position.shape, position.dtype, position.device, torch.get_num_threads())
         if key not in self.codes and not self._compile(key, here, walkers):
             return None
-        return self.codes[key](*walkers, *self._state())
+        return _trial_of(self.codes[key](*walkers, *self._state()), here)
 
     def __getstate__(self) -> dict:
         """Leave out the code, which cannot be pickled."""
@@ -83,9 +82,8 @@ class CompiledEnergy:
                 # Recorded with the walkers in other places: what came of them in a way
                 # that torch does not see is a constant there, and shows in the comparison.
                 elsewhere = [x.flip(0) if x.ndim else x for x in walkers]
-                record = Record(move, *elsewhere, *self.inputs)
-                program = Program(compile_once(record), record.constants)
-                found = program(*walkers, *self._state())
+                program = Program.of(Record(move, *elsewhere, *self.inputs))
+                found = _trial_of(program(*walkers, *self._state()), here)
         except Exception as error:
             lines = str(error).strip().splitlines() or [""]
             return self._refuse(f"{type(error).__name__}: {lines[0]}")
@@ -101,18 +99,10 @@ class CompiledEnergy:
         return False
 
 
-class Program(NamedTuple):
-    """Compiled code of a move, with the tensors that its energy closes over."""
-
-    code: Code
-    constants: tuple[Tensor, ...]
-
-    def __call__(self, *inputs: Tensor) -> Trial:
-        """Return a move of every walker."""
-        with torch.no_grad():
-            found = self.code(*inputs, *self.constants)
-        end, energy, grad, grad_sq, ratio = found
-        return Trial(end, Evaluation(energy, grad, grad_sq), ratio)
+def _trial_of(found: list[Tensor], here: Evaluation) -> Trial:
+    """Return the move whose parts the code has given."""
+    end, energy, grad, grad_sq, ratio = found
+    return Trial(end, Evaluation(energy, grad, grad_sq), ratio, here.grad_sq)
 
 
 def _move(

@@ -27,7 +27,7 @@ from pyro_jarzynski.core.gradients import (
 )
 from pyro_jarzynski.core.shortage import shortage_told
 from pyro_jarzynski.core.trees import Position, inner, map_tree, num_walkers
-from pyro_jarzynski.errors import EnergyError, NonFiniteEnergyError, count
+from pyro_jarzynski.errors import EnergyError, count
 
 # The argument is a `Position`: an energy takes the kind that its walkers have.
 EnergyFn: TypeAlias = Callable[[Any], Tensor]
@@ -172,27 +172,14 @@ def is_outside(evaluation: Evaluation) -> tuple[Tensor, Tensor]:
 
     Returns:
         Two masks, `(N,)`: walkers of density zero (energy plus infinity), and walkers
-        whose energy or gradient is NaN, or whose gradient is infinite.
-
-    Raises:
-        NonFiniteEnergyError: An energy is minus infinity.
+        whose energy is NaN or minus infinity, or whose gradient is not finite.
     """
     energy = evaluation.energy
     # One number per walker is enough: NaN and infinity survive the sum of squares.
-    size = energy + evaluation.grad_sq
-    if torch.isfinite(size).all():
-        none = torch.zeros_like(energy, dtype=torch.bool)
-        return none, none
-    if (energy == -math.inf).any():
-        walker = int((energy == -math.inf).nonzero()[0])
-        raise NonFiniteEnergyError(
-            f"The energy of walker {walker} is minus infinity: the density is infinite "
-            "there, so it cannot be normalised."
-        )
+    strange = ~torch.isfinite(energy + evaluation.grad_sq)
     # A gradient that overflows where the density is far below the smallest float.
-    far = (energy > NEGLIGIBLE) & ~torch.isfinite(size)
-    zero_density = (energy == math.inf) | far
-    return zero_density, ~zero_density & ~torch.isfinite(size)
+    zero_density = (energy == math.inf) | ((energy > NEGLIGIBLE) & strange)
+    return zero_density, ~zero_density & strange
 
 
 def _evaluate_chunk(

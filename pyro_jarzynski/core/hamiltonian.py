@@ -16,6 +16,7 @@ from torch import Tensor
 
 from pyro_jarzynski.core import weights
 from pyro_jarzynski.core.evaluation import Energy, Evaluation, evaluate
+from pyro_jarzynski.core.faults import may_hold
 from pyro_jarzynski.core.noise import normal_like
 from pyro_jarzynski.core.preconditioner import (
     Covariance,
@@ -110,7 +111,7 @@ class HMC(Invariant):
             gain = energy_drop(walkers.evaluation, first, there, momentum)
             runaway = ~(inner(middle, middle) / 2 <= MAX_ENERGY_ERROR)
             lost = (gain < -MAX_ENERGY_ERROR) | (gain.isnan() & runaway)
-            if lost.any():
+            if may_hold(lost):
                 # At rest where they began, so that they do not overflow on their way.
                 diverged = diverged | lost
                 position, there, momentum = select(
@@ -185,7 +186,7 @@ class UnderdampedLangevin:
             evaluation=there,
             log_weight=log_weight,
         )
-        outside = find_outside(walkers, there, unadjusted=True)
+        outside = find_outside(walkers, there, unadjusted=True, faults=tools.faults)
         # The kick of a walker that has no density there may be NaN: it keeps the old one.
         after = select(outside, first, kick(middle, there, step, self.factor))
         return drop(moved._replace(momentum=after), outside, stay=walkers)

@@ -21,7 +21,12 @@ from torch import Tensor
 from pyro_jarzynski.core import langevin, weights
 from pyro_jarzynski.core.evaluation import Energy, Evaluation
 from pyro_jarzynski.core.noise import normal_like
-from pyro_jarzynski.core.preconditioner import Covariance, Factor, factorise
+from pyro_jarzynski.core.preconditioner import (
+    Covariance,
+    Factor,
+    factorise,
+    scale_transposed,
+)
 from pyro_jarzynski.core.transitions import (
     MAX_ENERGY_ERROR,
     Invariant,
@@ -131,10 +136,12 @@ class ULA:
         here, step = walkers.evaluation, self.step_size
         noise = self._noise(walkers.position, tools)
         if visit is None:
-            end, there, ratio = _trial(self, walkers, energy, noise, tools)
-            log_weight = weights.add(walkers.log_weight, ratio / self.temperature)
-            return self._settled(walkers, end, there, log_weight)
-        end = langevin.propose(walkers.position, here.grad, noise, step, self.factor)
+            made = _trial(self, walkers, energy, noise, tools)
+            gain = made.log_ratio / self.temperature
+            log_weight = weights.add(walkers.log_weight, gain)
+            return self._settled(walkers, made.end, made.there, log_weight, tools)
+        slope = scale_transposed(self.factor, here.grad)
+        end = langevin.propose(walkers.position, slope, noise, step, self.factor)
 
         def weigh(rows: slice, there: Evaluation) -> Tensor:
             start, known, stop = rows_of((walkers.position, here, end), rows)
@@ -142,13 +149,19 @@ class ULA:
             return weights.add(walkers.log_weight[rows], ratio / self.temperature)
 
         there, log_weight = weighed(energy, end, weigh, tools, visit)
-        return self._settled(walkers, end, there, log_weight)
+        return self._settled(walkers, end, there, log_weight, tools)
 
     def _settled(
-        self, walkers: Walkers, end: Position, there: Evaluation, log_weight: Tensor
+        self,
+        walkers: Walkers,
+        end: Position,
+        there: Evaluation,
+        log_weight: Tensor,
+        tools: Tools,
     ) -> Walkers:
         moved = walkers._replace(position=end, evaluation=there, log_weight=log_weight)
-        return drop(moved, find_outside(walkers, there, unadjusted=True), stay=walkers)
+        outside = find_outside(walkers, there, unadjusted=True, faults=tools.faults)
+        return drop(moved, outside, stay=walkers)
 
     def move(
         self, walkers: Walkers, energy: Energy, tools: Tools
@@ -209,11 +222,12 @@ class MALA(Invariant):
         self, walkers: Walkers, energy: Energy, tools: Tools
     ) -> tuple[Walkers, Tensor]:
         """Propose one Langevin move for every walker, and accept or refuse it."""
-        here, step = walkers.evaluation, self.step_size
         noise = normal_like(walkers.position, tools.generator)
-        end, there, ratio = _trial(self, walkers, energy, noise, tools)
-        runaway = langevin.drift_energy(here, step, self.factor) > MAX_ENERGY_ERROR
-        return metropolis(walkers, end, there, ratio, tools, excused=runaway)
+        made = _trial(self, walkers, energy, noise, tools)
+        runaway = made.drift_energy(self.step_size) > MAX_ENERGY_ERROR
+        return metropolis(
+            walkers, made.end, made.there, made.log_ratio, tools, excused=runaway
+        )
 
 
 def _trial(
@@ -236,7 +250,10 @@ def with_step_size(kernel: Kernel, step_size: float) -> Kernel:
     if math.isnan(kernel.step_size):
         return kernel
     settings: Any = kernel
-    return replace(settings, step_size=step_size)
+    changed = replace(settings, step_size=step_size)
+    # The preconditioner is the same, and so is what is known of it.
+    vars(changed)["factor"] = kernel.factor
+    return changed
 
 
 def with_preconditioner(kernel: Kernel, covariance: Covariance) -> Kernel:

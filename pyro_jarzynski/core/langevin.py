@@ -17,7 +17,7 @@ import torch
 from torch import Tensor
 
 from pyro_jarzynski.core.evaluation import Energy, Evaluation, evaluate
-from pyro_jarzynski.core.preconditioner import Factor, covary, scale, scale_transposed
+from pyro_jarzynski.core.preconditioner import Factor, scale, scale_transposed
 from pyro_jarzynski.core.trees import Position, inner, map_tree, num_walkers
 
 
@@ -28,11 +28,17 @@ class Trial(NamedTuple):
         end: Where they come to, in the shape of the position.
         there: Energy and gradient there.
         log_ratio: That of the two directions, `(N,)`, float64.
+        slope_sq: `∇U·C ∇U` where they come from, `(N,)`.
     """
 
     end: Position
     there: Evaluation
     log_ratio: Tensor
+    slope_sq: Tensor
+
+    def drift_energy(self, step_size: float) -> Tensor:
+        """Return `¼ h ∇U·C ∇U` in nats, `(N,)`: what the drift has in `α_U`."""
+        return self.slope_sq * (step_size / 4)
 
 
 def trial(
@@ -56,20 +62,31 @@ def trial(
         found = compiled(position, here, noise, step_size) if whole else None
         if found is not None:
             return found
-    end = propose(position, here.grad, noise, step_size, factor)
+    slope = scale_transposed(factor, here.grad)
+    end = propose(position, slope, noise, step_size, factor)
     there = evaluate(energy, end, chunk_size=chunk_size)
-    return Trial(end, there, log_ratio(position, here, end, there, step_size, factor))
+    slope_sq = _squared(here, factor, slope)
+    ratio = log_ratio(position, here, end, there, step_size, factor, slope_sq=slope_sq)
+    return Trial(end, there, ratio, slope_sq)
 
 
 def propose(
     position: Position,
-    grad: Position,
+    slope: Position,
     noise: Position,
     step_size: float,
     factor: Factor = None,
 ) -> Position:
-    """Return `y = x - h C ∇U(x) + √(2h) L ξ`; the noise `ξ` is used up by it."""
-    drift, kick = covary(factor, grad), scale(factor, noise)
+    """Return `y = x - h L (Lᵀ∇U(x)) + √(2h) L ξ`; the noise `ξ` is used up by it.
+
+    Args:
+        position: `x`, `(N, *event)`.
+        slope: `Lᵀ∇U(x)`, in the shape of `x`.
+        noise: `ξ`, in the shape of `x`.
+        step_size: `h`, in squared units of `x`.
+        factor: `L`, the factor of the preconditioner; `None` is the identity.
+    """
+    drift, kick = scale(factor, slope), scale(factor, noise)
     spread = math.sqrt(2 * step_size)
     return map_tree(
         lambda x, g, xi: xi.mul_(spread).add_(x).sub_(g, alpha=step_size),
@@ -86,6 +103,8 @@ def log_ratio(
     there: Evaluation,
     step_size: float,
     factor: Factor = None,
+    *,
+    slope_sq: Tensor | None = None,
 ) -> Tensor:
     """Return `α_U(x, y) - α_V(y, x)` in float64.
 
@@ -96,6 +115,7 @@ def log_ratio(
         there: `V` and its gradient at `y`.
         step_size: `h`, in squared units of `x`.
         factor: `L`, the factor of the preconditioner; `None` is the identity.
+        slope_sq: `∇U·C ∇U` at `x`, `(N,)`, if it is known.
 
     Returns:
         One log-ratio per walker, `(N,)`.
@@ -105,19 +125,15 @@ def log_ratio(
     """
     shift = map_tree(torch.sub, end, start)
     slopes = inner(shift, here.grad) + inner(shift, there.grad)
-    squares = _squared(here, factor) - _squared(there, factor)
+    known = _squared(here, factor) if slope_sq is None else slope_sq
+    squares = known - _squared(there, factor)
     gain = here.energy.to(torch.float64) - there.energy.to(torch.float64)
     return gain + slopes.to(torch.float64) / 2 + squares.to(torch.float64) * step_size / 4
 
 
-def drift_energy(at: Evaluation, step_size: float, factor: Factor = None) -> Tensor:
-    """Return `¼ h ∇U·C ∇U` in nats, `(N,)`: the part of `α` that is due to the drift."""
-    return _squared(at, factor) * (step_size / 4)
-
-
-def _squared(at: Evaluation, factor: Factor) -> Tensor:
-    """Return `∇U·C ∇U`, `(N,)`."""
+def _squared(at: Evaluation, factor: Factor, slope: Position | None = None) -> Tensor:
+    """Return `∇U·C ∇U`, `(N,)`, by `Lᵀ∇U` if that is known."""
     if factor is None:
         return at.grad_sq
-    whitened = scale_transposed(factor, at.grad)
-    return inner(whitened, whitened)
+    slope = scale_transposed(factor, at.grad) if slope is None else slope
+    return inner(slope, slope)

@@ -12,7 +12,7 @@ import math
 import torch
 from torch import Tensor
 
-from pyro_jarzynski.core.preconditioner import Covariance
+from pyro_jarzynski.core.preconditioner import Factor
 from pyro_jarzynski.core.trees import Position
 from pyro_jarzynski.core.walkers import Walkers
 from pyro_jarzynski.errors import ArgumentTypeError
@@ -76,27 +76,25 @@ def shrunk(covariance: Tensor, effective: float) -> Tensor:
     return mixed + SMALLEST * diagonal
 
 
-def squared_jump(start: Position, end: Position, covariance: Covariance) -> float:
+def squared_jump(start: Position, end: Position, factor: Factor) -> Tensor:
     """Return `mean |L⁻¹ (y - x)|² / 2d`: 0 for walkers at rest, 1 for independent ones.
 
     Args:
         start: Positions `x` before some moves, `(N, d)`.
         end: Positions `y` after them, `(N, d)`.
-        covariance: `C = L Lᵀ`, a matrix or a diagonal; `None` takes the variance of `x`.
+        factor: `L`, the factor of a preconditioner; `None` is the deviation of `x`.
     """
     assert isinstance(start, Tensor)
     assert isinstance(end, Tensor)
-    assert not isinstance(covariance, dict)
     shift = (end - start).to(torch.float64)
-    if covariance is None:
-        covariance = start.to(torch.float64).var(0).clamp(min=torch.finfo().tiny)
-    covariance = covariance.to(torch.float64)
-    if covariance.ndim == 2:
-        lower = torch.linalg.cholesky(covariance)
-        shift = torch.linalg.solve_triangular(lower, shift.mT, upper=False).mT
+    if factor is None:
+        shift = shift / start.to(torch.float64).std(0).clamp(min=torch.finfo().tiny)
+    elif factor.diagonal is not None and factor.shape == shift.shape[1:]:
+        shift = shift / factor.diagonal.to(torch.float64)
     else:
-        shift = shift / covariance.sqrt()
-    return float(shift.square().mean() / 2)
+        lower = factor.lower.to(torch.float64)
+        shift = torch.linalg.solve_triangular(lower, shift.mT, upper=False).mT
+    return shift.square().mean() / 2
 
 
 def _variances(values: Tensor, weight: Tensor) -> Tensor:

@@ -18,7 +18,8 @@ from torch import Tensor
 from pyro_jarzynski.core import weights
 from pyro_jarzynski.core.adaptation import adapted
 from pyro_jarzynski.core.curvature import largest_curvature
-from pyro_jarzynski.core.evaluation import CombinedEnergy, Energy, evaluate
+from pyro_jarzynski.core.evaluation import CombinedEnergy, Energy, reevaluate
+from pyro_jarzynski.core.faults import read
 from pyro_jarzynski.core.gradients import TermsFn
 from pyro_jarzynski.core.hamiltonian import HMC
 from pyro_jarzynski.core.kernels import Kernel, with_preconditioner, with_step_size
@@ -110,7 +111,8 @@ def explore(
     """
     if beta == 0:
         start = CombinedEnergy(terms, (1.0, 0.0))
-        evaluation = evaluate(start, walkers.position, chunk_size=tools.chunk_size)
+        known, chunk_size = walkers.evaluation, tools.chunk_size
+        evaluation = reevaluate(start, walkers.position, known, chunk_size=chunk_size)
         walkers = walkers._replace(evaluation=evaluation)
     if isinstance(kernel, HMC) and kernel.trajectory is None and how.preconditioner:
         kernel = replace(kernel, trajectory=math.pi / 2)
@@ -121,14 +123,18 @@ def explore(
             beta = next_beta(walkers, beta, how.conditional_ess)
         else:
             beta = float(betas[index])
-        energy = CombinedEnergy(terms, (1 - beta, beta))
-        # The last draws are all of equal weight, and then move.
-        last = beta == 1 and not kernel.moves_on_switch
-        threshold = 1.0 if last else how.ess_threshold
-        stage = Stage(energy, kernel, 1, threshold)
+        stage = stage_of(terms, beta, kernel, how)
         found = _explore_stage(walkers, stage, how, resampler, tools)
         yield found._replace(beta=beta)
         walkers, kernel = found.walkers, found.stage.kernel
+
+
+def stage_of(terms: TermsFn, beta: float, kernel: Kernel, how: Exploration) -> Stage:
+    """Return the stage of an inverse temperature, as it is before a pilot has seen it."""
+    energy = CombinedEnergy(terms, (1 - beta, beta))
+    # The last draws are all of equal weight, and then move.
+    last = beta == 1 and not kernel.moves_on_switch
+    return Stage(energy, kernel, how.num_moves or 1, 1.0 if last else how.ess_threshold)
 
 
 def _explore_stage(
@@ -210,12 +216,11 @@ def _explore_moves(
         walkers, rate = found
         moves += 1
         settled = True
+        moved = squared_jump(start, walkers.position, kernel.factor)
+        jump, accepted = read(moved, rate.mean())
         if target is not None:
-            miss = abs(float(rate.mean()) - target)
-            settled = miss < TOLERANCE
-            gain = 0.5 if settled else 2.0
-            kernel = adapted(kernel, float(rate.mean()), rate=gain)
-        jump = squared_jump(start, walkers.position, kernel.preconditioner)
+            settled = abs(accepted - target) < TOLERANCE
+            kernel = adapted(kernel, accepted, rate=0.5 if settled else 2.0)
         # Long trajectories overshoot: a jump beyond 1 is a correlation below zero.
         done = abs(1 - jump) <= 1 - how.decorrelation
         if how.num_moves is None and settled and done:

@@ -46,11 +46,6 @@ def scale_transposed(factor: Factor, position: Position) -> Position:
     return _apply(factor, position, lambda lower, x: x @ lower)
 
 
-def covary(factor: Factor, position: Position) -> Position:
-    """Return `C v = L Lᵀ v`."""
-    return scale(factor, scale_transposed(factor, position))
-
-
 def _apply(
     factor: Factor, position: Position, multiply: Callable[[Tensor, Tensor], Tensor]
 ) -> Position:
@@ -73,14 +68,16 @@ def _apply(
 
 
 def _factorise(covariance: Tensor) -> Root:
-    finite = bool(torch.isfinite(covariance).all())
-    positive = finite and bool((covariance > 0).all())
-    diagonal = covariance.sqrt() if positive else None
-    lower = None
+    holds = [torch.isfinite(covariance).all(), (covariance > 0).all()]
     square = covariance.ndim == 2 and covariance.shape[0] == covariance.shape[1]
-    if finite and square and torch.allclose(covariance, covariance.mT):
+    if square:
         found, failed = torch.linalg.cholesky_ex(covariance)
-        lower = None if failed else found
+        close = torch.isclose(covariance, covariance.mT)
+        holds += [close.all() & (failed == 0)]
+    # One read for all of them: on a GPU each is a wait.
+    finite, positive, *definite = torch.stack(holds).tolist()
+    diagonal = covariance.sqrt() if finite and positive else None
+    lower = found if finite and definite == [True] else None
     if diagonal is None and lower is None:
         raise ArgumentError(
             "`preconditioner` must be positive: a tensor of positive numbers in the shape "

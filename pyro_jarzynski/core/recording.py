@@ -10,21 +10,35 @@ Where the function asks for a truth value that depends on the inputs, as the val
 distributions does, the graph returns also whether it is the same as in the record.
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from operator import getitem
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
 from torch.fx import Graph, GraphModule, Node
 from torch.utils._python_dispatch import TorchDispatchMode
-from torch.utils._pytree import tree_leaves, tree_map
 
 aten = torch.ops.aten
 
 
 class UnrecordableError(Exception):
     """A function does something that a record of operations cannot repeat."""
+
+
+class Name(str):
+    """The name of a tensor in a record."""
+
+    __slots__ = ()
+
+
+class Step(NamedTuple):
+    """One operation: what it gives, and what it takes, by names."""
+
+    result: Name
+    function: Any
+    args: tuple
+    kwargs: dict[str, Any]
 
 
 class Record:
@@ -35,6 +49,7 @@ class Record:
         *inputs: Where to run it: walkers, `(n, D)`, and whatever else will change.
 
     Attributes:
+        results: What the function returned.
         constants: Inputs of the graph beside these.
         text: The operations with the kinds of all inputs: equal for equal graphs.
     """
@@ -43,20 +58,31 @@ class Record:
         """Run the function."""
         recorder = _Recorder(inputs)
         with recorder:
-            results = function(*inputs)
-        outputs = [recorder.argument(result) for result in results]
+            self.results = tuple(function(*inputs))
+        self._outputs = [recorder.named(result) for result in self.results]
         if recorder.truths:
-            outputs.append(recorder.all_hold())
+            self._outputs.append(recorder.all_hold())
         self.constants = tuple(recorder.constants)
-        self._graph = recorder.graph
-        self._graph.output(outputs)
+        self._steps, self._inputs = recorder.steps, recorder.inputs
         given = (*inputs, *self.constants)
         kinds = [(tuple(x.shape), x.stride(), x.dtype, x.device) for x in given]
-        self.text = "\n".join([*recorder.lines, str(outputs), str(kinds)])
+        self.text = "\n".join(map(str, [*self._steps, self._outputs, kinds]))
 
     def graph(self) -> GraphModule:
         """Return the graph, a function of inputs and constants."""
-        return GraphModule({}, self._graph)
+        graph, nodes = Graph(), dict[str, Node]()
+        constants = map(_constant, range(len(self.constants)))
+        for name in (*self._inputs, *constants):
+            nodes[name] = graph.placeholder(name)
+
+        def node(x: Any) -> Any:
+            return nodes[x] if isinstance(x, Name) else x
+
+        for result, function, args, kwargs in self._steps:
+            named = {key: _mapped(node, x) for key, x in kwargs.items()}
+            nodes[result] = graph.call_function(function, _mapped(node, args), named)
+        graph.output(_mapped(node, self._outputs))
+        return GraphModule({}, graph)
 
 
 class _Recorder(TorchDispatchMode):
@@ -64,15 +90,14 @@ class _Recorder(TorchDispatchMode):
 
     def __init__(self, inputs: Sequence[Tensor]) -> None:
         super().__init__()
-        self.graph, self.lines = Graph(), list[str]()
+        self.inputs = [Name(f"input_{k}") for k in range(len(inputs))]
+        self.steps: list[Step] = []
         self.constants: list[Tensor] = []
-        places = [self.graph.placeholder(f"input_{k}") for k in range(len(inputs))]
-        self.last_input = places[-1]
-        self.nodes = dict(zip(map(id, inputs), places, strict=True))
+        self.names = dict(zip(map(id, inputs), self.inputs, strict=True))
         # A tensor that is gone could leave its id to another.
         self.kept: list[Any] = list(inputs)
-        self.dependent = set(self.nodes)
-        self.truths: list[Node] = []
+        self.dependent = set(self.names)
+        self.truths: list[Name] = []
 
     def __torch_dispatch__(
         self,
@@ -83,61 +108,58 @@ class _Recorder(TorchDispatchMode):
     ) -> Any:
         """Run an operation, and write it down if it depends on the inputs."""
         kwargs = kwargs or {}
-        given = [x for x in tree_leaves((args, kwargs)) if isinstance(x, Tensor)]
+        given = [x for x in _leaves((args, *kwargs.values())) if isinstance(x, Tensor)]
         depends = any(id(x) in self.dependent for x in given)
         if func._schema.is_mutable:
             self._check_mutation(func, args, kwargs, depends=depends)
         found = func(*args, **kwargs)
-        if depends:
-            arguments = tree_map(self.argument, args)
-            named = tree_map(self.argument, kwargs)
-            node = self.graph.call_function(func, arguments, named)
-            self.lines.append(f"{node} = {func}{node.args}{node.kwargs}")
-            if func is aten._local_scalar_dense.default and isinstance(found, bool):
-                self._assume(node, given[0], truth=found)
-            else:
-                self._follow(found, node)
+        if not depends:
+            return found
+        if func is aten._local_scalar_dense.default and isinstance(found, bool):
+            self._assume(given[0], truth=found)
+        else:
+            named = {key: _mapped(self.named, x) for key, x in kwargs.items()}
+            self._follow(found, self._write(func, _mapped(self.named, args), named))
         return found
 
-    def all_hold(self) -> Node:
-        """Return a node that tells whether all truth values are those of the record."""
+    def all_hold(self) -> Name:
+        """Return the name of whether all truth values are those of the record."""
         whole, *rest = self.truths
         for truth in rest:
-            whole = self.graph.call_function(aten.logical_and.default, (whole, truth))
+            whole = self._write(aten.logical_and.default, (whole, truth), {})
         return whole
 
-    def argument(self, x: Any) -> Any:
-        """Return the node of a tensor, and anything else as it is."""
+    def named(self, x: Any) -> Any:
+        """Return the name of a tensor, and anything else as it is."""
         if not isinstance(x, Tensor):
             return x
-        if id(x) not in self.nodes:
-            with self.graph.inserting_after(self.last_input):
-                name = f"constant_{len(self.constants)}"
-                self.last_input = self.graph.placeholder(name)
-            self.nodes[id(x)] = self.last_input
+        if id(x) not in self.names:
+            self.names[id(x)] = _constant(len(self.constants))
             self.kept.append(x)
             self.constants.append(x.detach())
-        return self.nodes[id(x)]
+        return self.names[id(x)]
 
-    def _assume(self, node: Node, values: Tensor, *, truth: bool) -> None:
-        """Replace a truth value by a condition under which the graph is right."""
-        self.graph.erase_node(node)
-        condition = self.nodes[id(values)]
+    def _write(self, func: Any, args: tuple, kwargs: dict[str, Any]) -> Name:
+        result = Name(f"step_{len(self.steps)}")
+        self.steps.append(Step(result, func, args, kwargs))
+        return result
+
+    def _assume(self, values: Tensor, *, truth: bool) -> None:
+        """Take a truth value for a condition under which the record is right."""
+        condition = self.names[id(values)]
         if not truth:
-            condition = self.graph.call_function(aten.logical_not.default, (condition,))
-        self.lines.append(f"{condition} holds")
+            condition = self._write(aten.logical_not.default, (condition,), {})
         self.truths.append(condition)
 
-    def _follow(self, found: Any, node: Node) -> None:
-        """Remember which node gave which tensor."""
+    def _follow(self, found: Any, name: Name) -> None:
+        """Remember which step gave which tensor."""
         if isinstance(found, Tensor):
-            self.nodes[id(found)] = node
+            self.names[id(found)] = name
             self.dependent.add(id(found))
             self.kept.append(found)
         elif isinstance(found, tuple | list):
             for index, part in enumerate(found):
-                item = self.graph.call_function(getitem, (node, index))
-                self._follow(part, item)
+                self._follow(part, self._write(getitem, (name, index), {}))
         elif found is not None:
             raise UnrecordableError("it takes Python numbers of tensors that vary")
 
@@ -148,11 +170,31 @@ class _Recorder(TorchDispatchMode):
         slots = func._schema.arguments
         given = kwargs | dict(zip((slot.name for slot in slots), args, strict=False))
         written = [given.get(slot.name) for slot in slots if slot.is_write]
-        for x in tree_leaves(written):
+        for x in _leaves(written):
             if not isinstance(x, Tensor) or id(x) in self.dependent:
                 continue
             if depends or _place(x) in map(_place, self.constants):
                 raise UnrecordableError("it writes into a tensor in place")
+
+
+def _constant(number: int) -> Name:
+    return Name(f"constant_{number}")
+
+
+def _leaves(tree: Any) -> Iterator[Any]:
+    """Yield what is in lists and tuples: arguments of operations hold nothing else."""
+    if isinstance(tree, tuple | list):
+        for item in tree:
+            yield from _leaves(item)
+    else:
+        yield tree
+
+
+def _mapped(function: Callable[[Any], Any], tree: Any) -> Any:
+    """Apply a function to what is in lists and tuples."""
+    if isinstance(tree, tuple | list):
+        return type(tree)(_mapped(function, item) for item in tree)
+    return function(tree)
 
 
 def _place(x: Tensor) -> int:

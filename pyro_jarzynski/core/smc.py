@@ -21,7 +21,7 @@ from pyro_jarzynski.core.kernels import Kernel
 from pyro_jarzynski.core.paths import Path
 from pyro_jarzynski.core.precision import warn_if_coarse
 from pyro_jarzynski.core.resampling import Resampler, get_resampler, systematic
-from pyro_jarzynski.core.transitions import Tools, Visit
+from pyro_jarzynski.core.transitions import Tools, Visit, gathered
 from pyro_jarzynski.core.trees import map_tree
 from pyro_jarzynski.core.walkers import Walkers, resample
 from pyro_jarzynski.errors import ArgumentError, count, fraction
@@ -101,17 +101,20 @@ def step(
     """
     before = walkers.by_island(walkers.log_weight)
     walkers = walkers._replace(steps=walkers.steps + 1)
-    walkers = switch(walkers, energy, kernel, tools=tools, visit=visit)
-    log_weight = walkers.by_island(walkers.log_weight)
-    ess = weights.ess(log_weight)
-    cess = weights.conditional_ess(before, log_weight)
-    if waste_free:
-        resampled = torch.ones_like(ess, dtype=torch.bool)
-        walkers, rate = _visit_all(walkers, energy, kernel, num_moves, resampler, tools)
-    else:
-        walkers, resampled = resample_if_low(walkers, ess, ess_threshold, resampler, tools)
-        left = num_moves - kernel.moves_on_switch
-        walkers, rate = move(walkers, energy, kernel, num_moves=left, tools=tools)
+    with gathered(tools) as tools:
+        walkers = switch(walkers, energy, kernel, tools=tools, visit=visit)
+        log_weight = walkers.by_island(walkers.log_weight)
+        ess = weights.ess(log_weight)
+        cess = weights.conditional_ess(before, log_weight)
+        if waste_free:
+            resampled = torch.ones_like(ess, dtype=torch.bool)
+            walkers, rate = _visit_all(walkers, energy, kernel, num_moves, resampler, tools)
+        else:
+            walkers, resampled = resample_if_low(
+                walkers, ess, ess_threshold, resampler, tools
+            )
+            left = num_moves - kernel.moves_on_switch
+            walkers, rate = move(walkers, energy, kernel, num_moves=left, tools=tools)
     info = StepInfo(
         ess, cess, walkers.log_normalizer, rate, resampled, log_weight.flatten()
     )
@@ -156,7 +159,8 @@ def move(
             rates.append(rate)
         return part, torch.stack(rates).mean(0)
 
-    return tools.team.each(walkers, tools, act, weighs=kernel.moves_on_switch)
+    with gathered(tools) as tools:
+        return tools.team.each(walkers, tools, act, weighs=kernel.moves_on_switch)
 
 
 def follow(

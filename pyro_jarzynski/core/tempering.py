@@ -1,14 +1,17 @@
 """Inverse temperatures that are chosen by the weights they would leave."""
 
 import math
+from collections.abc import Callable
 
 import torch
 
 from pyro_jarzynski.core import weights
 from pyro_jarzynski.core.walkers import Walkers
 
-# Bisections of an inverse temperature: to 1e-12 of the rest of the path.
-NUM_BISECTIONS = 40
+# Width of the bracket in which an inverse temperature is known, of the rest of the path.
+TOLERANCE = 2.0**-40
+# Guesses after which a bracket is halved instead: 61 evaluations are the most there are.
+NUM_GUESSES = 20
 
 
 def next_beta(walkers: Walkers, beta: float, target: float) -> float:
@@ -31,12 +34,67 @@ def next_beta(walkers: Walkers, beta: float, target: float) -> float:
         after = weights.add(log_weight, -delta * gap)
         return float(weights.conditional_ess(log_weight, after)) / walkers.num_walkers
 
-    low, high = 0.0, 1 - beta
     # Walkers of likelihood zero are lost at any temperature: only the others count.
     goal = target * share(math.ulp(0.0))
-    if share(high) >= goal:
+    rest = 1 - beta
+    at_end = share(rest)
+    if at_end >= goal:
         return 1.0
-    for _ in range(NUM_BISECTIONS):
-        middle = (low + high) / 2
-        low, high = (middle, high) if share(middle) >= goal else (low, middle)
-    return min(beta + high, 1.0)
+    whole = goal / target
+
+    def loss(kept: float) -> float:
+        """Return `log` of the nats lost over those that may be: it is near `2 log δ`."""
+        nats = math.log(whole / kept) if kept > 0 else math.inf
+        return math.log(nats / -math.log(target)) if nats > 0 else -math.inf
+
+    def falls(delta: float) -> tuple[bool, float]:
+        kept = share(delta)
+        return kept < goal, loss(kept)
+
+    return min(beta + _crossing(falls, rest, loss(at_end)), 1.0)
+
+
+def _crossing(
+    falls: Callable[[float], tuple[bool, float]], high: float, at_high: float
+) -> float:
+    """Return where a function has become positive, by regula falsi in logarithms.
+
+    Args:
+        falls: Tells whether a point lies beyond, and the function there.
+        high: A point beyond; 0 lies before.
+        at_high: The function there.
+
+    Source:
+        Dowell, Jarratt (1971), BIT 11(2), for the halving of the value at an end that
+        stays ("Illinois").
+    """
+    tolerance = TOLERANCE * high
+    low, at_low, number, last = 0.0, -math.inf, 0, None
+    while high - low > tolerance:
+        guess = (low + high) / 2
+        if number < NUM_GUESSES:
+            guess = _guess(low, at_low, high, at_high, 2.0**number)
+            # Beside an end that is close to the crossing, so that the bracket closes.
+            guess = min(max(guess, low + tolerance / 2), high - tolerance / 2)
+        number += 1
+        beyond, value = falls(guess)
+        if beyond:
+            high, at_high = guess, value
+            at_low = at_low / 2 if last is True else at_low
+        else:
+            low, at_low = guess, value
+            at_high = at_high / 2 if last is False else at_high
+        last = beyond
+    # Not at the crossing itself, where rounding would decide what comes of it.
+    return low + tolerance
+
+
+def _guess(low: float, at_low: float, high: float, at_high: float, far: float) -> float:
+    """Return where a line through both ends, in the logarithm of the place, is zero."""
+    if low == 0:
+        # The slope is 2 where weights are nearly even: less of it goes beyond.
+        return high * math.exp(-min(far * at_high, 600.0) / 2)
+    if not (math.isfinite(at_low) and math.isfinite(at_high)) or at_high <= at_low:
+        return math.sqrt(low * high)
+    part = -at_low / (at_high - at_low)
+    return low * (high / low) ** part

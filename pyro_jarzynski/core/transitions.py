@@ -1,6 +1,7 @@
 """What kernels share: reweighting, acceptance, and weights taken chunk by chunk."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from typing import ClassVar, NamedTuple, TypeAlias
 
 import torch
@@ -14,6 +15,7 @@ from pyro_jarzynski.core.evaluation import (
     is_outside,
     reevaluate,
 )
+from pyro_jarzynski.core.faults import Faults
 from pyro_jarzynski.core.team import WHOLE, Team
 from pyro_jarzynski.core.trees import Position, map_tree, select
 from pyro_jarzynski.core.walkers import Walkers, drop, find_outside
@@ -36,11 +38,31 @@ class Tools(NamedTuple):
         generator: Source of randomness on the walkers' device; `None` is torch's own.
         chunk_size: Walkers per call of the energy; `None` takes all at once.
         team: Who has which walkers.
+        faults: Gathers what is wrong with walkers; `None` tells it at once.
     """
 
     generator: torch.Generator | None = None
     chunk_size: int | None = None
     team: Team = WHOLE
+    faults: Faults | None = None
+
+
+@contextmanager
+def gathered(tools: Tools) -> Iterator[Tools]:
+    """Give moves within what gathers their faults, and tell these at the end.
+
+    Raises:
+        NonFiniteEnergyError: More than 1 % are NaN, or an energy is minus infinity.
+    """
+    if tools.faults is not None:
+        yield tools
+        return
+    faults = Faults()
+    try:
+        yield tools._replace(faults=faults)
+    finally:
+        # Before whatever came of them.
+        faults.tell()
 
 
 def reweight(
@@ -55,7 +77,7 @@ def reweight(
 
     there, log_weight = weighed(energy, walkers.position, weigh, tools, visit, here)
     switched = walkers._replace(evaluation=there, log_weight=log_weight)
-    return drop(switched, find_outside(walkers, there))
+    return drop(switched, find_outside(walkers, there, faults=tools.faults))
 
 
 class Invariant:
@@ -84,7 +106,7 @@ def metropolis(
     Points of density zero are refused, and so is NaN, which is told unless `excused`.
     Returns the walkers and their mean acceptance probability, `()` or one per island.
     """
-    refused = find_outside(walkers, there, excused=excused)
+    refused = find_outside(walkers, there, excused=excused, faults=tools.faults)
     probability = torch.where(refused, 0.0, log_ratio.clamp(max=0).exp())
     uniform = torch.rand(
         probability.shape,

@@ -9,7 +9,6 @@ each other along dimension 0, and what is known of a cloud gets a dimension `(C,
 """
 
 import math
-import warnings
 from typing import NamedTuple
 
 import torch
@@ -17,18 +16,10 @@ from torch import Tensor
 
 from pyro_jarzynski.core import weights
 from pyro_jarzynski.core.evaluation import Energy, Evaluation, evaluate, is_outside
+from pyro_jarzynski.core.faults import Faults, Finding, may_hold
 from pyro_jarzynski.core.precision import warn_if_coarse
 from pyro_jarzynski.core.trees import Position, leaves, map_tree, num_walkers, select
-from pyro_jarzynski.errors import (
-    ArgumentError,
-    NonFiniteEnergyError,
-    NonFiniteEnergyWarning,
-    SupportWarning,
-    count,
-)
-
-# Share of walkers that may meet a NaN in one step before it is an error.
-MAX_BROKEN = 0.01
+from pyro_jarzynski.errors import ArgumentError, count
 
 
 class Walkers(NamedTuple):
@@ -161,6 +152,7 @@ def find_outside(
     *,
     unadjusted: bool = False,
     excused: Tensor | None = None,
+    faults: Faults | None = None,
 ) -> Tensor:
     """Return the mask of walkers that have no density where they were evaluated.
 
@@ -175,23 +167,20 @@ def find_outside(
             weights miss the paths that cross the edge of the support and come back, which
             is told by a warning.
         excused: Walkers of which a NaN is not told, `(N,)`.
+        faults: Gathers what is wrong; `None` tells it at once.
 
     Raises:
         NonFiniteEnergyError: More than 1 % are NaN, or an energy is minus infinity.
     """
+    strange = ~torch.isfinite(evaluation.energy + evaluation.grad_sq)
+    if not may_hold(strange):
+        return strange
     outside, broken = is_outside(evaluation)
     alive = walkers.log_weight > -math.inf
     told = broken & alive if excused is None else broken & alive & ~excused
-    if told.any():
-        _report_broken(told, int(walkers.steps))
-    if unadjusted and (outside & alive).any():
-        warnings.warn(
-            f"{int((outside & alive).sum())} of {len(alive)} walkers left the support in "
-            f"step {int(walkers.steps)}: the weights of a kernel without acceptance step "
-            "are too small there. Use MALA or HMC, or transform to unconstrained space.",
-            SupportWarning,
-            stacklevel=2,
-        )
+    left = outside & alive & unadjusted
+    infinite = evaluation.energy == -math.inf
+    (faults or Faults()).note(Finding(walkers.steps, infinite, told, left))
     return outside | broken
 
 
@@ -203,7 +192,7 @@ def drop(walkers: Walkers, mask: Tensor, stay: Walkers | None = None) -> Walkers
         mask: Those to drop, `(N,)`.
         stay: Walkers before the step, whose positions the dropped ones keep.
     """
-    if not mask.any():
+    if not may_hold(mask):
         return walkers
     if stay is not None:
         position = select(mask, stay.position, walkers.position)
@@ -256,22 +245,4 @@ def resample(walkers: Walkers, ancestors: Tensor, chosen: Tensor | None = None) 
     )
     return banked._replace(
         position=position, evaluation=evaluation, ancestor=ancestor, momentum=momentum
-    )
-
-
-def _report_broken(broken: Tensor, step: int) -> None:
-    number, size = int(broken.sum()), len(broken)
-    found = (
-        f"The energy or its gradient is not finite at {number} of {size} walkers in "
-        f"step {step}, first at walker {int(broken.nonzero()[0])}"
-    )
-    if number > MAX_BROKEN * size:
-        raise NonFiniteEnergyError(
-            f"{found}; more than {MAX_BROKEN:.0%}. Check the energy there, use a smaller "
-            "step size, or bound the parameters."
-        )
-    warnings.warn(
-        f"{found}; they stay where they were and the points are given density zero.",
-        NonFiniteEnergyWarning,
-        stacklevel=2,
     )

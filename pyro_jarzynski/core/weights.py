@@ -32,6 +32,12 @@ def log_sum_exp(log_weight: Tensor) -> Tensor:
     return torch.logsumexp(as_log_weight(log_weight), -1)
 
 
+def sum_and_shares(log_weight: Tensor) -> tuple[Tensor, Tensor]:
+    """Return `log Σ e^{A_i}`, `()`, and the normalised weights `W_i`, `(N,)`."""
+    known = as_log_weight(log_weight)
+    return torch.logsumexp(known, -1), torch.softmax(known, -1)
+
+
 def log_mean_exp(log_weight: Tensor) -> Tensor:
     """Return `log (1/N) Σ e^{A_i}`, `()`: the estimate of a ratio of normalisers."""
     return log_sum_exp(log_weight) - math.log(log_weight.shape[-1])
@@ -59,8 +65,13 @@ def conditional_ess(before: Tensor, after: Tensor) -> Tensor:
         Zhou, Johansen, Aston (2016), J. Comput. Graph. Stat. 25(3), eq. (2.15).
     """
     squared = torch.where(before == -math.inf, before, 2 * after - before)
-    log_ratio = 2 * log_sum_exp(after) - log_sum_exp(squared) - log_sum_exp(before)
-    return before.shape[-1] * log_ratio.exp()
+    sums = [torch.logsumexp(x, -1) for x in (after, squared, before)]
+    found = before.shape[-1] * (2 * sums[0] - sums[1] - sums[2]).exp()
+    # Whatever cannot be a log-weight shows in the result, which is read but once.
+    if not ((found > 0) & torch.isfinite(found)).all():
+        as_log_weight(before)
+        as_log_weight(after)
+    return found
 
 
 def relative_variance(log_weight: Tensor, ancestor: Tensor) -> Tensor:

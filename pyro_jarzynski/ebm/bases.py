@@ -70,10 +70,23 @@ class PCAMixture(Distribution):
 
     def log_prob(self, value: Tensor) -> Tensor:
         """Return the log density of `(*batch, d)`, `(*batch,)`, in nats."""
+        components, across = self.components_and_rest(value)
+        return components.logsumexp(-1) - across
+
+    def components_and_rest(self, value: Tensor) -> tuple[Tensor, Tensor]:
+        """Return the log density of each component along the axes, and what is across.
+
+        Args:
+            value: Points, `(*batch, d)`.
+
+        Returns:
+            `log m_k p_k`, `(*batch, K)`, and the nats that all of them lose across the
+            axes, `(*batch,)`.
+        """
         x = value - self.centre
         along = x @ self.axes
         across = (x.square().sum(-1) - along.square().sum(-1)) / self.rest
-        return self._along(along).logsumexp(-1) - across / 2
+        return self._along(along), across / 2
 
     def log_components(self, value: Tensor) -> Tensor:
         """Return the log density of each component, `(*batch, K)`, up to one constant."""
@@ -176,6 +189,11 @@ class ComponentMasses(nn.Module):
         # Both terms, though the second is that of the base: so it is zero at the start.
         change = (known + self.log_ratio).logsumexp(-1) - known.logsumexp(-1)
         return self.net(x).reshape(len(x)) - change
+
+    def with_base(self, x: Tensor) -> Tensor:
+        """Return `f(x) - log base(x)`, `(N,)`, by one pass over the components."""
+        known, across = self.base.components_and_rest(x)
+        return self.net(x).reshape(len(x)) - (known + self.log_ratio).logsumexp(-1) + across
 
     def masses(self) -> Tensor:
         """Return the masses of the components of the base by now, `(K,)`."""

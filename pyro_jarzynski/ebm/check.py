@@ -160,8 +160,10 @@ class Plan(NamedTuple):
         start = model.annealing(betas)
         generator = stream(seed, "annealing", device_of(model))
         stages = [Stage(start.path[k], kernel, num_moves) for k in range(1, len(betas))]
-        few = start.draw(1, stream(seed, "memory", device_of(model)))
-        tools = Tools(generator, chunk_size_for(chunk_size, model, few))
+        if isinstance(chunk_size, str):
+            few = start.draw(1, stream(seed, "memory", device_of(model)))
+            chunk_size = chunk_size_for(chunk_size, model, few)
+        tools = Tools(generator, chunk_size)
         plan = cls(start, stages, generator, tools)
         if kernel.target_acceptance is None:
             return plan

@@ -105,7 +105,8 @@ class Batches:
             )
         self.batch_size = batch_size
         self.generators = [generator, *_generators_of(data)]
-        self._begin()
+        self._epoch: Iterator[Tensor] = iter(())
+        self._began, self._taken = self._states(), 0
 
     def __iter__(self) -> Iterator[Tensor]:
         """Return this stream."""
@@ -113,8 +114,6 @@ class Batches:
 
     def __next__(self) -> Tensor:
         """Return the next batch; there always is one."""
-        if self._taken == 0:
-            self._begin()
         batch = next(self._epoch, None)
         if batch is None:
             self._begin()
@@ -139,7 +138,7 @@ class Batches:
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
         """Go to a place in the data, by passing over the batches before it."""
         self._set(state["began"])
-        self._begin()
+        self._epoch, self._began, self._taken = iter(()), self._states(), 0
         for _ in range(int(state["taken"])):
             next(self)
         self._set(state["generators"])

@@ -14,6 +14,7 @@ from torch import Tensor, nn
 from torch.distributions import Distribution, constraints
 
 from pyro_jarzynski.core.alone import global_stream
+from pyro_jarzynski.core.evaluation import EnergyFn
 from pyro_jarzynski.core.paths import Path, Tempering
 from pyro_jarzynski.ebm.base_energy import energy_of, unvalidated
 from pyro_jarzynski.ebm.distribution import EnergyDistribution, Following
@@ -133,6 +134,10 @@ class EnergyModel(StartableEnergy):
         self.net, self.base = net, unvalidated(base)
         self._check_base()
         self.base_energy = energy_of(self.base)
+        # A network that knows its base can do with one pass for both.
+        self.joint_energy: EnergyFn | None = None
+        if getattr(net, "base", None) is base:
+            self.joint_energy = getattr(net, "with_base", None)
         if zero_last_layer:
             _zero_last_layer(net)
         self._check_start()
@@ -149,6 +154,8 @@ class EnergyModel(StartableEnergy):
 
     def forward(self, x: Tensor) -> Tensor:
         """Return the energies of `(N, *event)` walkers, `(N,)`, in nats."""
+        if self.joint_energy is not None:
+            return self.joint_energy(x)
         values = self.net(x)
         if values.shape == (len(x), 1):
             values = values.squeeze(1)

@@ -58,8 +58,8 @@ class WalkerGradient:
             return
         if not self.weighted:
             log_weight = torch.zeros_like(log_weight).masked_fill(~alive, -torch.inf)
-        log_part = weights.log_sum_exp(log_weight)
-        share = weights.normalise(log_weight).to(energy.dtype)
+        log_part, share = weights.sum_and_shares(log_weight)
+        share = share.to(energy.dtype)
         slopes = torch.autograd.grad(
             energy, self.parameters, grad_outputs=share, materialize_grads=True
         )

@@ -1,5 +1,6 @@
 """Training an energy-based model with walkers whose weights follow its parameters."""
 
+from pyro_jarzynski.core.faults import read
 from pyro_jarzynski.ebm.data import Batches
 from pyro_jarzynski.ebm.gradient import WalkerGradient
 from pyro_jarzynski.ebm.learner import Learner
@@ -57,9 +58,5 @@ class JarzynskiLearner(Learner):
         gather = WalkerGradient(self.parameters)
         info = self.cloud.follow(gather)
         size = len(info.log_weight)
-        return Advance(
-            self.gradient_from(gather),
-            float(info.acceptance_rate),
-            float(info.ess) / size,
-            float(info.conditional_ess) / size,
-        )
+        rate, ess, conditional = read(info.acceptance_rate, info.ess, info.conditional_ess)
+        return Advance(self.gradient_from(gather), rate, ess / size, conditional / size)

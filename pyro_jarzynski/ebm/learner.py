@@ -19,6 +19,7 @@ from torch.optim import Optimizer
 from torch.optim.lr_scheduler import LRScheduler
 
 from pyro_jarzynski.core.curvature import warn_if_unstable
+from pyro_jarzynski.core.faults import read
 from pyro_jarzynski.core.interrupt import Interrupt, deferred_interrupt
 from pyro_jarzynski.core.kernels import ULA, Kernel
 from pyro_jarzynski.core.noise import stream
@@ -226,7 +227,7 @@ class Learner(TrainingState, ABC):
     def gradient_from(self, gather: WalkerGradient) -> list[Tensor]:
         """Return what was gathered on the way; a NaN at a dropped walker spoils that."""
         slopes = gather.mean(self.cloud.team)
-        if all(torch.isfinite(slope).all() for slope in slopes):
+        if torch.stack([torch.isfinite(slope).all() for slope in slopes]).all():
             return slopes
         return self.gradient_now()
 
@@ -258,14 +259,14 @@ class Learner(TrainingState, ABC):
         slopes = [p - n for p, n in zip(positive, self._negative, strict=True)]
         for parameter, slope in zip(self.parameters, slopes, strict=True):
             parameter.grad = slope
-        norm = float(nn.utils.get_total_norm(slopes))
-        if not math.isfinite(norm + float(energy)):
+        mean, norm = read(energy, nn.utils.get_total_norm(slopes))
+        if not math.isfinite(norm + mean):
             raise NonFiniteEnergyError(
                 f"The energy of the data or its gradient is not finite in update "
                 f"{self.num_steps + 1}: training diverged. Use a smaller learning rate or "
                 "more moves per update; parameters and walkers are those before."
             )
-        return float(energy), norm
+        return mean, norm
 
     def _record(
         self, update: Update, train_nll: float, seconds: float, validation: Tensor | None

@@ -200,7 +200,8 @@ class AnnealedSMC:
             for reached in stages:
                 recorder.add(reached)
                 bar.update(recorder.progress - bar.n)
-                bar.set_postfix_str(recorder.line())
+                if self.progress:
+                    bar.set_postfix_str(recorder.line())
                 late = recorder.is_late()
                 # The result of the last stage is not kept: it is made again from the one
                 # before by whoever asks for it again.

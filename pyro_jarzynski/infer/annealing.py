@@ -18,12 +18,13 @@ from torch import Tensor
 
 from pyro_jarzynski.core import smc
 from pyro_jarzynski.core.evaluation import CombinedEnergy
+from pyro_jarzynski.core.faults import MAX_BROKEN
 from pyro_jarzynski.core.kernels import Kernel
-from pyro_jarzynski.core.pilot import Found, explore
+from pyro_jarzynski.core.pilot import Found, explore, stage_of
 from pyro_jarzynski.core.resampling import get_resampler
 from pyro_jarzynski.core.smc import Stage, StepInfo
 from pyro_jarzynski.core.transitions import Tools
-from pyro_jarzynski.core.walkers import MAX_BROKEN, Walkers, drop, init
+from pyro_jarzynski.core.walkers import Walkers, drop, init
 from pyro_jarzynski.errors import (
     NonFiniteEnergyError,
     NonFiniteEnergyWarning,
@@ -95,12 +96,18 @@ def anneal(
     pilot_tools = Tools(at.generators["pilot"], settings.walkers_per_call)
     if at.walkers is None:
         walkers = _start(legs[0], num * islands, islands, settings, "walkers")
-        online = settings.adapt == "online"
-        at.set_out(walkers, None if online else _start(legs[0], num, 1, settings, "pilot"))
+        goes_ahead = settings.adapt == "pilot"
+        at.set_out(
+            walkers, _start(legs[0], num, 1, settings, "pilot") if goes_ahead else None
+        )
     at.know_terms(legs[at.leg].terms, "pilot", "walkers")
     for number in range(at.leg, len(legs)):
         leg = legs[number]
-        for found in _explore(leg, at.ahead, at.kernel, settings, pilot_tools, at.beta):
+        if settings.adapt == "off":
+            stages = _as_planned(leg, at, settings, tools)
+        else:
+            stages = _explore(leg, at.ahead, at.kernel, settings, pilot_tools, at.beta)
+        for found in stages:
             info, walkers = found.info, found.walkers
             if at.pilot is not None:
                 assert at.walkers is not None
@@ -155,6 +162,18 @@ def _explore(
         tools=tools,
     )
     return _explained(stages, leg)
+
+
+def _as_planned(
+    leg: Leg, at: Standing, settings: Settings, tools: Tools
+) -> Iterator[Found]:
+    """Carry the walkers that count through stages that nobody need explore."""
+    how, betas = settings.exploration, settings.betas
+    assert betas is not None
+    for beta in betas[betas.index(at.beta) + 1 :]:
+        stage = stage_of(leg.terms, beta, at.kernel, how)
+        walkers, info = _follow(leg, at.ahead, stage, settings, tools)
+        yield Found(walkers, stage, info, beta, decorrelated=True)
 
 
 def _follow(

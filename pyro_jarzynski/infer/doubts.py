@@ -7,7 +7,6 @@ from torch import Tensor
 from pyro_jarzynski.core.precision import coarseness
 from pyro_jarzynski.core.walkers import Walkers
 from pyro_jarzynski.infer.settings import Settings
-from pyro_jarzynski.infer.summary import Summary
 
 # Below these, or above, a result is doubted.
 MAX_ISLAND_SPREAD = 1.0
@@ -39,8 +38,9 @@ class Doubted(Protocol):
     def pareto_k(self) -> Tensor:
         """Shape of the largest weights at each stage."""
 
-    def summary(self) -> Summary:
-        """Summary of the draws."""
+    @property
+    def largest_r_hat(self) -> float:
+        """How far the islands disagree about a latent, at most."""
 
 
 def find_doubts(result: Doubted) -> list[str]:
@@ -93,7 +93,7 @@ def find_doubts(result: Doubted) -> list[str]:
             f"At {result.num_undecorrelated} of {stages} temperatures `max_moves` ended "
             "the moves before the walkers had decorrelated. Allow more moves."
         )
-    r_hat = result.summary().table["r_hat"].max() if len(islands) > 1 else 1.0
+    r_hat = result.largest_r_hat if len(islands) > 1 else 1.0
     if r_hat > MAX_R_HAT:
         found.append(
             f"The islands disagree about a latent (r_hat {r_hat:.2f}): there may be "

@@ -116,7 +116,7 @@ def _counted(terms: TermsFn, posterior: Posterior, settings: Settings) -> Counte
             stacklevel=2,
         )
         return Counted(terms)
-    return Counted(CompiledTerms(terms, settings.block))
+    return Counted(CompiledTerms(terms, settings.block, settings.whole))
 
 
 def _check_same_latents(first: ModelPosterior, second: ModelPosterior, size: int) -> None:

@@ -93,6 +93,8 @@ class PyroModel:
         self.latents = [_latent(name, first.nodes[name]) for name in continuous]
         self.size = sum(latent.size for latent in self.latents)
         self.discrete = discrete
+        # Numbers of walkers whose draws in a plate are those of one walker at a time.
+        self.plates: set[int] = set()
         self.last_latent = continuous[-1] if continuous else None
         self.enumerated = (
             EnumeratedModel(model, self.max_plate_nesting) if discrete else None

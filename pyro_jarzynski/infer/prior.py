@@ -44,18 +44,19 @@ def draw_prior(model: PyroModel, num: int, *, seed: int, purpose: str) -> Tensor
     """
     if model.size == 0:
         return torch.empty(num, 0)
-    with seeded(seed, purpose):
-        try:
-            # A few walkers first: a plate can need memory that grows as their square.
-            if _agrees(model, _run(model, NUM_FIRST)):
+    try:
+        # A few walkers first: a plate can need memory that grows as their square.
+        if _fits_a_plate(model, NUM_FIRST, seed=seed):
+            with seeded(seed, purpose):
                 drawn = _run(model, num)
-                if _agrees(model, drawn):
-                    _warn_of_edges([drawn], num)
-                    return drawn.coordinates
-        except ModelError:
-            raise
-        except PLATE_ERRORS:
-            pass
+            if num in model.plates or _agrees(model, drawn, seed=seed):
+                model.plates.add(num)
+                _warn_of_edges([drawn], num)
+                return drawn.coordinates
+    except ModelError:
+        raise
+    except PLATE_ERRORS:
+        pass
     with seeded(seed, purpose):
         rows = [_run(model, None) for _ in range(num)]
     _warn_of_edges(rows, num)
@@ -69,9 +70,12 @@ class _LastLatent(Exception):
 class _Draw(Messenger):
     """Collects the latents of a run, until the last."""
 
-    def __init__(self, model: PyroModel, num_particles: int | None) -> None:
+    def __init__(
+        self, model: PyroModel, num_particles: int | None, *, watch_edges: bool
+    ) -> None:
         super().__init__()
         self.model, self.num = model, num_particles
+        self.watch_edges = watch_edges
         self.names = {latent.name for latent in model.latents}
         self.values: dict[str, Tensor] = {}
         self.unconstrained: dict[str, Tensor] = {}
@@ -98,11 +102,12 @@ class _Draw(Messenger):
         if name in self.names:
             plain = bijection(fn).inv(value)
             self.unconstrained[name] = plain.detach().reshape(rows, -1)
-            # Where rounding alone moves the coordinate, the value is at an edge.
-            nudged = value * (1 - 4 * torch.finfo(value.dtype).eps)
-            shift = (bijection(fn).inv(nudged) - plain).abs().reshape(rows, -1)
-            size = plain.abs().reshape(rows, -1)
-            self.at_edge[name] = ~(shift <= 0.5 + size / 1000).all(1)
+            if self.watch_edges:
+                # Where rounding alone moves the coordinate, the value is at an edge.
+                nudged = value * (1 - 4 * torch.finfo(value.dtype).eps)
+                shift = (bijection(fn).inv(nudged) - plain).abs().reshape(rows, -1)
+                size = plain.abs().reshape(rows, -1)
+                self.at_edge[name] = ~(shift <= 0.5 + size / 1000).all(1)
         if name == self.model.last_latent:
             raise _LastLatent
 
@@ -129,7 +134,7 @@ def draw_lkj(fn: dist.LKJCholesky) -> Tensor:
 def _run(
     model: PyroModel, num_particles: int | None, given: dict[str, Tensor] | None = None
 ) -> _Draw:
-    draw = _Draw(model, num_particles)
+    draw = _Draw(model, num_particles, watch_edges=given is None)
     program = model.model if given is None else Given(given)(model.model)
     try:
         with quiet_pyro(), draw, model.plate(num_particles), torch.no_grad():
@@ -153,7 +158,18 @@ def _warn_of_edges(draws: list[_Draw], num: int) -> None:
             )
 
 
-def _agrees(model: PyroModel, drawn: _Draw) -> bool:
+def _fits_a_plate(model: PyroModel, num: int, *, seed: int) -> bool:
+    """Tell whether so many walkers can be drawn in a plate, which is tried once."""
+    if num not in model.plates:
+        with seeded(seed, "plate"):
+            drawn = _run(model, num)
+        if not _agrees(model, drawn, seed=seed):
+            return False
+        model.plates.add(num)
+    return True
+
+
+def _agrees(model: PyroModel, drawn: _Draw, *, seed: int) -> bool:
     """Tell whether some walkers have the density that they have by themselves."""
     sites: dict[str, Site] = dict(model.traces[0].nodes)
     shapes = {name: sites[name]["value"].shape for name in drawn.values}
@@ -164,7 +180,8 @@ def _agrees(model: PyroModel, drawn: _Draw) -> bool:
         return False
     for row in range(min(NUM_CHECKED, len(drawn.log_prob))):
         given = {name: v[row].reshape(shapes[name]) for name, v in drawn.values.items()}
-        alone = _run(model, None, given)
+        with seeded(seed, "alone"):
+            alone = _run(model, None, given)
         same_place = torch.allclose(alone.coordinates[0], drawn.coordinates[row])
         log_probs = alone.log_prob[0], drawn.log_prob[row]
         if not same_place or not torch.allclose(*log_probs, rtol=1e-4, atol=1e-4):

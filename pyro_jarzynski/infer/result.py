@@ -24,7 +24,7 @@ from pyro_jarzynski.infer.export.content import content_of
 from pyro_jarzynski.infer.export.groups import Wanted, result_groups
 from pyro_jarzynski.infer.posterior import Posterior
 from pyro_jarzynski.infer.settings import Settings
-from pyro_jarzynski.infer.summary import Summary, summarise
+from pyro_jarzynski.infer.summary import Summary, largest_r_hat, summarise
 
 
 class SMCResult(LogWeightsMixin):
@@ -255,6 +255,11 @@ class SMCResult(LogWeightsMixin):
             f"descending from {int(walkers.num_ancestors.sum())} of the first"
         )
         return Summary(summarise(draws, values, walkers, probability), headline)
+
+    @cached_property
+    def largest_r_hat(self) -> float:
+        """The largest `r_hat` of all latents; 1 for a single island."""
+        return largest_r_hat(self.get_samples(group_by_chain=True))
 
     @cached_property
     def doubts(self) -> list[str]:

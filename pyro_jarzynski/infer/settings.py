@@ -106,6 +106,12 @@ class Settings:
         return min(most, self.chunk_size) if isinstance(self.chunk_size, int) else most
 
     @property
+    def whole(self) -> int:
+        """Walkers per call of compiled code where memory alone bounds them."""
+        most = self.num_walkers * self.num_chains
+        return min(most, self.chunk_size) if isinstance(self.chunk_size, int) else most
+
+    @property
     def walkers_per_call(self) -> int | None:
         """Walkers per call of the model as it is; `None` takes all at once."""
         assert not isinstance(self.chunk_size, str), "settings of legs have a number"

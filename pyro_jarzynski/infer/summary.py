@@ -1,6 +1,5 @@
 """Posterior summaries: means and quantiles of draws, and how well they are known."""
 
-import math
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
@@ -64,6 +63,7 @@ def summarise(
     for name, site in draws.items():
         chains = site.double().reshape(*site.shape[:2], -1)
         errors = family_errors(walkers, values[name])
+        r_hats = _r_hats(chains)
         for index, label in enumerate(scalar_names(name, site.shape[2:])):
             scalar = chains[..., index]
             rows[label] = [
@@ -71,19 +71,27 @@ def summarise(
                 float(scalar.std()),
                 *torch.quantile(scalar.flatten(), quantiles).tolist(),
                 float(errors[index]),
-                _r_hat(scalar),
+                float(r_hats[index]),
             ]
     names = ["mean", "sd", *(f"{100 * q:.3g}%" for q in quantiles.tolist())]
     return pd.DataFrame.from_dict(rows, orient="index", columns=[*names, "mcse", "r_hat"])
 
 
-def _r_hat(values: Tensor) -> float:
-    """Return `√(((N - 1) W / N + B) / W)` of `(C, N)` draws; 1 for a single island."""
-    chains, size = values.shape
+def largest_r_hat(draws: dict[str, Tensor]) -> float:
+    """Return the largest `r_hat` of all scalar latents; NaN if one is not a number.
+
+    Args:
+        draws: Draws of equal weight by site, `(C, N, *shape)`.
+    """
+    found = [_r_hats(x.double().reshape(*x.shape[:2], -1)) for x in draws.values()]
+    return float(torch.cat(found).max())
+
+
+def _r_hats(values: Tensor) -> Tensor:
+    """Return `√(((N - 1) W / N + B) / W)` of `(C, N, k)` draws; 1 for a single island."""
+    chains, size, num = values.shape
     if chains == 1:
-        return 1.0
-    within = float(values.var(1).mean())
-    between = float(values.mean(1).var())
-    if within == 0:
-        return 1.0 if between == 0 else math.inf
-    return math.sqrt((size - 1) / size + between / within)
+        return values.new_ones(num)
+    within, between = values.var(1).mean(0), values.mean(1).var(0)
+    r_hat = ((size - 1) / size + between / within).sqrt()
+    return torch.where((within == 0) & (between == 0), 1.0, r_hat)

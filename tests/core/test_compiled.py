@@ -111,7 +111,7 @@ def test_stale_constants_would_show(compilations, monkeypatch):
     """A mutant of the first data's constants fails the comparison with the walkers."""
     made = ready(terms_of(DATA))
     stale = made.program
-    monkeypatch.setattr(compiled, "compiled", lambda *_: stale)
+    monkeypatch.setattr(compiled.Program, "of", lambda _: stale)
     with pytest.warns(CompilationWarning, match="its numbers differ"):
         other = ready(terms_of(-3 * DATA))
     assert other.program is None

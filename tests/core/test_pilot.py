@@ -12,6 +12,7 @@ from pyro_jarzynski.core.hamiltonian import HMC, UnderdampedLangevin
 from pyro_jarzynski.core.kernels import MALA, ULA
 from pyro_jarzynski.core.metric import metric, squared_jump
 from pyro_jarzynski.core.pilot import MAX_CURVATURE, Exploration, explore
+from pyro_jarzynski.core.preconditioner import factorise
 from pyro_jarzynski.core.tempering import next_beta
 from pyro_jarzynski.core.transitions import Tools
 from pyro_jarzynski.core.walkers import init
@@ -128,9 +129,10 @@ def test_squared_jump_is_zero_at_rest_and_one_if_independent(covariance):
     matrix = COVARIANCE if dense else COVARIANCE.diagonal().diag()
     lower = torch.linalg.cholesky(matrix)
     start, end = noise(20_000, 2) @ lower.mT, noise(20_000, 2, seed=1) @ lower.mT
-    assert squared_jump(start, start, covariance) == 0
-    assert squared_jump(start, end, covariance) == pytest.approx(1, abs=0.06)
-    assert squared_jump(start, -start, covariance) == pytest.approx(2, abs=0.12)
+    factor = factorise(covariance)
+    assert squared_jump(start, start, factor) == 0
+    assert float(squared_jump(start, end, factor)) == pytest.approx(1, abs=0.06)
+    assert float(squared_jump(start, -start, factor)) == pytest.approx(2, abs=0.12)
 
 
 def skewed_terms(x):
@@ -152,6 +154,43 @@ def test_next_temperature_leaves_the_share_that_was_asked(terms, target, weighte
     after = walkers.log_weight - beta * (second - first)
     found = weights.conditional_ess(walkers.log_weight, after) / 500
     assert float(found) == pytest.approx(target, abs=1e-6)
+
+
+def bisected(walkers, target):
+    """Return the next temperature by halving a bracket."""
+    first, second = (term.energy for term in walkers.evaluation.terms)
+
+    def share(beta):
+        after = walkers.log_weight - beta * (second - first)
+        return float(weights.conditional_ess(walkers.log_weight, after)) / 500
+
+    low, high = 0.0, 1.0
+    for _ in range(40):
+        middle = (low + high) / 2
+        low, high = (middle, high) if share(middle) >= target else (low, middle)
+    return high
+
+
+@pytest.mark.parametrize("target", [0.5, 0.8, 0.99])
+@pytest.mark.parametrize("power", [1, 2, 6])
+def test_next_temperature_is_that_of_bisection_by_fewer_guesses(target, power, monkeypatch):
+    """To the same 1e-12, and never short of it, where rounding would decide."""
+
+    def terms(x):
+        prior = x.square().sum(1) / 2
+        return prior, prior + x[:, 0].abs().pow(power) * 10.0**power
+
+    walkers = tempered(terms, 500)
+    expected = bisected(walkers, target)
+    calls, real = [], weights.conditional_ess
+
+    def counted(*args):
+        calls.append(args)
+        return real(*args)
+
+    monkeypatch.setattr(weights, "conditional_ess", counted)
+    assert abs(next_beta(walkers, 0.0, target) - expected) < 2e-12
+    assert len(calls) <= 20
 
 
 @pytest.mark.parametrize("beta", [0.0, 0.5, 1 - 1e-9])

@@ -1,5 +1,7 @@
 """The mixture base: its density, its draws, and its fit to data."""
 
+import copy
+
 import pytest
 import torch
 from torch.distributions import MultivariateNormal
@@ -149,6 +151,19 @@ def test_changed_masses_are_those_of_another_base():
     other = PCAMixture(**base.parameters | {"masses": net.masses()})
     constant = (base.masses * net.log_ratio.exp()).sum().log()
     torch.testing.assert_close(model(x), -other.log_prob(x) - constant)
+    plain = net(x) + model.base_energy(x)
+    torch.testing.assert_close(model(x), plain, rtol=1e-12, atol=1e-12)
+
+
+def test_components_are_evaluated_once(monkeypatch):
+    x, labels = clusters()
+    base = PCAMixture.fit(x, labels, rank=3, noise=NOISE)
+    model = EnergyModel(ComponentMasses(MLP([6, 4]).double(), base), base)
+    calls, real = [], PCAMixture._along
+    monkeypatch.setattr(PCAMixture, "_along", lambda *a: calls.append(1) or real(*a))
+    model(x)
+    copy.deepcopy(model)(x)
+    assert len(calls) == 2
 
 
 def test_training_finds_the_masses_from_a_wrong_start():
