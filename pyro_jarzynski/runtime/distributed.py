@@ -83,7 +83,27 @@ def _join(backend: str | None, timeout: timedelta) -> None:
     if own_gpu:
         torch.cuda.set_device(local)
     name = backend or ("cpu:gloo,cuda:nccl" if own_gpu else "gloo")
-    dist.init_process_group(name, timeout=timeout)
+    rank, size = int(os.environ["RANK"]), int(os.environ["WORLD_SIZE"])
+    store = _store(rank, size, timeout)
+    dist.init_process_group(name, store=store, rank=rank, world_size=size, timeout=timeout)
+
+
+def _store(rank: int, size: int, timeout: timedelta) -> dist.Store:
+    """Return the place where ranks find each other, and those of this attempt alone.
+
+    `torchrun` starts ranks again with the store of those that have died, where torch's own
+    rendezvous reads the addresses of the dead.
+    """
+    agent_has_it = os.environ.get("TORCHELASTIC_USE_AGENT_STORE") == "True"
+    store = dist.TCPStore(
+        os.environ["MASTER_ADDR"],
+        int(os.environ["MASTER_PORT"]),
+        size,
+        is_master=rank == 0 and not agent_has_it,
+        timeout=timeout,
+    )
+    attempt = os.environ.get("TORCHELASTIC_RESTART_COUNT", "0")
+    return dist.PrefixStore(f"pyro_jarzynski/attempt {attempt}", store)
 
 
 def _told(ranks: Ranks, error: Exception) -> Exception:

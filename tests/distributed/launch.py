@@ -60,3 +60,21 @@ def run(num: int, *arguments: str, **variables: str) -> list[str]:
     told = "\n".join(f"rank {rank}:\n{text}" for rank, (_, text) in enumerate(ended))
     assert all(code == 0 for code, _ in ended), told
     return [text for _, text in ended]
+
+
+def torchrun(num: int, *arguments: str, restarts: int = 0) -> str:
+    """Run a module by `torchrun`, and return what all ranks print."""
+    command = [sys.executable, "-m", "torch.distributed.run"]
+    options = {"nproc-per-node": num, "master-port": free_port(), "max-restarts": restarts}
+    command += [f"--{name}={value}" for name, value in options.items()]
+    done = subprocess.run(
+        [*command, "-m", *arguments],
+        env=os.environ | {"OMP_NUM_THREADS": "1", "PYTHONPATH": str(ROOT)},
+        cwd=ROOT,
+        capture_output=True,
+        text=True,
+        timeout=240,
+    )
+    told = done.stdout + done.stderr
+    assert done.returncode == 0, told
+    return told

@@ -6,7 +6,7 @@ import pytest
 
 import pyro_jarzynski as pj
 from tests.distributed.failing import DISAGREEMENTS
-from tests.distributed.launch import finish, start
+from tests.distributed.launch import finish, start, torchrun
 
 MODULE = "tests.distributed.failing"
 SILENT = "Rank 1 does not answer: the process was killed, or is slower than the timeout"
@@ -58,7 +58,17 @@ def test_signal_to_one_rank_ends_all_after_a_checkpoint(tmp_path, kind, code):
     ended = ends(2, kind, str(tmp_path))
     assert [c for c, _ in ended] == [code] * 2, ended
     assert pj.Checkpoints(tmp_path).steps[0] == 3
-    assert ends(1, "none", str(tmp_path)) == [(0, "updates 6\n")]
+    ((status, text),) = ends(1, "none", str(tmp_path))
+    assert status == 0
+    assert text.startswith("updates 6"), text
+
+
+def test_torchrun_starts_a_killed_rank_again_and_the_run_goes_on(tmp_path):
+    again = torchrun(2, MODULE, "killed once", str(tmp_path / "killed"), restarts=1)
+    whole = ends(1, "none", str(tmp_path / "whole"))[0][1]
+    assert pj.Checkpoints(tmp_path / "killed").steps[0] == 6, again
+    # To the last digit.
+    assert whole.splitlines()[1] in again
 
 
 def test_full_disk_of_one_rank_is_told_by_all_and_the_run_goes_on(tmp_path):
