@@ -3,6 +3,7 @@
 import math
 import shutil
 import signal
+import warnings
 
 import pytest
 import torch
@@ -166,14 +167,26 @@ def test_a_second_call_of_fit_is_gone_on_with(tmp_path):
     assert_same_bits(state_of(whole), state_of(again))
 
 
-def test_without_a_file_a_state_goes_to_another_learner():
-    first, second = mixture_learner(), mixture_learner()
-    data = mixture_data(100)
-    first.fit(data, 9, batch_size=None)
+@pytest.mark.parametrize("name", ["ULA", "Adam, cosine", "Muon, blocks, renewal"])
+def test_without_a_file_a_state_goes_to_another_learner(name):
+    """In the midst of an epoch; neither shares anything with the other from there."""
+    build, settings = RUNS[name]
+    (first, data), (second, _) = build(), build()
+    first.fit(data, 9, **settings)
     second.load_state_dict(first.state_dict())
     for learner in (first, second):
-        learner.fit(data, 9, batch_size=None)
+        learner.fit(data, 9, **settings)
     assert_same_bits(state_of(first), state_of(second))
+
+
+def test_what_was_told_is_not_told_again():
+    first, second = mixture_learner(), mixture_learner()
+    with pytest.warns(pj.ExploitationWarning, match="are effective"):
+        first.alarms.look(10, 0.01)
+    second.load_state_dict(first.state_dict())
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        second.alarms.look(20, 0.01)
 
 
 def test_callbacks_with_a_state_keep_their_rows(tmp_path):
