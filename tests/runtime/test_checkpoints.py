@@ -289,6 +289,24 @@ class TestOneWriter:
             count(tmp_path, 1)
         assert (tmp_path / "victim").read_text() == "precious"
 
+    @pytest.mark.filterwarnings("ignore:.*fork:DeprecationWarning")
+    @pytest.mark.skipif(not hasattr(os, "fork"), reason="no fork on this system")
+    def test_a_worker_that_lives_on_does_not_keep_the_lock(self, tmp_path):
+        """Workers of data loaders are forks, with copies of all open files."""
+        reader, writer = os.pipe()
+        with pj.Checkpoints(tmp_path).opened(Counter()):
+            worker = os.fork()
+            if not worker:
+                os.close(writer)
+                os.read(reader, 1)
+                os._exit(0)
+        os.close(reader)
+        try:
+            assert count(tmp_path, 1).step == 1
+        finally:
+            os.close(writer)
+            os.waitpid(worker, 0)
+
     def test_a_file_system_without_locks(self, tmp_path, monkeypatch):
         """Nobody is kept out, and the run goes on."""
 
