@@ -20,7 +20,7 @@ from pyro_jarzynski.core.walkers import Walkers
 from pyro_jarzynski.errors import ArgumentError
 
 # What kernels learn on the way.
-CHANGING = ("step_size", "preconditioner", "trajectory")
+CHANGING = ("step_size", "preconditioner")
 
 
 class Resumable(Protocol):

@@ -15,7 +15,7 @@ import torch
 
 import pyro_jarzynski as pj
 from pyro_jarzynski.errors import ArgumentError, CheckpointError
-from pyro_jarzynski.runtime import checkpoint_files, lock
+from pyro_jarzynski.runtime import checkpoint_files, disk, lock
 from pyro_jarzynski.runtime.checkpoint_files import write_checkpoint
 from pyro_jarzynski.runtime.state_files import decode, encode
 from tests.runtime.small_states import STEP, Counter, count
@@ -48,6 +48,25 @@ def test_by_time(tmp_path, monkeypatch):
             now[0] += 4
             keep(run.step)
     assert steps(tmp_path) == [3, 6]
+
+
+def test_what_failed_is_tried_again_when_it_is_time_again(tmp_path, monkeypatch):
+    now, tried = [0.0], []
+
+    def refuse(path):
+        tried.append(now[0])
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    monkeypatch.setattr(time, "monotonic", lambda: now[0])
+    monkeypatch.setattr(disk, "make", refuse)
+    run = Counter()
+    with pj.Checkpoints(tmp_path, seconds=10).opened(run) as keep:
+        for run.step in range(1, 8):
+            now[0] += 4
+            with warnings.catch_warnings():
+                warnings.simplefilter("ignore", pj.CheckpointWarning)
+                keep(run.step)
+    assert tried == [12, 24]
 
 
 def test_a_minute_if_nobody_says_otherwise(tmp_path):

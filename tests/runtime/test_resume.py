@@ -267,6 +267,8 @@ class TestRefusals:
         learner.lr_scheduler = torch.optim.lr_scheduler.LambdaLR(learner.optimizer, Falls())
         with pytest.raises(CheckpointError, match=r"'lr_scheduler\.lr_lambdas.*code"):
             self.fit(learner, tmp_path)
+        # At once, and not when hours have gone by.
+        assert learner.num_steps == 0
 
     @staticmethod
     def fit(learner, folder, *, resume=False, data=None):
