@@ -240,6 +240,13 @@ def test_truncated_and_longer_files_are_found(small):
     assert read_checkpoint(folder)[0]["step"] == 1
 
 
+def test_how_much_of_a_file_is_missing_is_told(small):
+    path = next(path for path in small if path.suffix == ".safetensors")
+    path.write_bytes(small[path][:50])
+    with pytest.raises(CheckpointError, match=f"has 50 of {len(small[path])} bytes"):
+        read_checkpoint(path.parent)
+
+
 TRAIN = """
 import sys
 from tests.runtime.training_runs import train

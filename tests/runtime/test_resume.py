@@ -1,8 +1,10 @@
 """A training that is gone on with has the bits of one that was never interrupted."""
 
+import itertools
 import math
 import shutil
 import signal
+import time
 import warnings
 
 import pytest
@@ -126,6 +128,18 @@ def test_a_signal_saves_and_the_run_goes_on(tmp_path, number, error):
     resumed = train("MALA", tmp_path, resume=True, callbacks=(Stopper(0),))
     assert_same_bits(expected, state_of(resumed))
     assert signal.getsignal(signal.SIGTERM) == signal.SIG_DFL
+
+
+def test_time_goes_on_where_it_ended(tmp_path, monkeypatch):
+    """Whatever the clock of the new process begins with."""
+    for begin in (1000, 0):
+        ticks = itertools.count(begin)
+        with monkeypatch.context() as patch:
+            patch.setattr(time, "perf_counter", lambda t=ticks: float(next(t)))
+            steps = STEPS if begin == 0 else STEPS // 2
+            learner = train("MALA", tmp_path, steps=steps, resume=True, every=1)
+    seconds = learner.history["seconds"]
+    assert seconds == sorted(set(seconds))
 
 
 def test_a_handler_of_ones_own_is_left_alone(tmp_path):
