@@ -275,7 +275,7 @@ def kill_at_random_moments(folder, times, seed):
 
 
 @pytest.mark.filterwarnings("ignore::pyro_jarzynski.AuditWarning")
-@pytest.mark.parametrize("times", [3, pytest.param(20, marks=pytest.mark.slow)])
+@pytest.mark.parametrize("times", [1, pytest.param(20, marks=pytest.mark.slow)])
 def test_a_training_that_is_killed_at_random_moments(tmp_path, times):
     """In the end it is where it would be had nobody killed it."""
     kill_at_random_moments(tmp_path, times, seed=times)

@@ -66,14 +66,14 @@ def up_to(folder, step, target):
 
 
 def strides(name):
-    """Every step of every run takes minutes: by default it is every seventh, but for one.
+    """Every step of every run takes minutes: by default it is every 13th, but for one.
 
-    Seven has no factor in common with an epoch of three batches, nor with the four updates
-    of a row.
+    13 has no factor in common with an epoch of three batches, nor with the four updates of
+    a row.
     """
     if name == "Adam, cosine":
         return [(name, 1)]
-    return [(name, 7), pytest.param(name, 1, marks=pytest.mark.slow)]
+    return [(name, 13), pytest.param(name, 1, marks=pytest.mark.slow)]
 
 
 @pytest.mark.parametrize(

@@ -109,7 +109,7 @@ def test_the_runs_are_of_the_kinds_that_they_say(tmp_path):
     [(signal.SIGINT, KeyboardInterrupt), (signal.SIGTERM, SystemExit)],
 )
 def test_a_signal_saves_and_the_run_goes_on(tmp_path, monkeypatch, number, error):
-    name = "thirty temperatures"
+    name = "off"
     expected = content(run(name))
     add = Recorder.add
 
@@ -129,7 +129,7 @@ def test_a_signal_saves_and_the_run_goes_on(tmp_path, monkeypatch, number, error
 
 
 def test_a_run_that_ran_out_of_time_can_get_more(tmp_path):
-    name = "thirty temperatures"
+    name = "off"
     first = run(name, tmp_path, max_seconds=1e-9, every=1000)
     assert not first.complete
     again = run(name, tmp_path, resume=True)
