@@ -15,7 +15,7 @@ from scipy.stats import binom
 from tests.checks import CHECKS
 from tests.identities import FALSE_ALARM
 from tests.mutants import MUTANTS
-from tests.nightly import eprocess
+from tests.nightly import eprocess, posteriors
 from tests.nightly.__main__ import main, run, seeds_within
 from tests.nightly.eprocess import CAPACITY, LIFETIME_ALPHA, Record, StateError
 from tests.nightly.suite import law_of, p_value, suite
@@ -250,3 +250,22 @@ def test_status_to_exit_with(tmp_path, capsys):
     (tmp_path / "state.json").write_text("{")
     assert status("--state", tmp_path / "state.json") == 2
     assert "cannot be used" in capsys.readouterr().err
+
+
+def test_evidence_of_posteriordb():
+    """By Student's law of eight islands; false alarm 1e-4."""
+    if not posteriors.TRUTH.exists():
+        pytest.skip(f"there is no {posteriors.TRUTH}")
+    assert posteriors.evidence() > FALSE_ALARM
+
+
+def test_an_evidence_that_is_wrong_is_found(tmp_path, monkeypatch):
+    """By half a nat, which is what a lost normaliser of a prior makes at least."""
+    if not posteriors.TRUTH.exists():
+        pytest.skip(f"there is no {posteriors.TRUTH}")
+    known = json.loads(posteriors.TRUTH.read_text(encoding="utf-8"))
+    for name in posteriors.MODELS:
+        known[name]["exact"]["log_evidence"] += 0.5
+    monkeypatch.setattr(posteriors, "TRUTH", tmp_path / "truth.json")
+    posteriors.TRUTH.write_text(json.dumps(known))
+    assert posteriors.evidence() < FALSE_ALARM

@@ -17,7 +17,7 @@ from pyro_jarzynski.core.trees import map_tree
 from pyro_jarzynski.errors import ArgumentError
 
 # What kernels learn on the way.
-CHANGING = ("step_size", "preconditioner", "trajectory")
+CHANGING = ("step_size", "preconditioner")
 
 
 class Resumable(Protocol):

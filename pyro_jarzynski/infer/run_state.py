@@ -19,7 +19,7 @@ from pyro_jarzynski.infer.standing import Standing
 OTHERS = ("kernel", "base", "schedule", "max_seconds", "chunk_size", "jit_compile")
 # Walkers of a state whose energies are computed again, and how well they must agree: to
 # this power of the rounding error.
-NUM_COMPARED, AGREEMENT = 8, 0.4
+NUM_COMPARED, AGREEMENT = 8, 0.5
 
 
 class RunState:

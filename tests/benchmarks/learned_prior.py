@@ -276,11 +276,11 @@ def leave_one_out(priors: dict[str, Any], problem: Problem, x: Tensor) -> dict[s
         found = {name: arviz.loo(tree) for name, tree in trees.items()}
         table = arviz.compare(trees)
     elpd = {n: getattr(f, "elpd_loo", getattr(f, "elpd", None)) for n, f in found.items()}
-    difference = next(column for column in ("elpd_diff", "dse") if column in table)
     worse = table.index[1]
     return elpd | {
         "first": table.index[0],
-        "difference": float(table.loc[worse, difference]),
+        # Its sign is another in ArviZ 1.
+        "difference": abs(float(table.loc[worse, "elpd_diff"])),
         "difference_error": float(table.loc[worse, "dse"]),
     }
 

@@ -11,6 +11,7 @@ from pyro_jarzynski.core import smc, transitions
 from pyro_jarzynski.core.transitions import Tools
 from pyro_jarzynski.errors import ArgumentError, ArgumentTypeError, EnergyError
 from tests.machines import FLOAT, Machine, all_states, machine_path
+from tests.seeds import seed_of
 
 NUM = 20_000
 # Two-sided false-alarm rate of 1e-4 for the largest of 1 + 6 + 15 statistics.
@@ -18,7 +19,7 @@ Z_MANY = 4.58
 
 
 def seeded(seed=0):
-    return torch.Generator().manual_seed(seed)
+    return torch.Generator().manual_seed(seed_of(seed))
 
 
 def carried(kernel, *, num=NUM, seed=0, **settings):

@@ -14,6 +14,7 @@ from pyro_jarzynski.core.walkers import init, resample
 from pyro_jarzynski.errors import ArgumentError, ArgumentTypeError, WeightCollapseError
 from tests.identities import Z_ONE, Z_SIX, z_score
 from tests.scenarios import FLOAT, gaussian_path, mild_path
+from tests.seeds import seeded
 
 KERNELS = {
     "ULA": ULA(0.3),
@@ -26,14 +27,14 @@ PATH = mild_path()
 
 def table(*shape, seed=0):
     """Log-weights, some of them minus infinity."""
-    generator = torch.Generator().manual_seed(seed)
+    generator = seeded(seed)
     values = 2 * torch.randn(shape, dtype=FLOAT, generator=generator)
     return values.masked_fill(values < -3, -math.inf)
 
 
 def carried(path, kernel, islands, size, seed=0, **settings):
     """Carry exact draws along a path, as islands; return them and all that was told."""
-    generator = torch.Generator().manual_seed(seed)
+    generator = seeded(seed)
     start = path.draw(islands * size, generator)
     walkers, infos = init(start, path[0], num_islands=islands), []
     for index in range(1, len(path)):
@@ -63,7 +64,7 @@ def test_conditional_ess_of_a_table_is_that_of_its_rows():
 
 def test_relative_variance_of_islands_is_that_of_each():
     """Ancestors are counted through all islands."""
-    generator = torch.Generator().manual_seed(2)
+    generator = seeded(2)
     log_weight = table(4, 20)
     local = torch.randint(20, (4, 20), generator=generator)
     through = local + 20 * torch.arange(4)[:, None]
@@ -78,7 +79,7 @@ def test_relative_variance_of_islands_is_that_of_each():
 def test_offspring_of_each_island_follow_its_own_weights(scheme):
     """False alarms: 1e-4 for the largest of six z of bounded counts."""
     weight = torch.tensor([[0.1, 0.2, 0.7], [0.45, 0.0, 0.55]], dtype=FLOAT)
-    generator = torch.Generator().manual_seed(3)
+    generator = seeded(3)
     draw, counts = RESAMPLERS[scheme], []
     for _ in range(2000):
         ancestors = draw(weight.log(), 4, generator)
@@ -91,7 +92,7 @@ def test_offspring_of_each_island_follow_its_own_weights(scheme):
 
 def test_systematic_counts_are_within_one_on_every_island():
     log_weight = table(50, 40)
-    ancestors = RESAMPLERS["systematic"](log_weight, 40, torch.Generator().manual_seed(4))
+    ancestors = RESAMPLERS["systematic"](log_weight, 40, seeded(4))
     counts = torch.stack([row.bincount(minlength=40) for row in ancestors])
     assert ((counts - 40 * weights.normalise(log_weight)).abs() < 1).all()
 
@@ -99,7 +100,7 @@ def test_systematic_counts_are_within_one_on_every_island():
 @pytest.mark.parametrize("scheme", RESAMPLERS)
 def test_islands_are_not_resampled_with_the_same_uniforms(scheme):
     log_weight = table(1, 40).expand(20, 40)
-    ancestors = RESAMPLERS[scheme](log_weight, 40, torch.Generator().manual_seed(5))
+    ancestors = RESAMPLERS[scheme](log_weight, 40, seeded(5))
     assert len(ancestors.unique(dim=0)) > 10
 
 
@@ -135,7 +136,7 @@ def test_islands_that_are_not_chosen_stay_bitwise_as_they_are(generator):
 
 def test_single_island_is_the_plain_cloud_with_a_dimension():
     alone, infos = carried(PATH, MALA(0.5), 1, 64, ess_threshold=1.0)
-    generator = torch.Generator().manual_seed(0)
+    generator = seeded(0)
     walkers = init(PATH.draw(64, generator), PATH[0])
     plain, told = smc.run(walkers, PATH, MALA(0.5), ess_threshold=1.0, generator=generator)
     assert torch.equal(alone.position, plain.position)
@@ -162,10 +163,10 @@ def test_evidence_of_islands_is_unbiased_and_independent(kernel):
 
 def test_changing_one_island_changes_no_other():
     def run(shift):
-        start = PATH.draw(48, torch.Generator().manual_seed(1))
+        start = PATH.draw(48, seeded(1))
         start[:16] += shift
         walkers = init(start, PATH[0], num_islands=3)
-        generator = torch.Generator().manual_seed(2)
+        generator = seeded(2)
         settings = {"ess_threshold": 1.0, "generator": generator}
         return smc.run(walkers, PATH, MALA(0.5), **settings)[0]
 

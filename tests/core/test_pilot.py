@@ -18,12 +18,13 @@ from pyro_jarzynski.core.transitions import Tools
 from pyro_jarzynski.core.walkers import init
 from tests.identities import Z_ONE, z_score
 from tests.scenarios import FLOAT
+from tests.seeds import seeded
 
 COVARIANCE = torch.tensor([[4.0, 1.5], [1.5, 1.0]], dtype=FLOAT)
 
 
 def noise(*shape, seed=0):
-    generator = torch.Generator().manual_seed(seed)
+    generator = seeded(seed)
     return torch.randn(shape, dtype=FLOAT, generator=generator)
 
 
@@ -216,7 +217,7 @@ def test_walkers_of_likelihood_zero_do_not_stop_the_temperature():
 
 def stages_of(kernel, terms, size=512, **how):
     settings = Exploration(**how)
-    tools = Tools(torch.Generator().manual_seed(4))
+    tools = Tools(seeded(4))
     return list(explore(tempered(terms, size), terms, kernel, settings, tools=tools))
 
 
@@ -227,7 +228,7 @@ def stages_of(kernel, terms, size=512, **how):
 def test_step_size_reaches_its_acceptance_from_anywhere(kernel, step_size):
     kernel = kernel.with_langevin_step(step_size)
     found = stages_of(kernel, standard_terms())[-1]
-    tools = Tools(torch.Generator().manual_seed(5))
+    tools = Tools(seeded(5))
     last = found.stage
     _, rate = smc.move(found.walkers, last.energy, last.kernel, num_moves=5, tools=tools)
     assert abs(float(rate) - kernel.target_acceptance) < 0.2
@@ -245,7 +246,7 @@ def test_nothing_is_chosen_that_is_fixed():
     kernel, betas = MALA(0.1), [0, 0.1, 0.4, 1]
     how = Exploration(preconditioner=None, adapt_step_size=False, num_moves=2)
     terms = standard_terms()
-    settings = {"betas": betas, "tools": Tools(torch.Generator().manual_seed(4))}
+    settings = {"betas": betas, "tools": Tools(seeded(4))}
     found = list(explore(tempered(terms, 64), terms, kernel, how, **settings))
     assert [f.beta for f in found] == betas[1:]
     assert all(f.stage[1:3] == (kernel, 2) for f in found)
@@ -256,7 +257,7 @@ def bias_of(follows):
     terms, truth, ratios = standard_terms(4.0, 0.5), -math.log(4.0), []
     how = Exploration(num_moves=1, preconditioner=None, conditional_ess=0.7)
     for seed in range(160):
-        tools = Tools(torch.Generator().manual_seed(seed))
+        tools = Tools(seeded(seed))
         pilot = tempered(terms, 4, seed=seed)
         plan = list(explore(pilot, terms, MALA(0.3), how, tools=tools))
         walkers = plan[-1].walkers
@@ -285,7 +286,7 @@ def stiff(x):
 
 def test_diverging_trajectories_are_refused_in_silence():
     walkers = init(1 + noise(100, 2), stiff)
-    tools = Tools(torch.Generator().manual_seed(6))
+    tools = Tools(seeded(6))
     moved, rate = HMC(1.0, num_leapfrog=50).move(walkers, stiff, tools)
     assert rate == 0
     assert torch.equal(moved.position, walkers.position)
@@ -305,5 +306,5 @@ def test_trajectory_limits_the_leapfrog_steps(step_size, trajectory, steps):
 
     kernel = HMC(step_size, num_leapfrog=10, trajectory=trajectory)
     walkers = init(noise(5, 2), energy)
-    kernel.move(walkers, energy, Tools(torch.Generator().manual_seed(7)))
+    kernel.move(walkers, energy, Tools(seeded(7)))
     assert len(calls) == 1 + steps

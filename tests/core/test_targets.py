@@ -11,6 +11,7 @@ from pyro_jarzynski.core.paths import Tempering
 from pyro_jarzynski.core.walkers import init
 from tests.identities import Z_ONE, Z_THREE, z_score
 from tests.scenarios import FLOAT, PLANE_TARGETS, gaussian_bernoulli_rbm
+from tests.seeds import seeded
 
 
 def ramp(num_steps):
@@ -19,7 +20,7 @@ def ramp(num_steps):
 
 def temper(target, kernel, *, num, dims, num_steps, scale=1.0, seed=0, threshold=0.0):
     """Temper draws of a normal law of some scale into a target."""
-    generator = torch.Generator().manual_seed(seed)
+    generator = seeded(seed)
     position = scale * torch.randn((num, dims), dtype=FLOAT, generator=generator)
     path = Tempering(lambda x: x.square().sum(1) / (2 * scale**2), target, ramp(num_steps))
     log_normalizer = dims * (math.log(2 * math.pi) / 2 + math.log(scale))

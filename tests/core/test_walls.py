@@ -18,6 +18,7 @@ from pyro_jarzynski.errors import (
 )
 from tests.identities import Z_ONE, z_score
 from tests.scenarios import FLOAT
+from tests.seeds import seeded
 
 # Unadjusted kernels say that their weights miss paths across a wall; it is tested below.
 pytestmark = pytest.mark.filterwarnings("ignore::pyro_jarzynski.errors.SupportWarning")
@@ -36,7 +37,7 @@ def walled(wall, value=math.inf):
 
 
 def draws(num, seed=0):
-    generator = torch.Generator().manual_seed(seed)
+    generator = seeded(seed)
     return torch.randn(num, dtype=FLOAT, generator=generator), generator
 
 

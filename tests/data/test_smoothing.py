@@ -8,12 +8,13 @@ from torch.distributions import Normal
 
 from pyro_jarzynski import SmoothingTransform
 from pyro_jarzynski.errors import ArgumentError, ArgumentTypeError, DataError
+from tests.seeds import seed_of
 
 FLOAT = torch.float64
 
 
 def seeded(seed=0):
-    return torch.Generator().manual_seed(seed)
+    return torch.Generator().manual_seed(seed_of(seed))
 
 
 def images():

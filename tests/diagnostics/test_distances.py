@@ -7,6 +7,7 @@ import torch
 
 from pyro_jarzynski.diagnostics.distances import frechet_distance, mmd
 from pyro_jarzynski.errors import ArgumentError, ArgumentTypeError, DataError
+from tests.seeds import seeded
 
 FLOAT = torch.float64
 SIZE, DIMENSION = 400, 5
@@ -16,7 +17,7 @@ LIMIT = 4.0
 
 
 def normal(seed, num=SIZE, dimension=DIMENSION, shift=0.0):
-    generator = torch.Generator().manual_seed(seed)
+    generator = seeded(seed)
     x = torch.randn(num, dimension, dtype=FLOAT, generator=generator)
     return x + shift / dimension**0.5
 

@@ -14,12 +14,13 @@ from pyro_jarzynski.ebm.gradient import walker_gradient
 from pyro_jarzynski.errors import ArgumentError, ArgumentTypeError, DataError, EnergyError
 from tests.ebm.models import FLOAT
 from tests.machines import Machine, all_states
+from tests.seeds import seed_of
 
 MANY = 20_000
 
 
 def seeded(seed=0):
-    return torch.Generator().manual_seed(seed)
+    return torch.Generator().manual_seed(seed_of(seed))
 
 
 def machine(visible=6, hidden=4, **settings):

@@ -20,12 +20,13 @@ from pyro_jarzynski.core.gibbs import BlockGibbs
 from pyro_jarzynski.errors import ArgumentError, DataError, EnergyError
 from tests.ebm.models import FLOAT, network_model
 from tests.machines import all_states
+from tests.seeds import seed_of
 
 SWEEP = BlockGibbs()
 
 
 def seeded(seed=0):
-    return torch.Generator().manual_seed(seed)
+    return torch.Generator().manual_seed(seed_of(seed))
 
 
 def bars_and_stripes():

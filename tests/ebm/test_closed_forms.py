@@ -11,6 +11,7 @@ from pyro_jarzynski.ebm.closed_forms import QuadraticEnergy, RBMEnergy
 from pyro_jarzynski.errors import ArgumentError, ArgumentTypeError
 from tests.ebm.models import FLOAT
 from tests.scenarios import GaussianBernoulliRBM
+from tests.seeds import seed_of
 
 MEAN = torch.tensor([1.0, -2.0, 0.5], dtype=FLOAT)
 PRECISION = torch.tensor([[2.0, 0.8, 0.0], [0.8, 1.0, -0.3], [0.0, -0.3, 0.7]], dtype=FLOAT)
@@ -18,7 +19,7 @@ MANY = 20_000
 
 
 def seeded(seed=0):
-    return torch.Generator().manual_seed(seed)
+    return torch.Generator().manual_seed(seed_of(seed))
 
 
 def normal(*shape, seed=0):

@@ -8,6 +8,7 @@ from pyro_jarzynski import class_masses
 from pyro_jarzynski.core.walkers import init, resample
 from pyro_jarzynski.ebm.masses import ClassMasses
 from pyro_jarzynski.errors import ArgumentError, ArgumentTypeError
+from tests.seeds import seeded
 
 FLOAT = torch.float64
 
@@ -26,7 +27,7 @@ def walkers_at(x, log_weight=None):
 
 def draws(num=1000, seed=0):
     """Normal draws about ½: the right half has mass 0.6915."""
-    generator = torch.Generator().manual_seed(seed)
+    generator = seeded(seed)
     return torch.randn(num, 1, dtype=FLOAT, generator=generator) + 0.5
 
 

@@ -10,6 +10,7 @@ from torch.nn.functional import softplus
 from pyro_jarzynski import MALA, ULA, StartableEnergy
 from tests.ebm.models import FLOAT, mixture_learner
 from tests.scenarios import GaussianBernoulliRBM, gaussian_bernoulli_rbm
+from tests.seeds import seeded
 
 
 class Machine(StartableEnergy):
@@ -40,7 +41,7 @@ class Machine(StartableEnergy):
 
 
 def draws(machine, num, seed):
-    generator = torch.Generator().manual_seed(seed)
+    generator = seeded(seed)
     chance = machine.state_scores.softmax(0)
     state = torch.multinomial(chance, num, replacement=True, generator=generator)
     noise = torch.randn((num, len(machine.bias)), dtype=FLOAT, generator=generator)

@@ -25,6 +25,7 @@ import torch
 
 from tests.nightly import eprocess
 from tests.nightly.eprocess import Record, StateError
+from tests.nightly.posteriors import TRUTH
 from tests.nightly.suite import Check, is_exact, suite
 from tests.nightly.table import Outcomes, beyond, summary, table
 from tests.seeds import VARIABLE
@@ -108,6 +109,8 @@ def main() -> int:
         for name, check in suite().items()
         if not arguments.only or any(part in name for part in arguments.only)
     }
+    if not TRUTH.exists():
+        print(f"Left out: the evidence of posteriordb; there is no {TRUTH}.")
     if arguments.runs < 1 or not checks:
         parser.error("there is nothing to run: --runs below 1, or no check of that name.")
     seeds = seeds_within(arguments.runs, arguments.budget_minutes, arguments.first_seed)

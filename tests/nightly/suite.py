@@ -17,8 +17,10 @@ from pyro_jarzynski.core.resampling import RESAMPLERS
 from tests import resampling_checks
 from tests.checks import CHECKS
 from tests.identities import FALSE_ALARM, Z_ONE, Z_SIX
+from tests.infer import simulated
 from tests.infer.test_calibration import Effects, Poisson, Scale, scores, smallest_p_value
 from tests.infer.test_zoo_evidence import EVIDENCE, result_of
+from tests.nightly import posteriors
 
 Law = Callable[[float], float]
 Check = Callable[[], float]
@@ -28,6 +30,7 @@ LEVEL = 0.9
 # skewed and slightly biased estimates, so that 0.1 itself is no promise.
 MISSES = 0.2
 SBC_SIZE, SBC_WALKERS = 200, 128
+PYRO_SIZE = 20
 
 
 def largest_z(limit: float, number: int, ratio: float) -> float:
@@ -92,6 +95,12 @@ def calibration(model: type[Poisson]) -> float:
     return min(1.0, smallest_p_value(found))
 
 
+def calibration_in_pyro(name: str) -> float:
+    """Return the p-value of the same for a Pyro model, whose runs take their turns."""
+    found = simulated.scores(simulated.CASES[name], size=PYRO_SIZE)
+    return min(1.0, smallest_p_value(found))
+
+
 def suite() -> dict[str, Check]:
     """Return all checks by name; each call draws with the seed of the environment."""
     found = {name: partial(p_value, name, check) for name, check in CHECKS.items()}
@@ -107,5 +116,9 @@ def suite() -> dict[str, Check]:
     found |= {name: partial(p_value, name, check) for name, check in unbiased.items()}
     for model in (Poisson, Scale, Effects):
         found[f"calibration: {model.__name__}"] = partial(calibration, model)
+    for name in ("coin", "mixed"):
+        found[f"calibration: {name}, in Pyro"] = partial(calibration_in_pyro, name)
     found["coverage of the evidence"] = coverage
+    if posteriors.TRUTH.exists():
+        found["evidence of posteriordb"] = posteriors.evidence
     return found

@@ -16,7 +16,7 @@ import torch
 import pyro_jarzynski as pj
 from pyro_jarzynski.core.team import WHOLE
 from pyro_jarzynski.errors import ArgumentError, CheckpointError
-from pyro_jarzynski.runtime import checkpoint_files, lock
+from pyro_jarzynski.runtime import checkpoint_files, disk, lock
 from pyro_jarzynski.runtime.checkpoint_files import write_checkpoint
 from pyro_jarzynski.runtime.state_files import decode, encode
 from tests.runtime.small_states import STEP, Counter, count
@@ -49,6 +49,25 @@ def test_by_time(tmp_path, monkeypatch):
             now[0] += 4
             keep(run.step)
     assert steps(tmp_path) == [3, 6]
+
+
+def test_what_failed_is_tried_again_when_it_is_time_again(tmp_path, monkeypatch):
+    now, tried = [0.0], []
+
+    def refuse(path):
+        tried.append(now[0])
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    monkeypatch.setattr(time, "monotonic", lambda: now[0])
+    monkeypatch.setattr(disk, "make", refuse)
+    run = Counter()
+    with pj.Checkpoints(tmp_path, seconds=10).opened(run) as keep:
+        for run.step in range(1, 8):
+            now[0] += 4
+            with warnings.catch_warnings():
+                warnings.simplefilter("ignore", pj.CheckpointWarning)
+                keep(run.step)
+    assert tried == [12, 24]
 
 
 def test_a_minute_if_nobody_says_otherwise(tmp_path):
@@ -289,6 +308,24 @@ class TestOneWriter:
         with pytest.raises(CheckpointError, match="must be one that can be written"):
             count(tmp_path, 1)
         assert (tmp_path / "victim").read_text() == "precious"
+
+    @pytest.mark.filterwarnings("ignore:.*fork:DeprecationWarning")
+    @pytest.mark.skipif(not hasattr(os, "fork"), reason="no fork on this system")
+    def test_a_worker_that_lives_on_does_not_keep_the_lock(self, tmp_path):
+        """Workers of data loaders are forks, with copies of all open files."""
+        reader, writer = os.pipe()
+        with pj.Checkpoints(tmp_path).opened(Counter()):
+            worker = os.fork()
+            if not worker:
+                os.close(writer)
+                os.read(reader, 1)
+                os._exit(0)
+        os.close(reader)
+        try:
+            assert count(tmp_path, 1).step == 1
+        finally:
+            os.close(writer)
+            os.waitpid(worker, 0)
 
     def test_a_file_system_without_locks(self, tmp_path, monkeypatch):
         """Nobody is kept out, and the run goes on."""

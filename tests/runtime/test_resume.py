@@ -1,8 +1,11 @@
 """A training that is gone on with has the bits of one that was never interrupted."""
 
+import itertools
 import math
 import shutil
 import signal
+import time
+import warnings
 
 import pytest
 import torch
@@ -63,14 +66,14 @@ def up_to(folder, step, target):
 
 
 def strides(name):
-    """Every step of every run takes minutes: by default it is every seventh, but for one.
+    """Every step of every run takes minutes: by default it is every 13th, but for one.
 
-    Seven has no factor in common with an epoch of three batches, nor with the four updates
-    of a row.
+    13 has no factor in common with an epoch of three batches, nor with the four updates of
+    a row.
     """
     if name == "Adam, cosine":
         return [(name, 1)]
-    return [(name, 7), pytest.param(name, 1, marks=pytest.mark.slow)]
+    return [(name, 13), pytest.param(name, 1, marks=pytest.mark.slow)]
 
 
 @pytest.mark.parametrize(
@@ -127,6 +130,18 @@ def test_a_signal_saves_and_the_run_goes_on(tmp_path, number, error):
     assert signal.getsignal(signal.SIGTERM) == signal.SIG_DFL
 
 
+def test_time_goes_on_where_it_ended(tmp_path, monkeypatch):
+    """Whatever the clock of the new process begins with."""
+    for begin in (1000, 0):
+        ticks = itertools.count(begin)
+        with monkeypatch.context() as patch:
+            patch.setattr(time, "perf_counter", lambda t=ticks: float(next(t)))
+            steps = STEPS if begin == 0 else STEPS // 2
+            learner = train("MALA", tmp_path, steps=steps, resume=True, every=1)
+    seconds = learner.history["seconds"]
+    assert seconds == sorted(set(seconds))
+
+
 def test_a_handler_of_ones_own_is_left_alone(tmp_path):
     heard = []
     before = signal.signal(signal.SIGTERM, lambda *_: heard.append(1))
@@ -166,14 +181,26 @@ def test_a_second_call_of_fit_is_gone_on_with(tmp_path):
     assert_same_bits(state_of(whole), state_of(again))
 
 
-def test_without_a_file_a_state_goes_to_another_learner():
-    first, second = mixture_learner(), mixture_learner()
-    data = mixture_data(100)
-    first.fit(data, 9, batch_size=None)
+@pytest.mark.parametrize("name", ["ULA", "Adam, cosine", "Muon, blocks, renewal"])
+def test_without_a_file_a_state_goes_to_another_learner(name):
+    """In the midst of an epoch; neither shares anything with the other from there."""
+    build, settings = RUNS[name]
+    (first, data), (second, _) = build(), build()
+    first.fit(data, 9, **settings)
     second.load_state_dict(first.state_dict())
     for learner in (first, second):
-        learner.fit(data, 9, batch_size=None)
+        learner.fit(data, 9, **settings)
     assert_same_bits(state_of(first), state_of(second))
+
+
+def test_what_was_told_is_not_told_again():
+    first, second = mixture_learner(), mixture_learner()
+    with pytest.warns(pj.ExploitationWarning, match="are effective"):
+        first.alarms.look(10, 0.01)
+    second.load_state_dict(first.state_dict())
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        second.alarms.look(20, 0.01)
 
 
 def test_callbacks_with_a_state_keep_their_rows(tmp_path):
@@ -254,6 +281,8 @@ class TestRefusals:
         learner.lr_scheduler = torch.optim.lr_scheduler.LambdaLR(learner.optimizer, Falls())
         with pytest.raises(CheckpointError, match=r"'lr_scheduler\.lr_lambdas.*code"):
             self.fit(learner, tmp_path)
+        # At once, and not when hours have gone by.
+        assert learner.num_steps == 0
 
     @staticmethod
     def fit(learner, folder, *, resume=False, data=None):

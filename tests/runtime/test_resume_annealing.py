@@ -109,7 +109,7 @@ def test_the_runs_are_of_the_kinds_that_they_say(tmp_path):
     [(signal.SIGINT, KeyboardInterrupt), (signal.SIGTERM, SystemExit)],
 )
 def test_a_signal_saves_and_the_run_goes_on(tmp_path, monkeypatch, number, error):
-    name = "thirty temperatures"
+    name = "off"
     expected = content(run(name))
     add = Recorder.add
 
@@ -129,7 +129,7 @@ def test_a_signal_saves_and_the_run_goes_on(tmp_path, monkeypatch, number, error
 
 
 def test_a_run_that_ran_out_of_time_can_get_more(tmp_path):
-    name = "thirty temperatures"
+    name = "off"
     first = run(name, tmp_path, max_seconds=1e-9, every=1000)
     assert not first.complete
     again = run(name, tmp_path, resume=True)
@@ -143,12 +143,32 @@ def test_a_run_that_ran_out_of_time_can_get_more(tmp_path):
         ({"num_walkers": 50}, "`num_walkers` was 40 and is 50"),
         ({"kernel": pj.HMC()}, "`kernel` was {'name': 'MALA'"),
         ({"schedule": BETAS[::2]}, "`schedule` was"),
+        ({"kernel": pj.MALA(target_acceptance=0.4)}, "`kernel` was .*0.4"),
     ],
 )
 def test_another_run_is_refused(tmp_path, changes, told):
     run("off", tmp_path, every=2)
     with pytest.raises(CheckpointError, match=told):
         run("off", tmp_path, resume=True, **changes)
+
+
+def test_another_trajectory_is_refused(tmp_path):
+    run("HMC", tmp_path, every=2, kernel=pj.HMC(0.1, 3, trajectory=0.2))
+    with pytest.raises(CheckpointError, match=r"'trajectory': 0\.2.* and is .*0\.25"):
+        run("HMC", tmp_path, resume=True, kernel=pj.HMC(0.1, 3, trajectory=0.25))
+
+
+@pytest.mark.parametrize(
+    ("name", "step"), [("MALA, learned base", 2), ("thirty temperatures", 5)]
+)
+def test_another_model_is_refused_with_its_first_energies(tmp_path, name, step):
+    """In the midst of scouting, and on the way of the walkers that count."""
+    run(name, tmp_path / "whole")
+    up_to(tmp_path / "whole", step, tmp_path / "part")
+    other = sampler(name, tmp_path / "part", resume=True)
+    told = "of another model or other data: the log-density of walker 0 was"
+    with pytest.raises(CheckpointError, match=told):
+        other.run(Y + 1)
 
 
 def test_checkpoints_of_a_training_are_refused(tmp_path):
