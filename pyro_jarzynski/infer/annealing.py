@@ -95,11 +95,10 @@ def anneal(
     tools = Tools(at.generators["walkers"], settings.walkers_per_call)
     pilot_tools = Tools(at.generators["pilot"], settings.walkers_per_call)
     if at.walkers is None:
-        walkers = _start(legs[0], num * islands, islands, settings, "walkers")
-        goes_ahead = settings.adapt == "pilot"
-        at.set_out(
-            walkers, _start(legs[0], num, 1, settings, "pilot") if goes_ahead else None
-        )
+        walkers, pilot = _start(legs[0], num * islands, islands, settings, "walkers"), None
+        if settings.adapt == "pilot":
+            pilot = _start(legs[0], num, 1, settings, "pilot")
+        at.set_out(walkers, pilot)
     at.know_terms(legs[at.leg].terms, "pilot", "walkers")
     for number in range(at.leg, len(legs)):
         leg = legs[number]
@@ -109,7 +108,7 @@ def anneal(
             stages = _explore(leg, at.ahead, at.kernel, settings, pilot_tools, at.beta)
         for found in stages:
             info, walkers = found.info, found.walkers
-            if at.pilot is not None:
+            if settings.adapt == "pilot":
                 assert at.walkers is not None
                 walkers, info = _follow(leg, at.walkers, found.stage, settings, tools)
             at.take(found, walkers, number)
@@ -171,8 +170,9 @@ def _as_planned(
     how, betas = settings.exploration, settings.betas
     assert betas is not None
     for beta in betas[betas.index(at.beta) + 1 :]:
+        assert at.walkers is not None
         stage = stage_of(leg.terms, beta, at.kernel, how)
-        walkers, info = _follow(leg, at.ahead, stage, settings, tools)
+        walkers, info = _follow(leg, at.walkers, stage, settings, tools)
         yield Found(walkers, stage, info, beta, decorrelated=True)
 
 

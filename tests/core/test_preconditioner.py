@@ -4,12 +4,10 @@ import pytest
 import torch
 
 from pyro_jarzynski.core import smc
+from pyro_jarzynski.core.evaluation import evaluate
 from pyro_jarzynski.core.kernels import ULA
-from pyro_jarzynski.core.preconditioner import (
-    factorise,
-    scale,
-    scale_transposed,
-)
+from pyro_jarzynski.core.langevin import log_ratio, trial
+from pyro_jarzynski.core.preconditioner import factorise, scale, scale_transposed
 from pyro_jarzynski.core.transitions import Tools
 from pyro_jarzynski.core.walkers import init
 from tests.identities import DENSE, DIAGONAL
@@ -68,3 +66,23 @@ def test_matrix_over_one_number(generator):
     position = torch.randn((10, 1), dtype=FLOAT, generator=generator)
     factor = factorise(torch.tensor([[4.0]], dtype=FLOAT))
     assert_close(scale(factor, position), 2 * position)
+
+
+@pytest.mark.parametrize("covariance", [None, DIAGONAL, DENSE])
+def test_a_move_knows_the_slope_that_its_log_ratio_would_compute(covariance, vector):
+    """A mutant with another slope is one of another log-ratio."""
+
+    def energy(x):
+        return x.pow(4).sum(1)
+
+    factor = factorise(covariance)
+    here = evaluate(energy, vector)
+    noise = torch.ones_like(vector)
+    made = trial(energy, vector, here, noise.clone(), 0.1, factor)
+    found = log_ratio(vector, here, made.end, made.there, 0.1, factor)
+    assert torch.equal(made.log_ratio, found)
+    slope = scale_transposed(factor, here.grad)
+    assert_close(made.slope_sq, slope.square().sum(1))
+    wrong = {"slope_sq": 2 * made.slope_sq}
+    other = log_ratio(vector, here, made.end, made.there, 0.1, factor, **wrong)
+    assert not torch.allclose(other, found)
