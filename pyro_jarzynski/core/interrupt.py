@@ -6,16 +6,24 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from types import FrameType
 
+from pyro_jarzynski.core.ranks import Ranks
+
 # What a shell sees of a process that a signal ended.
 TERMINATED = 128 + signal.SIGTERM
 
 
 class Interrupt:
-    """A signal that waits for the end of a step; to call it ends the run if one came."""
+    """A signal that waits for the end of a step; to call it ends the run if one came.
+
+    Attributes:
+        signal: What the run is to act upon; `None` is nothing.
+    """
 
     def __init__(self) -> None:
         """Start without a signal."""
         self.signal: int | None = None
+        self._received: int | None = None
+        self._shared = False
 
     @property
     def pending(self) -> bool:
@@ -32,9 +40,20 @@ class Interrupt:
     def receive(self, number: int, frame: FrameType | None) -> None:
         """Take note of the first signal; act on the second at once."""
         del frame
-        second, self.signal = self.pending, number
+        second, self._received = self._received is not None, number
+        # Among several ranks a signal counts from when all know of it.
+        if second or not self._shared:
+            self.signal = number
         if second:
             self()
+
+    def share(self, ranks: Ranks) -> None:
+        """Act on a signal that any rank has received, all at once; all ranks must ask."""
+        if ranks.size == 1:
+            return
+        self._shared = True
+        (found,) = ranks.largest(self._received or 0)
+        self.signal = found or None
 
 
 @contextmanager

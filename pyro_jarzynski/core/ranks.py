@@ -104,6 +104,16 @@ class Ranks:
         self.bytes_sent += 2 * (self.size - 1) * shared.nbytes // self.size
         return shared.tolist()
 
+    def sum(self, number: int) -> int:
+        """Return the sum of a number over all ranks."""
+        if self.size == 1:
+            return number
+        shared = torch.tensor(number, device=_device())
+        with self.watch:
+            dist.all_reduce(shared)
+        self.bytes_sent += 2 * (self.size - 1) * shared.nbytes // self.size
+        return int(shared)
+
     def spread(self, tensors: Iterable[Tensor]) -> None:
         """Write the values of rank 0 into tensors, in place."""
         if self.size == 1:
@@ -123,6 +133,12 @@ class Ranks:
         joined = bytes(self.gather(content, sizes).tolist())
         ends = torch.tensor(sizes).cumsum(0).tolist()
         return [joined[end - n : end].decode() for end, n in zip(ends, sizes, strict=True)]
+
+    def digests(self, text: str) -> list[str]:
+        """Return a hexadecimal digest of every rank, of up to 15 digits."""
+        number = torch.tensor([int(text, 16)], device=_device())
+        found = self.gather(number, [1] * self.size).tolist()
+        return [f"{each:0{len(text)}x}" for each in found]
 
     def agree(self, settings: Mapping[str, Any]) -> None:
         """Raise on every rank if a setting is not the same on all of them.

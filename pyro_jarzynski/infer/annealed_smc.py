@@ -171,8 +171,7 @@ class AnnealedSMC:
             with told_once(NonFiniteEnergyWarning, SupportWarning, EvidenceWarning):
                 self._anneal(legs, recorder)
         finally:
-            if recorder.rows and recorder.last is not None:
-                self.result = recorder.result(len(legs))
+            self.result = recorder.result(len(legs))
         assert self.result is not None
         self.result.warn()
         return self.result
@@ -181,7 +180,7 @@ class AnnealedSMC:
         """Anneal until the posterior, the end of the time, or Ctrl-C."""
         bar = tqdm(
             total=float(len(legs)),
-            disable=not self.progress,
+            disable=not self.progress or recorder.ranks.rank > 0,
             bar_format="{desc}: {percentage:3.0f}%|{bar}| {elapsed}{postfix}",
             desc="Annealing",
         )
@@ -199,6 +198,7 @@ class AnnealedSMC:
             )
             for reached in stages:
                 recorder.add(reached)
+                interrupt.share(recorder.ranks)
                 bar.update(recorder.progress - bar.n)
                 bar.set_postfix_str(recorder.line())
                 late = recorder.is_late()
@@ -206,9 +206,10 @@ class AnnealedSMC:
                 # before by whoever asks for it again.
                 if recorder.progress < len(legs):
                     keep(recorder.num_stages, now=late or interrupt.pending)
-                if late:
-                    return
-                interrupt()
+                if late or interrupt.pending:
+                    break
+            recorder.gather()
+            interrupt()
 
 
 def _without_latents(leg: Leg, settings: Settings) -> SMCResult:
