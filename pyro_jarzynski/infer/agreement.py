@@ -64,9 +64,9 @@ def agree_on_stage(ranks: Ranks, found: Found) -> None:
     if others:
         raise RankError(
             f"Rank {', '.join(others)} has gone another way to the posterior than rank 0: "
-            "to the same walkers the model gives other energies there. Give all ranks the "
-            "same data, also those that the model does not have as arguments; processors "
-            "of one kind; one number of threads; and on GPUs "
+            "the model has other energies there, at the same walkers. Give all ranks the "
+            "same data, also those that are not arguments of the model, processors of one "
+            "kind and one number of threads, and on GPUs "
             "`torch.use_deterministic_algorithms(True)`."
         )
 

@@ -12,15 +12,18 @@ import pyro.distributions as dist
 import torch
 from pyro.infer import MCMC
 from safetensors.torch import save_file
-from torch import Tensor
-from torch import distributed
+from torch import Tensor, distributed
 
 import pyro_jarzynski as pj
+from pyro_jarzynski.core.ranks import Ranks
+from pyro_jarzynski.core.resampling import systematic
+from pyro_jarzynski.core.shards import Shards
 from pyro_jarzynski.core.sharing import sharing
+from pyro_jarzynski.core.walkers import Walkers, init
 
 SCHOOLS = torch.tensor([28.0, 8, -3, 7, -1, 1, 18, 12])
 ERRORS = torch.tensor([15.0, 10, 16, 11, 9, 11, 10, 18])
-BETAS = [(k / 6) ** 2 for k in range(7)]
+BETAS = [(k / 4) ** 3 for k in range(5)]
 
 
 def schools(effects: Tensor, errors: Tensor) -> None:
@@ -42,18 +45,23 @@ def line(y: Tensor) -> None:
 
 
 Y = torch.tensor([1.2, -0.7, 0.3, 2.5, 0.9, 1.6])
-FEW: dict[str, Any] = {"num_walkers": 40, "num_chains": 2, "max_moves": 3, "seed": 1}
+FEW: dict[str, Any] = {"num_walkers": 40, "num_chains": 2, "max_moves": 2, "seed": 1}
 # Model, data, number of shards, settings.
 RUNS: dict[str, tuple[Any, tuple, int, dict[str, Any]]] = {
     "MALA": (line, (Y,), 8, {}),
     "four islands of one shard": (line, (Y,), 4, {"num_chains": 4}),
     "four islands of two shards": (line, (Y,), 8, {"num_chains": 4, "num_walkers": 27}),
     "one island of eight shards": (line, (Y,), 8, {"num_chains": 1, "num_walkers": 83}),
-    "HMC": (line, (Y,), 8, {"kernel": pj.HMC(0.1, 3), "schedule": BETAS}),
-    "ULA": (line, (Y,), 8, {"kernel": pj.ULA(0.01), "ess_threshold": 0.9}),
-    "underdamped": (line, (Y,), 8, {"kernel": pj.UnderdampedLangevin(0.1)}),
+    "HMC": (line, (Y,), 8, {"kernel": pj.HMC(0.1, 2), "schedule": BETAS, "num_moves": 1}),
+    "ULA": (line, (Y,), 8, {"kernel": pj.ULA(0.01), "schedule": BETAS}),
+    "underdamped": (
+        line,
+        (Y,),
+        8,
+        {"kernel": pj.UnderdampedLangevin(0.1), "schedule": BETAS},
+    ),
     "off": (line, (Y,), 8, {"adapt": "off", "schedule": BETAS}),
-    "data that arrive": (line, (Y,), 8, {"schedule": pj.DataTempering([2, 6])}),
+    "data that arrive": (line, (Y,), 8, {"schedule": pj.DataTempering([3, 6], 0.5)}),
     "earlier draws": (
         line,
         (Y,),
@@ -85,7 +93,7 @@ def content(result: pj.SMCResult) -> dict[str, Tensor]:
         "stages": torch.stack(result.stage_log_weights),
         "log evidence": torch.tensor(result.log_evidence),
     }
-    found |= {f"draws {k}": v for k, v in result.get_samples(deterministic=True).items()}
+    found |= {f"draws {k}": v for k, v in result.get_samples().items()}
     found |= {k: v for k, v in result.history.items() if k != "seconds"}
     return {key: value.clone().contiguous() for key, value in found.items()}
 
@@ -104,18 +112,52 @@ def compiled() -> dict[str, Tensor]:
     return content(anneal("MALA", jit_compile=True))
 
 
-OTHERS = {"chain": chain, "compiled": compiled}
+NUM, OUT_OF_BALANCE = 16_000, (0.001, 0.01, 0.1)
+
+
+def travelled() -> dict[str, Tensor]:
+    """Return the walkers that travel when the first half of a cloud has more weight."""
+    found = {}
+    for share in OUT_OF_BALANCE:
+        team = Shards(Ranks(), 8, seed=0, purpose="test", device=torch.device("cpu"))
+
+        def place(rows: slice, generator: torch.Generator, shard: str) -> Walkers:
+            del generator, shard
+            return init(torch.arange(NUM)[rows, None].double(), lambda x: x.sum(1))
+
+        generator = torch.Generator().manual_seed(1)
+        walkers = team.start(NUM, generator, place, 1)
+        weight = torch.rand(NUM, generator=generator, dtype=torch.float64)
+        halves = weight.view(2, -1)
+        halves *= torch.tensor([[1 + 2 * share], [1 - 2 * share]]) / halves.sum(1, True)
+        walkers = walkers._replace(log_weight=weight.log())
+        low = torch.ones(1, dtype=torch.bool)
+        moved, _ = team.resample(walkers, low, 1.0, systematic, generator)
+        position = team.whole(moved).position
+        assert torch.equal(position[:, 0].long(), moved.ancestor)
+        children = moved.ancestor.bincount(minlength=NUM).view(team.ranks.size, -1).sum(1)
+        least = (children - NUM // team.ranks.size).clamp(min=0).sum()
+        found[str(share)] = torch.stack([torch.tensor(team.num_moved), least])
+    return found
+
+
+OTHERS = {"chain": chain, "compiled": compiled, "travelled": travelled}
+
+
+def outcomes(*names: str) -> dict[str, Tensor]:
+    """Return the content of annealings by their names."""
+    results = {}
+    for name in names:
+        found = OTHERS[name]() if name in OTHERS else content(anneal(name))
+        results |= {f"{name}/{key}": value.contiguous() for key, value in found.items()}
+    return results
 
 
 def main(file: str, *names: str) -> None:
     warnings.simplefilter("ignore")
     distributed.init_process_group("gloo")
-    results = {}
-    for name in names or (*RUNS, *OTHERS):
-        found = OTHERS[name]() if name in OTHERS else content(anneal(name))
-        results |= {f"{name}/{key}": value.contiguous() for key, value in found.items()}
     # Every rank has all of it.
-    save_file(results, f"{file}.{distributed.get_rank()}")
+    save_file(outcomes(*names), f"{file}.{distributed.get_rank()}")
     distributed.destroy_process_group()
 
 
