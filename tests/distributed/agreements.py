@@ -172,7 +172,8 @@ def draws(rank: int) -> torch.Tensor:
     pyro.set_rng_seed(rank)
     kernel = pj.JarzynskiKernel(line, num_walkers=16, max_moves=1, schedule=BETAS)
     mcmc = MCMC(kernel, num_samples=4, warmup_steps=2, disable_progbar=True)
-    mcmc.run(Y)
+    with sharing(4):
+        mcmc.run(Y)
     return mcmc.get_samples()["mu"]
 
 

@@ -102,7 +102,8 @@ def chain() -> dict[str, Tensor]:
     """Return draws of the kernel for MCMC, and its evidence."""
     kernel = pj.JarzynskiKernel(line, num_walkers=50, max_moves=3, seed=2)
     mcmc = MCMC(kernel, num_samples=60, warmup_steps=3, disable_progbar=True)
-    mcmc.run(Y)
+    with sharing():
+        mcmc.run(Y)
     evidence = mcmc.diagnostics()["log evidence"]["chain 0"]
     return mcmc.get_samples() | {"evidence": torch.tensor(evidence)}
 
@@ -135,8 +136,12 @@ def travelled() -> dict[str, Tensor]:
         moved, _ = team.resample(walkers, low, 1.0, systematic, generator)
         position = team.whole(moved).position
         assert torch.equal(position[:, 0].long(), moved.ancestor)
-        children = moved.ancestor.bincount(minlength=NUM).view(team.ranks.size, -1).sum(1)
-        least = (children - NUM // team.ranks.size).clamp(min=0).sum()
+        surplus = moved.ancestor.bincount(minlength=NUM).view(8, -1).sum(1) - NUM // 8
+        ranges = [team.ranks.range_of(8, rank) for rank in range(team.ranks.size)]
+        of_ranks = torch.stack(
+            [surplus[shards.start : shards.stop].sum() for shards in ranges]
+        )
+        least = of_ranks.clamp(min=0).sum()
         found[str(share)] = torch.stack([torch.tensor(team.num_moved), least])
     return found
 

@@ -6,7 +6,7 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
-from tests.distributed.annealings import OTHERS, OUT_OF_BALANCE, RUNS, outcomes
+from tests.distributed.annealings import NUM, OTHERS, OUT_OF_BALANCE, RUNS, outcomes
 from tests.distributed.launch import run
 
 NAMES = (*RUNS, *OTHERS)
@@ -47,9 +47,9 @@ def test_bits_are_those_of_one_process(tmp_path, alone, size, names):
         assert found.keys() == expected.keys()
         for share in OUT_OF_BALANCE:
             moved, least = found[f"travelled/{share}"].tolist()
-            # Three ranks have no aligned shards: there a few more travel.
-            assert least <= moved if size == 3 else least == moved
-            assert least >= (0.9 * share * 16_000 if size > 1 else 0)
+            # The shards of three ranks are no nodes of the tree: there more travel.
+            assert least <= moved <= 2 * least if size == 3 else moved == least
+            assert size in (1, 3) or least >= share * NUM
         differing = [
             name
             for name, value in expected.items()
@@ -70,4 +70,3 @@ def test_annealings_are_of_the_kinds_that_they_say(alone):
     assert "local resampling" in resampled
     positions = [alone[f"{name}/energy"] for name in ("MALA", "compiled")]
     assert not torch.equal(*positions)
-    torch.testing.assert_close(alone["chain/evidence"], torch.tensor(-17.2), atol=1, rtol=0)
