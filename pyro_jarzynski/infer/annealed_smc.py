@@ -40,6 +40,11 @@ class AnnealedSMC:
     arrives. A pilot chooses temperatures, step sizes, preconditioners and numbers of
     moves; the walkers that count follow its plan with fresh noise, so `E[Ẑ] = Z` exactly.
 
+    Inside a process group of `torch.distributed` all ranks run the same program. They share
+    the walkers that count, in shards of which there must be a multiple of `num_chains`, and
+    each goes with a scout and a pilot of its own that are all alike. The result has the
+    same bits on any number of ranks, and is whole on each.
+
     Args:
         model: A Pyro model, or a `Target`.
         num_walkers: Walkers per island, `N`.
@@ -148,6 +153,8 @@ class AnnealedSMC:
             WalkerMemoryError: The walkers do not fit into memory.
             WeightCollapseError: All walkers have likelihood zero.
             CheckpointError: Checkpoints cannot be used, or are of another run.
+            RankError: Ranks have other settings, data, versions or processors than rank 0.
+                An error on several ranks leaves no result.
 
         Warns:
             EvidenceWarning: Something suggests not to trust the result; it says what.

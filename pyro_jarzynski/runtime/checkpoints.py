@@ -17,6 +17,7 @@ from uuid import uuid4
 
 import torch
 
+from pyro_jarzynski.core.sharing import ranks_now
 from pyro_jarzynski.core.states import Keep, Resumable
 from pyro_jarzynski.errors import (
     CheckpointError,
@@ -161,7 +162,9 @@ class _Writer:
         if kept.every is not None and step % kept.every == 0:
             return True
         waited = time.monotonic() - self.last_time
-        return kept.seconds is not None and waited >= kept.seconds
+        due = kept.seconds is not None and waited >= kept.seconds
+        # A clock of each rank, and one decision.
+        return any(ranks_now().largest(due))
 
     def _write(self, step: int) -> None:
         directory = self.kept.directory

@@ -29,7 +29,7 @@ from pyro_jarzynski.infer.recorder import Recorder
 from pyro_jarzynski.runtime.state_files import decode, encode
 from tests.distributed.annealings import BETAS, FEW, Y, content, line
 
-SLOW: dict[str, Any] = {"schedule": [k / 20 for k in range(21)], "adapt": "off"}
+SLOW: dict[str, Any] = {"schedule": [k / 8 for k in range(9)], "adapt": "off"}
 SCOUTING: dict[str, Any] = {"schedule": pj.AdaptiveTempering(0.9), "adapt": "pilot"}
 # A stage of which the state is kept.
 KEPT = 3

@@ -45,6 +45,7 @@ def test_evidence_and_moments_are_exact(local):
     assert_sharded_is_exact(local=local)
 
 
+@pytest.mark.slow
 def test_children_that_stay_away_are_found_out():
     """Weights are made equal, but all walkers stay where they are."""
 
@@ -55,6 +56,7 @@ def test_children_that_stay_away_are_found_out():
         assert_sharded_is_exact(local=False)
 
 
+@pytest.mark.slow
 def test_weights_of_shards_that_are_forgotten_are_found_out():
     """After a local resampling each shard has as much weight as any other."""
     apart = shards.Shards._resample_apart
