@@ -13,11 +13,17 @@ TERMINATED = 128 + signal.SIGTERM
 
 
 class Interrupt:
-    """A signal that waits for the end of a step; to call it ends the run if one came."""
+    """A signal that waits for the end of a step; to call it ends the run if one came.
+
+    Attributes:
+        signal: What the run is to act upon; `None` is nothing.
+    """
 
     def __init__(self) -> None:
         """Start without a signal."""
         self.signal: int | None = None
+        self._received: int | None = None
+        self._shared = False
 
     @property
     def pending(self) -> bool:
@@ -32,15 +38,12 @@ class Interrupt:
             raise SystemExit(TERMINATED)
 
     def share(self, ranks: Ranks) -> None:
-        """Let a signal that came to one rank stand for all of them; all must ask."""
-        self.signal = ranks.largest(self.signal or 0)[0] or None
-
-    def receive(self, number: int, frame: FrameType | None) -> None:
-        """Take note of the first signal; act on the second at once."""
-        del frame
-        second, self.signal = self.pending, number
-        if second:
-            self()
+        """Act on a signal that any rank has received, all at once; all ranks must ask."""
+        if ranks.size == 1:
+            return
+        self._shared = True
+        (found,) = ranks.largest(self._received or 0)
+        self.signal = found or None
 
 
 @contextmanager

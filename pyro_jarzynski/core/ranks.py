@@ -5,12 +5,8 @@ its order, and sums go along one tree over shards, whoever holds them. Nothing t
 is ever unpickled.
 """
 
-import hashlib
 import json
-import platform
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from contextlib import suppress
-from importlib.metadata import PackageNotFoundError, version
 from typing import Any
 
 import torch
@@ -108,6 +104,16 @@ class Ranks:
         self.bytes_sent += 2 * (self.size - 1) * shared.nbytes // self.size
         return shared.tolist()
 
+    def sum(self, number: int) -> int:
+        """Return the sum of a number over all ranks."""
+        if self.size == 1:
+            return number
+        shared = torch.tensor(number, device=_device())
+        with self.watch:
+            dist.all_reduce(shared)
+        self.bytes_sent += 2 * (self.size - 1) * shared.nbytes // self.size
+        return int(shared)
+
     def spread(self, tensors: Iterable[Tensor]) -> None:
         """Write the values of rank 0 into tensors, in place."""
         if self.size == 1:
@@ -130,23 +136,21 @@ class Ranks:
         ends = torch.tensor(sizes).cumsum(0).tolist()
         return [joined[end - n : end].decode() for end, n in zip(ends, sizes, strict=True)]
 
-    def agree(
-        self, settings: Mapping[str, Any], tensors: Mapping[str, Tensor] | None = None
-    ) -> None:
-        """Raise on every rank if something is not the same on all of them.
+    def digests(self, text: str) -> list[str]:
+        """Return a hexadecimal digest of every rank, of up to 15 digits."""
+        number = torch.tensor([int(text, 16)], device=_device())
+        found = self.gather(number, [1] * self.size).tolist()
+        return [f"{each:0{len(text)}x}" for each in found]
 
-        Args:
-            settings: What must be the same, beside the versions of the libraries.
-            tensors: Data that must be the same, by SHA-256.
+    def agree(self, settings: Mapping[str, Any]) -> None:
+        """Raise on every rank if a setting is not the same on all of them.
 
         Raises:
             RankError: Names the ranks, the setting and its values.
         """
         if self.size == 1:
             return
-        data = {name: _digest(x) for name, x in (tensors or {}).items()}
-        everything = _versions() | dict(settings) | data
-        plain = {name: repr(value) for name, value in everything.items()}
+        plain = {name: repr(value) for name, value in settings.items()}
         known = [json.loads(text) for text in self.texts(json.dumps(plain))]
         for name in sorted(set().union(*known)):
             for rank, other in enumerate(known):
@@ -179,20 +183,6 @@ class Ranks:
 
 # Its name until torch 2.12.
 _all_gather = getattr(dist, "all_gather_single", None) or dist.all_gather_into_tensor
-
-
-def _versions() -> dict[str, str]:
-    known = {"Python": platform.python_version(), "torch": torch.__version__}
-    for package in ("pyro-jarzynski", "pyro-ppl"):
-        with suppress(PackageNotFoundError):
-            known[package] = version(package)
-    return known
-
-
-def _digest(x: Tensor) -> str:
-    content = x.detach().cpu().contiguous().flatten().view(torch.uint8)
-    digest = hashlib.sha256(content.numpy().tobytes()).hexdigest()
-    return f"{tuple(x.shape)}, SHA-256 {digest[:12]}…"
 
 
 def _device() -> torch.device:

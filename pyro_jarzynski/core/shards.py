@@ -152,9 +152,9 @@ class Shards:
 
     def whole(self, walkers: Walkers) -> Walkers:
         """Return the walkers with the positions of all of them; all ranks must ask."""
-        num = walkers.num_walkers
+        num, islands = walkers.num_walkers, walkers.log_banked.numel()
         everywhere = {
-            name: map_tree(lambda x: self.gathered(x, num), getattr(walkers, name))
+            name: map_tree(lambda x: self.gathered(x, num, islands), getattr(walkers, name))
             for name in LOCAL
         }
         return walkers._replace(**everywhere)
@@ -165,9 +165,9 @@ class Shards:
         mine = slice(rows[self.here.start].start, rows[self.here.stop - 1].stop)
         return _local_rows(walkers, mine)
 
-    def gathered(self, rows: Tensor, num: int) -> Tensor:
+    def gathered(self, rows: Tensor, num: int, islands: int = 1) -> Tensor:
         """Return rows of all of `num` walkers, of which those of this rank are given."""
-        return self.ranks.gather(rows, self._on_ranks(self.sizes(num)))
+        return self.ranks.gather(rows, self._on_ranks(self.sizes(num, islands)))
 
     def weighted_sum(
         self, log_totals: Sequence[Tensor], sums: Sequence[list[Tensor]]
@@ -230,13 +230,7 @@ class Shards:
 
     def sizes(self, num: int, islands: int = 1) -> list[int]:
         """Return how many of `num` walkers each shard has."""
-        each, size = self.num_shards // islands, num // islands
-        if self.num_shards % islands or size < each:
-            raise ArgumentError(
-                f"`num_shards` is {self.num_shards}: it must be a multiple of the "
-                f"{islands} islands, and at most {size} for each of them, their walkers."
-            )
-        return [size // each + (k < size % each) for k in range(each)] * islands
+        return sizes_of_shards(self.num_shards, num, islands)
 
     def _sizes_of(self, walkers: Walkers) -> list[int]:
         return self.sizes(walkers.num_walkers, walkers.log_banked.numel())
@@ -294,6 +288,17 @@ class Shards:
     @staticmethod
     def _name(purpose: str, shard: int) -> str:
         return f"{purpose}, shard {shard}"
+
+
+def sizes_of_shards(num_shards: int, num: int, islands: int) -> list[int]:
+    """Return how many of `num` walkers on islands each shard has."""
+    each, size = num_shards // islands, num // islands
+    if num_shards % islands or size < each:
+        raise ArgumentError(
+            f"`num_shards` is {num_shards}: it must be a multiple of the {islands} "
+            f"islands, and at most {size} for each of them, their walkers."
+        )
+    return [size // each + (k < size % each) for k in range(each)] * islands
 
 
 def _local_rows(walkers: Walkers, rows: slice) -> Walkers:

@@ -79,7 +79,7 @@ class Team(Protocol):
     def own(self, walkers: Walkers) -> Walkers:
         """Return whole walkers with the positions of those that live here."""
 
-    def gathered(self, rows: Tensor, num: int) -> Tensor:
+    def gathered(self, rows: Tensor, num: int, islands: int = 1) -> Tensor:
         """Return rows of all of `num` walkers, of which those of this rank are given."""
 
     def weighted_sum(
@@ -159,9 +159,9 @@ class Whole:
         """Return the walkers."""
         return walkers
 
-    def gathered(self, rows: Tensor, num: int) -> Tensor:
+    def gathered(self, rows: Tensor, num: int, islands: int = 1) -> Tensor:
         """Return the rows."""
-        del num
+        del num, islands
         return rows
 
     def weighted_sum(

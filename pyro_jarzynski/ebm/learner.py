@@ -19,6 +19,7 @@ from torch.optim import Optimizer
 from torch.optim.lr_scheduler import LRScheduler
 
 from pyro_jarzynski.core.curvature import warn_if_unstable
+from pyro_jarzynski.core.digests import described, versions
 from pyro_jarzynski.core.faults import read
 from pyro_jarzynski.core.interrupt import Interrupt, deferred_interrupt
 from pyro_jarzynski.core.kernels import ULA, Kernel
@@ -162,8 +163,9 @@ class Learner(TrainingState, ABC):
             seconds=(self.history["seconds"] or [0.0])[-1],
             callbacks=callbacks,
         )
-        known = {"data": data} if isinstance(data, Tensor) else {}
-        self.cloud.team.ranks.agree(self._settings(), known)
+        if self.cloud.team.ranks.size > 1:
+            known = {"data": described(data)} if isinstance(data, Tensor) else {}
+            self.cloud.team.ranks.agree(self._settings() | versions() | known)
         try:
             with (
                 keeping(checkpoints, self) as keep,

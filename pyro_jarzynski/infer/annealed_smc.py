@@ -40,6 +40,11 @@ class AnnealedSMC:
     arrives. A pilot chooses temperatures, step sizes, preconditioners and numbers of
     moves; the walkers that count follow its plan with fresh noise, so `E[Ẑ] = Z` exactly.
 
+    Inside a process group of `torch.distributed` all ranks run the same program. They share
+    the walkers that count, in shards of which there must be a multiple of `num_chains`, and
+    each goes with a scout and a pilot of its own that are all alike. The result has the
+    same bits on any number of ranks, and is whole on each.
+
     Args:
         model: A Pyro model, or a `Target`.
         num_walkers: Walkers per island, `N`.
@@ -148,6 +153,8 @@ class AnnealedSMC:
             WalkerMemoryError: The walkers do not fit into memory.
             WeightCollapseError: All walkers have likelihood zero.
             CheckpointError: Checkpoints cannot be used, or are of another run.
+            RankError: Ranks have other settings, data, versions or processors than rank 0.
+                An error on several ranks leaves no result.
 
         Warns:
             EvidenceWarning: Something suggests not to trust the result; it says what.
@@ -171,8 +178,7 @@ class AnnealedSMC:
             with told_once(NonFiniteEnergyWarning, SupportWarning, EvidenceWarning):
                 self._anneal(legs, recorder)
         finally:
-            if recorder.rows and recorder.last is not None:
-                self.result = recorder.result(len(legs))
+            self.result = recorder.result(len(legs))
         assert self.result is not None
         self.result.warn()
         return self.result
@@ -181,7 +187,7 @@ class AnnealedSMC:
         """Anneal until the posterior, the end of the time, or Ctrl-C."""
         bar = tqdm(
             total=float(len(legs)),
-            disable=not self.progress,
+            disable=not self.progress or recorder.ranks.rank > 0,
             bar_format="{desc}: {percentage:3.0f}%|{bar}| {elapsed}{postfix}",
             desc="Annealing",
         )
@@ -199,6 +205,7 @@ class AnnealedSMC:
             )
             for reached in stages:
                 recorder.add(reached)
+                interrupt.share(recorder.ranks)
                 bar.update(recorder.progress - bar.n)
                 if self.progress:
                     bar.set_postfix_str(recorder.line())
@@ -207,9 +214,10 @@ class AnnealedSMC:
                 # before by whoever asks for it again.
                 if recorder.progress < len(legs):
                     keep(recorder.num_stages, now=late or interrupt.pending)
-                if late:
-                    return
-                interrupt()
+                if late or interrupt.pending:
+                    break
+            recorder.gather()
+            interrupt()
 
 
 def _without_latents(leg: Leg, settings: Settings) -> SMCResult:

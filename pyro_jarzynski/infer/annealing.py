@@ -20,9 +20,11 @@ from pyro_jarzynski.core import smc
 from pyro_jarzynski.core.evaluation import CombinedEnergy
 from pyro_jarzynski.core.faults import MAX_BROKEN
 from pyro_jarzynski.core.kernels import Kernel
+from pyro_jarzynski.core.noise import stream
 from pyro_jarzynski.core.pilot import Found, explore, stage_of
 from pyro_jarzynski.core.resampling import get_resampler
 from pyro_jarzynski.core.smc import Stage, StepInfo
+from pyro_jarzynski.core.team import WHOLE, Team
 from pyro_jarzynski.core.transitions import Tools
 from pyro_jarzynski.core.walkers import Walkers, drop, init
 from pyro_jarzynski.errors import (
@@ -30,6 +32,7 @@ from pyro_jarzynski.errors import (
     NonFiniteEnergyWarning,
     WeightCollapseError,
 )
+from pyro_jarzynski.infer.agreement import agree_on_stage
 from pyro_jarzynski.infer.learned import LearnedPosterior
 from pyro_jarzynski.infer.legs import Counted, Leg
 from pyro_jarzynski.infer.schedules import AdaptiveTempering
@@ -53,6 +56,7 @@ class Reached(NamedTuple):
         leg: The leg.
         decorrelated: Whether the moves of the stage went as far as asked.
         counts: Whether these are the walkers that count.
+        team: Who has the walkers.
     """
 
     walkers: Walkers
@@ -62,6 +66,12 @@ class Reached(NamedTuple):
     leg: Leg
     decorrelated: bool
     counts: bool
+    team: Team
+
+    @property
+    def whole(self) -> "Reached":
+        """The same with all walkers; all ranks must ask."""
+        return self._replace(walkers=self.team.whole(self.walkers), team=WHOLE)
 
 
 def anneal(
@@ -80,11 +90,13 @@ def anneal(
         standing: Where the walkers stand, which changes with every stage; `None` begins.
     """
     at = Standing(settings) if standing is None else standing
+    team, ranks = at.team, at.team.ranks
     if settings.learns:
         at.know_terms(legs[0].terms, "scout")
         for reached in _scout(legs[0], settings, at):
             yield reached
-            if time.monotonic() > scout_until:
+            # A clock of each rank, and one decision.
+            if any(ranks.largest(time.monotonic() > scout_until)):
                 break
         if at.has_scouted(SHORT_PATH):
             assert at.scout is not None
@@ -92,12 +104,15 @@ def anneal(
             learned = LearnedPosterior(first.posterior, at.scout, first.terms.terms)
             legs = [Leg(learned, Counted(learned.terms), None)]
     num, islands = settings.num_walkers, settings.num_chains
-    tools = Tools(at.generators["walkers"], settings.walkers_per_call)
+    tools = Tools(at.generators["walkers"], settings.walkers_per_call, team)
     pilot_tools = Tools(at.generators["pilot"], settings.walkers_per_call)
     if at.walkers is None:
-        walkers, pilot = _start(legs[0], num * islands, islands, settings, "walkers"), None
-        if settings.adapt == "pilot":
-            pilot = _start(legs[0], num, 1, settings, "pilot")
+        # First the pilot: what is compiled is compared at the walkers that come first, and
+        # those are the same on all ranks.
+        goes_first = settings.adapt == "pilot"
+        pilot = _start(legs[0], num, 1, settings, "pilot") if goes_first else None
+        with legs[0].terms.by_all(ranks):
+            walkers = _start(legs[0], num * islands, islands, settings, "walkers", team)
         at.set_out(walkers, pilot)
     at.know_terms(legs[at.leg].terms, "pilot", "walkers")
     for number in range(at.leg, len(legs)):
@@ -107,12 +122,17 @@ def anneal(
         else:
             stages = _explore(leg, at.ahead, at.kernel, settings, pilot_tools, at.beta)
         for found in stages:
+            if settings.adapt != "off":
+                agree_on_stage(ranks, found)
             info, walkers = found.info, found.walkers
             if settings.adapt == "pilot":
                 assert at.walkers is not None
-                walkers, info = _follow(leg, at.walkers, found.stage, settings, tools)
+                with leg.terms.by_all(ranks):
+                    walkers, info = _follow(leg, at.walkers, found.stage, settings, tools)
             at.take(found, walkers, number)
-            yield _reached(found, leg)._replace(walkers=walkers, info=info, counts=True)
+            yield _reached(found, leg)._replace(
+                walkers=walkers, info=info, counts=True, team=team
+            )
         at.beta = 0.0
 
 
@@ -124,6 +144,7 @@ def _scout(leg: Leg, settings: Settings, at: Standing) -> Iterator[Reached]:
     quick = replace(settings, schedule=SCOUTING)
     tools = Tools(at.generators["scout"], settings.walkers_per_call)
     for found in _explore(leg, scout, at.kernel, quick, tools, at.beta):
+        agree_on_stage(at.team.ranks, found)
         at.take_scout(found)
         yield _reached(found, leg)
 
@@ -138,6 +159,7 @@ def _reached(found: Found, leg: Leg) -> Reached:
         leg=leg,
         decorrelated=found.decorrelated,
         counts=False,
+        team=WHOLE,
     )
 
 
@@ -172,7 +194,8 @@ def _as_planned(
     for beta in betas[betas.index(at.beta) + 1 :]:
         assert at.walkers is not None
         stage = stage_of(leg.terms, beta, at.kernel, how)
-        walkers, info = _follow(leg, at.walkers, stage, settings, tools)
+        with leg.terms.by_all(tools.team.ranks):
+            walkers, info = _follow(leg, at.walkers, stage, settings, tools)
         yield Found(walkers, stage, info, beta, decorrelated=True)
 
 
@@ -190,11 +213,29 @@ def _follow(
     return next(_explained(follower, leg))
 
 
-def _start(leg: Leg, num: int, islands: int, settings: Settings, purpose: str) -> Walkers:
+def _start(
+    leg: Leg,
+    num: int,
+    islands: int,
+    settings: Settings,
+    purpose: str,
+    team: Team = WHOLE,
+) -> Walkers:
+    """Draw walkers from the base, shard by shard."""
+
+    def place(rows: slice, generator: torch.Generator, shard: str) -> Walkers:
+        del generator  # the base has one by the name
+        size = rows.stop - rows.start
+        return _drawn(leg, size, settings, f"base of the {purpose}{shard}")
+
+    return team.start(num, stream(settings.seed, purpose), place, islands)
+
+
+def _drawn(leg: Leg, num: int, settings: Settings, purpose: str) -> Walkers:
     """Draw walkers from the base and look at the likelihood there."""
-    drawn = leg.posterior.draw(num, seed=settings.seed, purpose=f"base of the {purpose}")
+    drawn = leg.posterior.draw(num, seed=settings.seed, purpose=purpose)
     energy = CombinedEnergy(leg.terms, (1.0, 0.0))
-    walkers = init(drawn, energy, num_islands=islands, chunk_size=settings.walkers_per_call)
+    walkers = init(drawn, energy, chunk_size=settings.walkers_per_call)
     goal = walkers.evaluation.terms[1]
     gradient = goal.grad
     assert isinstance(gradient, Tensor)

@@ -53,6 +53,8 @@ class Chain:
         while True:
             present = next(self.stages, None)
             if present is None:
+                assert self.present is not None
+                self.present = self.present.whole
                 self._move(1)
                 return self.position[0]
             self.present = present

@@ -5,6 +5,8 @@ number of observations.
 """
 
 import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import replace
 from typing import Any, NamedTuple
 
@@ -14,7 +16,9 @@ from pyro_jarzynski.core.compiled import CompiledTerms
 from pyro_jarzynski.core.evaluation import CombinedEnergy
 from pyro_jarzynski.core.gradients import GradedTerms, Term, TermsFn, grade
 from pyro_jarzynski.core.memory import MORE, chunk_size_for
+from pyro_jarzynski.core.ranks import Ranks
 from pyro_jarzynski.errors import ArgumentError, CompilationWarning, ModelError
+from pyro_jarzynski.infer.agreement import agree_on_path, agree_to_begin
 from pyro_jarzynski.infer.posterior import (
     ModelPosterior,
     Posterior,
@@ -43,6 +47,13 @@ class Counted:
         self.num += len(position)
         return grade(self.terms, position)
 
+    @contextmanager
+    def by_all(self, ranks: Ranks) -> Iterator[None]:
+        """Count what all ranks evaluate inside the block; elsewhere all do the same."""
+        before = self.num
+        yield
+        self.num = before + ranks.sum(self.num - before)
+
 
 class Leg(NamedTuple):
     """A part of the path: from one law, the base or a posterior, to the next."""
@@ -59,15 +70,23 @@ def prepare(
 
     Where walkers per call are `"auto"`, the settings have their number.
     """
+    agree_to_begin(model, args, kwargs, settings)
     legs = _make_legs(model, args, kwargs, settings)
+    settings = _with_chunks(legs, settings)
+    agree_on_path([leg.posterior for leg in legs], settings)
+    return legs, settings
+
+
+def _with_chunks(legs: list[Leg], settings: Settings) -> Settings:
+    """Return settings that have a number of walkers per call."""
     if settings.chunk_size != "auto":
-        return legs, settings
+        return settings
     posterior = legs[-1].posterior
     if settings.jit_compile or posterior.method == "loop" or not posterior.size:
-        return legs, replace(settings, chunk_size=None)
+        return replace(settings, chunk_size=None)
     few = posterior.draw(MORE, seed=settings.seed, purpose="memory")
     energy = CombinedEnergy(posterior.terms, (0.5, 0.5))
-    return legs, replace(settings, chunk_size=chunk_size_for("auto", energy, few))
+    return replace(settings, chunk_size=chunk_size_for("auto", energy, few))
 
 
 def _make_legs(

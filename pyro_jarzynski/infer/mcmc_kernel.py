@@ -10,6 +10,7 @@ from torch import Tensor
 from torch.distributions import Transform
 
 from pyro_jarzynski.core.kernels import MALA, Kernel
+from pyro_jarzynski.core.sharing import ranks_now
 from pyro_jarzynski.errors import ArgumentError, ModelError, count
 from pyro_jarzynski.infer.chain import Chain
 from pyro_jarzynski.infer.legs import prepare
@@ -91,7 +92,9 @@ class JarzynskiKernel(MCMCKernel):
         self._warmup_steps = count("warmup_steps", warmup_steps, 0)
         self._step, self._chain = 0, None
         self._arguments = args, kwargs
-        self._seed = int(torch.randint(2**31, ())) if self.seed is None else self.seed
+        drawn = int(torch.randint(2**31, ())) if self.seed is None else self.seed
+        # Ranks that were not seeded alike take one seed nevertheless.
+        self._seed = ranks_now().largest(drawn)[0] if self.seed is None else drawn
         improper = self.options["base"] != "prior" or self._initial_params is not None
         model = PyroModel(self.model, args, kwargs, seed=self._seed, improper=improper)
         _check_static(model)

@@ -8,6 +8,7 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
+from pyro_jarzynski.core.sharing import ranks_now
 from pyro_jarzynski.core.trees import Position
 from pyro_jarzynski.core.weights import log_mean_exp, log_sum_exp
 from pyro_jarzynski.infer.annealing import Reached
@@ -46,6 +47,8 @@ class Recorder:
         self.settings, self.start = settings, start
         self.rows: list[Row] = []
         self.log_weights: list[Tensor] = []
+        self.ranks = ranks_now()
+        self.seconds = 0.0
         self.num_stages = self.num_undecorrelated = self.num_known = 0
         self.counters: dict[int, Counted] = {}
         self.last: Reached | None = None
@@ -62,6 +65,9 @@ class Recorder:
     def add(self, reached: Reached) -> None:
         """Record a stage; of the scout only how much it evaluated."""
         self.last, info = reached, reached.info
+        # All ranks have one time, by which they stop together.
+        (elapsed,) = self.ranks.largest(int(1e9 * (time.monotonic() - self.start)))
+        self.seconds = elapsed / 1e9
         self.num_stages += 1
         self.counters[id(reached.leg.terms)] = reached.leg.terms
         if not reached.counts:
@@ -80,8 +86,8 @@ class Recorder:
                 num_ancestors=reached.walkers.num_ancestors,
                 step_size=reached.stage.kernel.step_size,
                 num_moves=reached.stage.num_moves,
-                repeated=_repeated(reached.walkers.position),
-                seconds=time.monotonic() - self.start,
+                repeated=_repeated(reached),
+                seconds=self.seconds,
             )
         )
 
@@ -98,7 +104,7 @@ class Recorder:
             "num_stages": self.num_stages,
             "num_undecorrelated": self.num_undecorrelated,
             "num_gradients": self.num_gradients,
-            "seconds": time.monotonic() - self.start,
+            "seconds": self.seconds,
         }
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
@@ -108,7 +114,8 @@ class Recorder:
         self.num_stages = int(state["num_stages"])
         self.num_undecorrelated = int(state["num_undecorrelated"])
         self.num_known = int(state["num_gradients"])
-        self.start = time.monotonic() - float(state["seconds"])
+        self.seconds = float(state["seconds"])
+        self.start = time.monotonic() - self.seconds
 
     @property
     def half_time(self) -> float:
@@ -130,9 +137,15 @@ class Recorder:
         limit = self.settings.max_seconds
         return limit is not None and bool(self.rows) and self.rows[-1].seconds > limit
 
-    def result(self, num_legs: int) -> SMCResult:
-        """Return the result of what was reached."""
-        assert self.last is not None
+    def gather(self) -> None:
+        """Bring the walkers together, for a result; all ranks must ask."""
+        if self.last is not None:
+            self.last = self.last.whole
+
+    def result(self, num_legs: int) -> SMCResult | None:
+        """Return the result of what was reached, if its walkers are together."""
+        if not self.rows or self.last is None or self.last.team.num_shards is not None:
+            return None
         columns = {
             name: torch.stack(values)
             if isinstance(values[0], Tensor)
@@ -148,7 +161,7 @@ class Recorder:
             settings=self.settings,
             complete=self.progress == num_legs,
             num_gradients=self.num_gradients,
-            seconds=time.monotonic() - self.start,
+            seconds=self.seconds,
             stage_log_weights=self.log_weights,
             num_undecorrelated=self.num_undecorrelated,
         )
@@ -159,8 +172,15 @@ def _normalised(log_weight: Tensor) -> Tensor:
     return (log_weight - log_sum_exp(log_weight)[:, None]).flatten()
 
 
-def _repeated(position: Position) -> float:
-    """Return the share of walkers that are where another is."""
+def _repeated(reached: Reached) -> float:
+    """Return the share of walkers that are where another is, by a number of each place."""
+    walkers, team = reached.walkers, reached.team
+    here = torch.cat([_sums(part.position) for part in team.parts(walkers)])
+    num = walkers.num_walkers
+    places = team.gathered(here, num, walkers.log_banked.numel()).unique()
+    return 1 - len(places) / num
+
+
+def _sums(position: Position) -> Tensor:
     assert isinstance(position, Tensor)
-    places = position.to(torch.float64).sum(1).unique()
-    return 1 - len(places) / len(position)
+    return position.to(torch.float64).sum(1)

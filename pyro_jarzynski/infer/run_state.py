@@ -1,13 +1,12 @@
 """The whole state of an annealing, to be taken and put back bit by bit."""
 
 from collections.abc import Mapping, Sequence
-from dataclasses import fields
 from typing import Any
 
 import torch
 from torch import Tensor
 
-from pyro_jarzynski.core.states import check_settings, settings_of
+from pyro_jarzynski.core.states import check_settings
 from pyro_jarzynski.core.walkers import Walkers
 from pyro_jarzynski.errors import ArgumentError
 from pyro_jarzynski.infer.legs import Leg
@@ -15,8 +14,6 @@ from pyro_jarzynski.infer.recorder import Recorder
 from pyro_jarzynski.infer.settings import Settings
 from pyro_jarzynski.infer.standing import Standing
 
-# Settings that a run may go on without, or that are told in another way.
-OTHERS = ("kernel", "base", "schedule", "max_seconds", "chunk_size", "jit_compile")
 # Walkers of a state whose energies are computed again, and how well they must agree: to
 # this power of the rounding error.
 NUM_COMPARED, AGREEMENT = 8, 0.5
@@ -60,12 +57,7 @@ class RunState:
 
     def _settings(self) -> dict[str, Any]:
         """Return what must not change within a run."""
-        settings, base = self.settings, self.settings.base
-        names = [f.name for f in fields(settings) if f.name not in OTHERS]
-        return {name: getattr(settings, name) for name in names} | {
-            "kernel": settings_of(settings.kernel),
-            "base": base if isinstance(base, str) else type(base).__name__,
-            "schedule": str(settings.betas or settings.schedule),
+        return self.settings.described | {
             "sizes": [leg.posterior.size for leg in self.legs],
             "method": self.legs[-1].posterior.method,
         }

@@ -1,6 +1,6 @@
 """How to anneal: the settings that `AnnealedSMC` and `JarzynskiKernel` share."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from typing import Any
 
 from pyro_jarzynski.core.compiled import block_size
@@ -9,6 +9,8 @@ from pyro_jarzynski.core.memory import check_chunk_size
 from pyro_jarzynski.core.noise import stream
 from pyro_jarzynski.core.pilot import Exploration
 from pyro_jarzynski.core.resampling import get_resampler
+from pyro_jarzynski.core.sharing import current
+from pyro_jarzynski.core.states import settings_of
 from pyro_jarzynski.errors import (
     ArgumentError,
     ArgumentTypeError,
@@ -25,6 +27,8 @@ from pyro_jarzynski.infer.schedules import (
 )
 
 PRECONDITIONERS = ("dense", "diagonal", "none")
+# Settings that a run may go on without, or that are told in another way.
+OTHERS = ("kernel", "base", "schedule", "max_seconds", "chunk_size", "jit_compile")
 
 
 @dataclass(frozen=True)
@@ -102,7 +106,12 @@ class Settings:
     @property
     def block(self) -> int:
         """Walkers per call of compiled code."""
-        most = block_size(self.num_walkers, self.num_chains)
+        known = current()
+        if known is None:
+            most = block_size(self.num_walkers, self.num_chains)
+        else:
+            # Shards are evaluated by themselves.
+            most = block_size(-(-self.num_walkers * self.num_chains // known.num_shards), 1)
         return min(most, self.chunk_size) if isinstance(self.chunk_size, int) else most
 
     @property
@@ -123,6 +132,19 @@ class Settings:
         if isinstance(self.schedule, AdaptiveTempering | DataTempering):
             return None
         return [float(beta) for beta in self.schedule]
+
+    @property
+    def described(self) -> dict[str, Any]:
+        """What must not change within a run, in plain values."""
+        names = [f.name for f in fields(self) if f.name not in OTHERS]
+        known = current()
+        return {name: getattr(self, name) for name in names} | {
+            "kernel": settings_of(self.kernel),
+            "base": self.base if isinstance(self.base, str) else type(self.base).__name__,
+            "schedule": str(self.betas or self.schedule),
+            "num_shards": None if known is None else known.num_shards,
+            "local_resampling": known is not None and known.local_resampling,
+        }
 
     @property
     def exploration(self) -> Exploration:

@@ -10,8 +10,9 @@ from pyro_jarzynski.core.gradients import TermsFn
 from pyro_jarzynski.core.kernels import Kernel
 from pyro_jarzynski.core.noise import stream
 from pyro_jarzynski.core.pilot import Found
+from pyro_jarzynski.core.sharing import team_for
 from pyro_jarzynski.core.states import kernel_from, kernel_state
-from pyro_jarzynski.core.walker_states import walkers_from, walkers_state
+from pyro_jarzynski.core.team import WHOLE, Team
 from pyro_jarzynski.core.walkers import Walkers
 from pyro_jarzynski.infer.settings import Settings
 
@@ -30,6 +31,7 @@ class Standing:
         pilot: Where the pilot is; `None` where there is none.
         walkers: Where the walkers that count are; `None` before they set out.
         generators: Randomness of each cloud.
+        team: Who has the walkers that count; every rank has scout and pilot as a whole.
     """
 
     def __init__(self, settings: Settings) -> None:
@@ -41,6 +43,9 @@ class Standing:
         self.pilot: Walkers | None = None
         self.walkers: Walkers | None = None
         self.generators = {name: stream(settings.seed, name) for name in CLOUDS}
+        device = self.generators["walkers"].device
+        self.team = team_for(seed=settings.seed, purpose="walkers", device=device)
+        self.teams: dict[str, Team] = dict.fromkeys(CLOUDS, WHOLE) | {"walkers": self.team}
 
     @property
     def ahead(self) -> Walkers:
@@ -81,10 +86,11 @@ class Standing:
     def state_dict(self) -> dict[str, Any]:
         """Return all that the next stage reads."""
         clouds = {name: getattr(self, name) for name in CLOUDS}
-        return {
-            name: None if cloud is None else walkers_state(cloud)
+        states = {
+            name: None if cloud is None else self.teams[name].state(cloud)
             for name, cloud in clouds.items()
-        } | {
+        }
+        return states | {
             "kernel": kernel_state(self.kernel),
             "beta": self.beta,
             "leg": self.leg,
@@ -92,15 +98,17 @@ class Standing:
             "scouted": self.scouted,
             "device": str(_device(clouds.values())),
             "generators": {n: g.get_state() for n, g in self.generators.items()},
+            "team": self.team.generators_state(),
         }
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
         """Go on from a state."""
         device = torch.device(state["device"])
         for name in CLOUDS:
-            cloud = state[name]
-            setattr(self, name, None if cloud is None else walkers_from(cloud, device))
+            cloud, team = state[name], self.teams[name]
+            setattr(self, name, None if cloud is None else team.restored(cloud, device))
             self.generators[name].set_state(state["generators"][name])
+        self.team.set_generators(state["team"])
         self.kernel = kernel_from(state["kernel"], self.settings.kernel, device)
         self.beta, self.scouted = float(state["beta"]), float(state["scouted"])
         self.leg, self.num_scouted = int(state["leg"]), int(state["num_scouted"])

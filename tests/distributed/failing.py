@@ -15,7 +15,7 @@ from collections.abc import Callable
 from typing import Any
 
 import pyro_jarzynski as pj
-from pyro_jarzynski.core import ranks as ranks_module
+from pyro_jarzynski.ebm import learner as learner_module
 from pyro_jarzynski.runtime import disk
 from tests.ebm.models import mixture_data, mixture_learner
 
@@ -53,12 +53,12 @@ def disagree(kind: str, *, here: bool) -> None:
     seed = 2 if here and kind == "settings" else 1
     num = 5 if kind == "few walkers" else 100
     data = mixture_data(100) + (here and kind == "data")
-    known = ranks_module._versions
+    known = learner_module.versions
     if here and kind == "versions":
-        ranks_module._versions = lambda: known() | {"torch": "1.0"}
+        learner_module.versions = lambda: known() | {"torch": "1.0"}
     with pj.distributed(num_shards=1 if kind == "few shards" else 8):
         mixture_learner(seed=seed, num_walkers=num).fit(data, 1)
-    ranks_module._versions = known
+    learner_module.versions = known
 
 
 def main(kind: str, folder: str | None = None) -> None:

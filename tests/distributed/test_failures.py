@@ -44,7 +44,7 @@ def test_ranks_that_disagree_are_told_so():
     assert first == second
     expected = {
         "settings": "RankError: `seed` is 2 on rank 1 and 1 on rank 0: start all ranks",
-        "data": "RankError: `data` is '(100, 3), SHA-256 ",
+        "data": "RankError: `data` is 'a torch.float64 tensor (100, 3) (",
         "versions": "RankError: `torch` is '1.0' on rank 1 and '",
         "few walkers": "ArgumentError: `num_shards` is 8: it must be a multiple of the",
         "few shards": "ArgumentError: `num_shards` must be at least 2, one for each rank",
