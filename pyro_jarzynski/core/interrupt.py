@@ -37,6 +37,16 @@ class Interrupt:
         if self.signal == signal.SIGTERM:
             raise SystemExit(TERMINATED)
 
+    def receive(self, number: int, frame: FrameType | None) -> None:
+        """Take note of the first signal; act on the second at once."""
+        del frame
+        second, self._received = self._received is not None, number
+        # Among several ranks a signal counts from when all know of it.
+        if second or not self._shared:
+            self.signal = number
+        if second:
+            self()
+
     def share(self, ranks: Ranks) -> None:
         """Act on a signal that any rank has received, all at once; all ranks must ask."""
         if ranks.size == 1:
