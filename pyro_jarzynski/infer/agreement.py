@@ -8,6 +8,8 @@ import inspect
 from collections.abc import Mapping
 from typing import Any
 
+import torch
+
 from pyro_jarzynski.core.digests import described, digest, versions
 from pyro_jarzynski.core.pilot import Found
 from pyro_jarzynski.core.ranks import Ranks
@@ -17,6 +19,9 @@ from pyro_jarzynski.core.states import kernel_state
 from pyro_jarzynski.errors import ArgumentError, RankError
 from pyro_jarzynski.infer.posterior import Posterior
 from pyro_jarzynski.infer.settings import Settings
+
+# Walkers whose energies are compared where nobody goes ahead.
+NUM_COMPARED = 8
 
 
 def agree_to_begin(model: Any, args: tuple, kwargs: dict, settings: Settings) -> None:
@@ -59,7 +64,23 @@ def agree_on_stage(ranks: Ranks, found: Found) -> None:
     stage, walkers = found.stage, found.walkers
     way = (found.beta, stage.num_moves, stage.ess_threshold, kernel_state(stage.kernel))
     seen = (walkers.log_weight, found.info.log_weight, walkers.evaluation.energy)
-    digests = ranks.digests(digest((way, seen)))
+    _compare(ranks, digest((way, seen)))
+
+
+def agree_on_energies(ranks: Ranks, posterior: Posterior, seed: int) -> None:
+    """Raise on all ranks unless some walkers have the same energies on all of them.
+
+    Raises:
+        RankError: Names the ranks that have others.
+    """
+    if ranks.size > 1:
+        few = posterior.draw(NUM_COMPARED, seed=seed, purpose="agreement")
+        with torch.no_grad():
+            _compare(ranks, digest(posterior.terms(few)))
+
+
+def _compare(ranks: Ranks, mine: str) -> None:
+    digests = ranks.digests(mine)
     others = [str(rank) for rank, text in enumerate(digests) if text != digests[0]]
     if others:
         raise RankError(

@@ -32,7 +32,7 @@ from pyro_jarzynski.errors import (
     NonFiniteEnergyWarning,
     WeightCollapseError,
 )
-from pyro_jarzynski.infer.agreement import agree_on_stage
+from pyro_jarzynski.infer.agreement import agree_on_energies, agree_on_stage
 from pyro_jarzynski.infer.learned import LearnedPosterior
 from pyro_jarzynski.infer.legs import Counted, Leg
 from pyro_jarzynski.infer.schedules import AdaptiveTempering
@@ -110,6 +110,8 @@ def anneal(
         # First the pilot: what is compiled is compared at the walkers that come first, and
         # those are the same on all ranks.
         goes_first = settings.adapt == "pilot"
+        if not goes_first:
+            agree_on_energies(ranks, legs[0].posterior, settings.seed)
         pilot = _start(legs[0], num, 1, settings, "pilot") if goes_first else None
         with legs[0].terms.by_all(ranks):
             walkers = _start(legs[0], num * islands, islands, settings, "walkers", team)
