@@ -17,7 +17,7 @@ from pyro_jarzynski.core.resampling import RESAMPLERS as RESAMPLERS
 from pyro_jarzynski.core.smc import StepInfo as StepInfo
 from pyro_jarzynski.core.smc import run as run
 from pyro_jarzynski.core.smc import step as step
-from pyro_jarzynski.core.transitions import Tools as Tools
+from pyro_jarzynski.core.team import Tools as Tools
 from pyro_jarzynski.core.walkers import Walkers as Walkers
 from pyro_jarzynski.core.walkers import init as init
 from pyro_jarzynski.data.images import LabelledImages as LabelledImages

@@ -18,7 +18,7 @@ from pyro_jarzynski.core.evaluation import Evaluation, evaluate
 from pyro_jarzynski.core.hamiltonian import HMC, UnderdampedLangevin
 from pyro_jarzynski.core.kernels import MALA, ULA, Kernel
 from pyro_jarzynski.core.preconditioner import factorise, scale_transposed
-from pyro_jarzynski.core.transitions import Tools
+from pyro_jarzynski.core.team import Tools
 from pyro_jarzynski.core.trees import inner
 from pyro_jarzynski.core.walkers import Walkers, init
 from tests.scenarios import FLOAT, GaussianPath, log_moment, mild_path, steep_path

@@ -27,7 +27,7 @@ from pyro_jarzynski.core.evaluation import Energy, Evaluation
 from pyro_jarzynski.core.hamiltonian import UnderdampedLangevin
 from pyro_jarzynski.core.kernels import MALA, ULA
 from pyro_jarzynski.core.preconditioner import Covariance, scale_transposed
-from pyro_jarzynski.core.transitions import Tools
+from pyro_jarzynski.core.team import Tools
 from pyro_jarzynski.core.trees import Position, inner
 from pyro_jarzynski.core.walkers import Walkers
 

@@ -6,7 +6,7 @@ from pyro_jarzynski.core import smc
 from pyro_jarzynski.core.evaluation import Energy
 from pyro_jarzynski.core.resampling import Resampler
 from pyro_jarzynski.core.smc import Stage
-from pyro_jarzynski.core.transitions import Tools
+from pyro_jarzynski.core.team import Tools
 from pyro_jarzynski.core.walkers import Walkers
 
 

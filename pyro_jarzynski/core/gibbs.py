@@ -19,7 +19,8 @@ import torch
 from torch import Tensor
 
 from pyro_jarzynski.core.evaluation import Energy, evaluate
-from pyro_jarzynski.core.transitions import Invariant, Tools, metropolis
+from pyro_jarzynski.core.team import Tools
+from pyro_jarzynski.core.transitions import Invariant, metropolis
 from pyro_jarzynski.core.walkers import Walkers
 from pyro_jarzynski.errors import EnergyError, count
 

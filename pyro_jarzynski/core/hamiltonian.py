@@ -25,10 +25,10 @@ from pyro_jarzynski.core.preconditioner import (
     scale,
     scale_transposed,
 )
+from pyro_jarzynski.core.team import Tools
 from pyro_jarzynski.core.transitions import (
     MAX_ENERGY_ERROR,
     Invariant,
-    Tools,
     Visit,
     metropolis,
     rows_of,

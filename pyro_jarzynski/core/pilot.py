@@ -26,8 +26,9 @@ from pyro_jarzynski.core.kernels import Kernel, with_preconditioner, with_step_s
 from pyro_jarzynski.core.metric import metric, squared_jump
 from pyro_jarzynski.core.resampling import Resampler, systematic
 from pyro_jarzynski.core.smc import Stage, StepInfo, resample_if_low
+from pyro_jarzynski.core.team import Tools
 from pyro_jarzynski.core.tempering import next_beta
-from pyro_jarzynski.core.transitions import Tools, reweight
+from pyro_jarzynski.core.transitions import reweight
 from pyro_jarzynski.core.walkers import Walkers
 from pyro_jarzynski.errors import NonFiniteEnergyError, NonFiniteEnergyWarning
 

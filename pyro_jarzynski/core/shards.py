@@ -9,26 +9,23 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from itertools import pairwise
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import torch
 from torch import Tensor
 
 from pyro_jarzynski.core import weights
 from pyro_jarzynski.core.exchange import exchange
+from pyro_jarzynski.core.gradients import TermsFn
 from pyro_jarzynski.core.noise import stream
 from pyro_jarzynski.core.ranks import Ranks
+from pyro_jarzynski.core.resampling import Resampler
 from pyro_jarzynski.core.shard_tree import arrange
-from pyro_jarzynski.core.team import WHOLE, Act, Place
+from pyro_jarzynski.core.team import WHOLE, Act, Place, Tools
 from pyro_jarzynski.core.trees import map_tree
 from pyro_jarzynski.core.walker_states import walkers_from, walkers_state
 from pyro_jarzynski.core.walkers import Walkers, bank
 from pyro_jarzynski.errors import ArgumentError
-
-if TYPE_CHECKING:
-    from pyro_jarzynski.core.gradients import TermsFn
-    from pyro_jarzynski.core.resampling import Resampler
-    from pyro_jarzynski.core.transitions import Tools
 
 # What each rank has of its own walkers alone.
 LOCAL = ("position", "evaluation", "momentum")

@@ -21,7 +21,8 @@ from pyro_jarzynski.core.kernels import Kernel
 from pyro_jarzynski.core.paths import Path
 from pyro_jarzynski.core.precision import warn_if_coarse
 from pyro_jarzynski.core.resampling import Resampler, get_resampler, systematic
-from pyro_jarzynski.core.transitions import Tools, Visit, gathered
+from pyro_jarzynski.core.team import Tools
+from pyro_jarzynski.core.transitions import Visit, gathered
 from pyro_jarzynski.core.trees import map_tree
 from pyro_jarzynski.core.walkers import Walkers, resample
 from pyro_jarzynski.errors import ArgumentError, count, fraction

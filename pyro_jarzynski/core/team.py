@@ -10,19 +10,17 @@ must offer, and the plain way of one process; `shards.py` has the other.
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from typing import TYPE_CHECKING, Any, ClassVar, Protocol, TypeAlias
+from typing import Any, ClassVar, NamedTuple, Protocol, TypeAlias
 
 import torch
 from torch import Tensor
 
+from pyro_jarzynski.core.faults import Faults
+from pyro_jarzynski.core.gradients import TermsFn
 from pyro_jarzynski.core.ranks import Ranks
+from pyro_jarzynski.core.resampling import Resampler
 from pyro_jarzynski.core.walker_states import walkers_from, walkers_state
 from pyro_jarzynski.core.walkers import Walkers, resample
-
-if TYPE_CHECKING:
-    from pyro_jarzynski.core.gradients import TermsFn
-    from pyro_jarzynski.core.resampling import Resampler
-    from pyro_jarzynski.core.transitions import Tools
 
 # What walkers do by themselves; returns them, and a mean over them, `()`.
 Act: TypeAlias = "Callable[[Walkers, Tools], tuple[Walkers, Tensor]]"
@@ -198,3 +196,19 @@ class Whole:
 
 
 WHOLE = Whole()
+
+
+class Tools(NamedTuple):
+    """What a move needs beside walkers and energy.
+
+    Attributes:
+        generator: Source of randomness on the walkers' device; `None` is torch's own.
+        chunk_size: Walkers per call of the energy; `None` takes all at once.
+        team: Who has which walkers.
+        faults: Gathers what is wrong with walkers; `None` tells it at once.
+    """
+
+    generator: torch.Generator | None = None
+    chunk_size: int | None = None
+    team: Team = WHOLE
+    faults: Faults | None = None

@@ -2,7 +2,7 @@
 
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from typing import ClassVar, NamedTuple, TypeAlias
+from typing import ClassVar, TypeAlias
 
 import torch
 from torch import Tensor
@@ -16,7 +16,7 @@ from pyro_jarzynski.core.evaluation import (
     reevaluate,
 )
 from pyro_jarzynski.core.faults import Faults
-from pyro_jarzynski.core.team import WHOLE, Team
+from pyro_jarzynski.core.team import Tools
 from pyro_jarzynski.core.trees import Position, map_tree, select
 from pyro_jarzynski.core.walkers import Walkers, drop, find_outside
 
@@ -29,22 +29,6 @@ Visit: TypeAlias = Callable[[slice, Tensor, Tensor], None]
 # A move whose total energy rises by more, in nats, has diverged: it is refused as it would
 # be anyway, and a NaN that it ran into is no fault of the energy.
 MAX_ENERGY_ERROR = 1000.0
-
-
-class Tools(NamedTuple):
-    """What a move needs beside walkers and energy.
-
-    Attributes:
-        generator: Source of randomness on the walkers' device; `None` is torch's own.
-        chunk_size: Walkers per call of the energy; `None` takes all at once.
-        team: Who has which walkers.
-        faults: Gathers what is wrong with walkers; `None` tells it at once.
-    """
-
-    generator: torch.Generator | None = None
-    chunk_size: int | None = None
-    team: Team = WHOLE
-    faults: Faults | None = None
 
 
 @contextmanager

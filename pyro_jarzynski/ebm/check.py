@@ -20,7 +20,7 @@ from pyro_jarzynski.core.memory import chunk_size_for
 from pyro_jarzynski.core.noise import stream
 from pyro_jarzynski.core.resampling import systematic
 from pyro_jarzynski.core.smc import Stage
-from pyro_jarzynski.core.transitions import Tools
+from pyro_jarzynski.core.team import Tools
 from pyro_jarzynski.core.walkers import Walkers, init
 from pyro_jarzynski.ebm.data import check_data
 from pyro_jarzynski.ebm.energy import Annealing, StartableEnergy, device_of

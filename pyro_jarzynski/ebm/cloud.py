@@ -23,8 +23,8 @@ from pyro_jarzynski.core.noise import stream
 from pyro_jarzynski.core.resampling import Resampler, get_resampler
 from pyro_jarzynski.core.sharing import team_for
 from pyro_jarzynski.core.shortage import shortage_told
-from pyro_jarzynski.core.team import WHOLE
-from pyro_jarzynski.core.transitions import Tools, Visit, reweight
+from pyro_jarzynski.core.team import WHOLE, Tools
+from pyro_jarzynski.core.transitions import Visit, reweight
 from pyro_jarzynski.core.trees import map_tree
 from pyro_jarzynski.core.walkers import Walkers, init
 from pyro_jarzynski.ebm.blocks import Place, concatenate, join, split

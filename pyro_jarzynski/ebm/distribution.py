@@ -8,7 +8,7 @@ from pyro.distributions import TorchDistribution
 from torch import Tensor, nn
 from torch.distributions import constraints
 
-from pyro_jarzynski.core.transitions import Tools
+from pyro_jarzynski.core.team import Tools
 from pyro_jarzynski.core.walkers import Walkers
 from pyro_jarzynski.ebm.gradient import walker_gradient
 from pyro_jarzynski.errors import ArgumentError

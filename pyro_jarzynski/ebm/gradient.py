@@ -11,8 +11,7 @@ from torch import Tensor, nn
 
 from pyro_jarzynski.core import weights
 from pyro_jarzynski.core.evaluation import EnergyFn
-from pyro_jarzynski.core.team import Team
-from pyro_jarzynski.core.transitions import Tools
+from pyro_jarzynski.core.team import Team, Tools
 from pyro_jarzynski.core.trees import Position, map_tree
 from pyro_jarzynski.core.walkers import Walkers
 

@@ -24,8 +24,7 @@ from pyro_jarzynski.core.noise import stream
 from pyro_jarzynski.core.pilot import Found, explore, stage_of
 from pyro_jarzynski.core.resampling import get_resampler
 from pyro_jarzynski.core.smc import Stage, StepInfo
-from pyro_jarzynski.core.team import WHOLE, Team
-from pyro_jarzynski.core.transitions import Tools
+from pyro_jarzynski.core.team import WHOLE, Team, Tools
 from pyro_jarzynski.core.walkers import Walkers, drop, init
 from pyro_jarzynski.errors import (
     NonFiniteEnergyError,

@@ -10,7 +10,7 @@ from torch import Tensor
 from pyro_jarzynski.core import smc
 from pyro_jarzynski.core.noise import stream
 from pyro_jarzynski.core.resampling import systematic
-from pyro_jarzynski.core.transitions import Tools
+from pyro_jarzynski.core.team import Tools
 from pyro_jarzynski.core.walkers import resample
 from pyro_jarzynski.infer.annealing import Reached, anneal
 from pyro_jarzynski.infer.legs import Leg

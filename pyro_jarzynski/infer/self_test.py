@@ -12,7 +12,7 @@ from pyro_jarzynski.core import smc
 from pyro_jarzynski.core.backward import go_back
 from pyro_jarzynski.core.evaluation import CombinedEnergy
 from pyro_jarzynski.core.noise import stream
-from pyro_jarzynski.core.transitions import Tools
+from pyro_jarzynski.core.team import Tools
 from pyro_jarzynski.core.walkers import init
 from pyro_jarzynski.errors import ArgumentError, ModelError
 from pyro_jarzynski.infer.annealed_smc import AnnealedSMC

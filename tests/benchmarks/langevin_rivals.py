@@ -26,7 +26,7 @@ import pyro_jarzynski as pj
 from pyro_jarzynski.core.compiled_moves import CompiledEnergy
 from pyro_jarzynski.core.kernels import Kernel
 from pyro_jarzynski.core.noise import stream
-from pyro_jarzynski.core.transitions import Tools
+from pyro_jarzynski.core.team import Tools
 
 MOVES, STEP = 20, 1e-3
 PROBLEMS: dict[str, tuple[Callable[[], nn.Module], int, int]] = {

@@ -31,7 +31,7 @@ from pyro_jarzynski.core.evaluation import EnergyFn
 from pyro_jarzynski.core.kernels import Kernel
 from pyro_jarzynski.core.memory import chunk_size_for
 from pyro_jarzynski.core.noise import stream
-from pyro_jarzynski.core.transitions import Tools
+from pyro_jarzynski.core.team import Tools
 
 SIZES = {
     "walkers": [10**2, 10**3, 10**4, 10**5, 10**6],

@@ -12,7 +12,7 @@ from pyro_jarzynski.core.hamiltonian import HMC, UnderdampedLangevin
 from pyro_jarzynski.core.kernels import MALA, ULA
 from pyro_jarzynski.core.metric import metric
 from pyro_jarzynski.core.paths import Tempering
-from pyro_jarzynski.core.transitions import Tools
+from pyro_jarzynski.core.team import Tools
 from pyro_jarzynski.core.walkers import init
 from pyro_jarzynski.errors import (
     ArgumentError,

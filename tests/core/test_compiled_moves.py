@@ -13,7 +13,7 @@ from torch import nn
 from pyro_jarzynski import MALA, ULA, init
 from pyro_jarzynski.core.compiled_moves import MAX_SIZES, CompiledEnergy
 from pyro_jarzynski.core.noise import stream
-from pyro_jarzynski.core.transitions import Tools
+from pyro_jarzynski.core.team import Tools
 from pyro_jarzynski.errors import CompilationWarning
 from tests.ebm.models import mixture_data, mixture_learner
 from tests.scenarios import FLOAT

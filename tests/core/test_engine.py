@@ -7,7 +7,7 @@ from pyro_jarzynski.core import smc
 from pyro_jarzynski.core.hamiltonian import HMC, UnderdampedLangevin
 from pyro_jarzynski.core.kernels import MALA, ULA
 from pyro_jarzynski.core.paths import ParameterPath, Tempering
-from pyro_jarzynski.core.transitions import Tools
+from pyro_jarzynski.core.team import Tools
 from pyro_jarzynski.core.trees import map_tree
 from pyro_jarzynski.core.walkers import init
 from pyro_jarzynski.errors import JarzynskiError

@@ -8,7 +8,7 @@ import torch
 
 from pyro_jarzynski import HMC, MALA, ULA, BlockGibbs, UnderdampedLangevin, init, run
 from pyro_jarzynski.core import smc, transitions
-from pyro_jarzynski.core.transitions import Tools
+from pyro_jarzynski.core.team import Tools
 from pyro_jarzynski.errors import ArgumentError, ArgumentTypeError, EnergyError
 from tests.machines import FLOAT, Machine, all_states, machine_path
 from tests.seeds import seed_of

@@ -9,7 +9,7 @@ from pyro_jarzynski.core import smc, weights
 from pyro_jarzynski.core.hamiltonian import HMC, UnderdampedLangevin
 from pyro_jarzynski.core.kernels import MALA, ULA
 from pyro_jarzynski.core.resampling import RESAMPLERS
-from pyro_jarzynski.core.transitions import Tools
+from pyro_jarzynski.core.team import Tools
 from pyro_jarzynski.core.walkers import init, resample
 from pyro_jarzynski.errors import ArgumentError, ArgumentTypeError, WeightCollapseError
 from tests.identities import Z_ONE, Z_SIX, z_score

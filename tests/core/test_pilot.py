@@ -13,8 +13,8 @@ from pyro_jarzynski.core.kernels import MALA, ULA
 from pyro_jarzynski.core.metric import metric, squared_jump
 from pyro_jarzynski.core.pilot import MAX_CURVATURE, Exploration, explore
 from pyro_jarzynski.core.preconditioner import factorise
+from pyro_jarzynski.core.team import Tools
 from pyro_jarzynski.core.tempering import next_beta
-from pyro_jarzynski.core.transitions import Tools
 from pyro_jarzynski.core.walkers import init
 from tests.identities import Z_ONE, z_score
 from tests.scenarios import FLOAT

@@ -8,7 +8,7 @@ from pyro_jarzynski.core.evaluation import evaluate
 from pyro_jarzynski.core.kernels import ULA
 from pyro_jarzynski.core.langevin import log_ratio, trial
 from pyro_jarzynski.core.preconditioner import factorise, scale, scale_transposed
-from pyro_jarzynski.core.transitions import Tools
+from pyro_jarzynski.core.team import Tools
 from pyro_jarzynski.core.walkers import init
 from tests.identities import DENSE, DIAGONAL
 from tests.scenarios import FLOAT

@@ -11,7 +11,7 @@ from pyro_jarzynski.core import compiled, faults, smc
 from pyro_jarzynski.core.compiled import CompiledTerms
 from pyro_jarzynski.core.faults import Faults
 from pyro_jarzynski.core.noise import stream
-from pyro_jarzynski.core.transitions import Tools
+from pyro_jarzynski.core.team import Tools
 from pyro_jarzynski.core.trees import map_tree
 from pyro_jarzynski.ebm.data import Batches
 from pyro_jarzynski.errors import NonFiniteEnergyError

@@ -6,7 +6,8 @@ import torch
 import pyro_jarzynski as pj
 from pyro_jarzynski.core import smc
 from pyro_jarzynski.core.noise import stream
-from pyro_jarzynski.core.transitions import Tools, reweight
+from pyro_jarzynski.core.team import Tools
+from pyro_jarzynski.core.transitions import reweight
 from pyro_jarzynski.ebm.cloud import Cloud
 from pyro_jarzynski.errors import ArgumentError, NonFiniteEnergyError
 
