@@ -58,6 +58,7 @@ def execute(notebook: NotebookNode, folder: Path, *, smoke: bool) -> None:
         kernel_name="python3",
         timeout=1800,
         record_timing=False,
+        coalesce_streams=True,
         extra_arguments=[PICTURES, "--log-level=ERROR"],
         resources={"metadata": {"path": str(folder)}},
     ).execute(env=environment)

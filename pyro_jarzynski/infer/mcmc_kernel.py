@@ -27,8 +27,9 @@ class JarzynskiKernel(MCMCKernel):
     steps that are left over move the walkers at the posterior. Then each draw is another
     walker; when all have been given out, they are moved until they are new.
 
-    `MCMC.diagnostics()` has the evidence, its error, the acceptance rate, the effective
-    sample sizes and the number of different draws. Draws have equal weight.
+    `MCMC.diagnostics()` has of each chain the `"log evidence"`, the `"log evidence error"`,
+    the `"acceptance rate"`, the `"betas"`, the `"ess"` at each, the number of
+    `"unique draws"` and of `"unique ancestors"`. Draws have equal weight.
 
     For ArviZ take `pj.to_arviz(mcmc)`. Its own `from_pyro` works up to version 0.2x, but
     takes deterministic and factor sites for data, leaves out most log-likelihoods, and has
