@@ -48,6 +48,14 @@ class BlockGibbs(Invariant):
 
     Source:
         Salakhutdinov, Murray (2008), ICML, for the annealing of Boltzmann machines.
+
+    Example:
+        >>> generator = torch.Generator().manual_seed(0)
+        >>> machine = pj.BinaryRBMEnergy(6, 4, probs=torch.full((6,), 0.3))
+        >>> walkers = pj.init(machine.draw(100, generator), machine, gradient=False)
+        >>> walkers, rate = pj.BlockGibbs(3).move(walkers, machine, pj.Tools(generator))
+        >>> walkers.position.unique(), float(rate)
+        (tensor([0., 1.]), 1.0)
     """
 
     num_sweeps: int = 1

@@ -96,6 +96,11 @@ class ULA:
 
     Source:
         Carbone, Hua, Coste, Vanden-Eijnden (2023), arXiv:2305.19414, Algorithm 1.
+
+    Example:
+        >>> kernel = pj.ULA(0.1)
+        >>> kernel.moves_on_switch, kernel.with_langevin_step(0.2).step_size
+        (True, 0.2)
     """
 
     step_size: float = 0.05
@@ -178,6 +183,14 @@ class MALA(Invariant):
     Source:
         Roberts, Tweedie (1996), Bernoulli 2(4); optimal rate 0.574 of Roberts,
         Rosenthal (1998), J. R. Stat. Soc. B 60(1).
+
+    Example:
+        >>> energy = lambda x: x.square().sum(1) / 2
+        >>> generator = torch.Generator().manual_seed(0)
+        >>> walkers = pj.init(torch.randn(1000, 3, generator=generator), energy)
+        >>> moved, rate = pj.MALA(0.1).move(walkers, energy, pj.Tools(generator))
+        >>> 0.9 < float(rate) < 1
+        True
     """
 
     step_size: float = 0.05

@@ -30,6 +30,15 @@ class Tempering:
         base: Energy of the law that the first walkers are drawn from.
         target: Energy of the law to reach.
         betas: Increasing numbers from 0 to 1, at least two.
+
+    Example:
+        >>> path = pj.Tempering(
+        ...     base=lambda x: x.square().sum(1) / 2,
+        ...     target=lambda x: 2 * (x - 1).square().sum(1),
+        ...     betas=[0.0, 0.5, 1.0],
+        ... )
+        >>> len(path), path[1].coefficients
+        (3, (0.5, 0.5))
     """
 
     base: EnergyFn
@@ -76,6 +85,15 @@ class ParameterPath:
     Args:
         module: Energy as a module, `(N, *event) -> (N,)`.
         states: State dictionaries, one per energy.
+
+    Example:
+        >>> net = torch.nn.Sequential(torch.nn.Linear(2, 1), torch.nn.Flatten(0))
+        >>> first = {name: value.clone() for name, value in net.state_dict().items()}
+        >>> last = {name: 2 * value for name, value in first.items()}
+        >>> path = pj.ParameterPath(net, [first, last])
+        >>> x = torch.ones(3, 2)
+        >>> torch.equal(path[1](x), 2 * path[0](x))
+        True
     """
 
     module: nn.Module

@@ -55,7 +55,21 @@ def reweight(
 
 
 class Invariant:
-    """A kernel whose moves leave the law invariant: it only reweights when it switches."""
+    """A kernel whose moves leave the law invariant: it only reweights when it switches.
+
+    Example:
+        >>> class Mirror(pj.Invariant):  # for energies with U(-x) = U(x)
+        ...     def move(self, walkers, energy, tools):
+        ...         end = -walkers.position
+        ...         there = pj.evaluate(energy, end)
+        ...         ratio = walkers.evaluation.energy - there.energy
+        ...         return pj.metropolis(walkers, end, there, ratio, tools)
+        >>> energy = lambda x: (x.square() - 4).square().sum(1)
+        >>> walkers = pj.init(torch.full((5, 1), 2.0), energy)
+        >>> moved, rate = Mirror().move(walkers, energy, pj.Tools())
+        >>> moved.position.unique(), float(rate)
+        (tensor([-2.]), 1.0)
+    """
 
     moves_on_switch: ClassVar[bool] = False
 
@@ -79,6 +93,17 @@ def metropolis(
 
     Points of density zero are refused, and so is NaN, which is told unless `excused`.
     Returns the walkers and their mean acceptance probability, `()` or one per island.
+
+    Example:
+        >>> energy = lambda x: x.square().sum(1) / 2
+        >>> generator = torch.Generator().manual_seed(0)
+        >>> walkers = pj.init(torch.randn(1000, 1, generator=generator), energy)
+        >>> end = walkers.position + torch.randn(1000, 1, generator=generator)
+        >>> there = pj.evaluate(energy, end)
+        >>> ratio = walkers.evaluation.energy - there.energy
+        >>> moved, rate = pj.metropolis(walkers, end, there, ratio, pj.Tools(generator))
+        >>> 0.6 < float(rate) < 0.8
+        True
     """
     refused = find_outside(walkers, there, excused=excused)
     probability = torch.where(refused, 0.0, log_ratio.clamp(max=0).exp())

@@ -18,6 +18,10 @@ class AdaptiveTempering:
     Args:
         ess: Conditional effective sample size of a step, as a share of the walkers, in
             (0, 1).
+
+    Example:
+        >>> pj.AdaptiveTempering(0.9)
+        AdaptiveTempering(ess=0.9)
     """
 
     ess: float = 0.8
@@ -39,6 +43,18 @@ class DataTempering:
     Args:
         sizes: Increasing numbers of observations; the last is all of them.
         ess: Conditional effective sample size of a step, as a share of the walkers.
+
+    Example:
+        >>> def model(y):
+        ...     mu = pyro.sample("mu", dist.Normal(0.0, 1.0))
+        ...     with pyro.plate("data", len(y)):
+        ...         pyro.sample("y", dist.Normal(mu, 1.0), obs=y)
+        >>> sampler = pj.AnnealedSMC(
+        ...     model, num_walkers=256, schedule=pj.DataTempering([2, 4]), progress=False
+        ... )
+        >>> result = sampler.run(torch.tensor([0.5, 1.5, 0.0, 1.0]))
+        >>> result.history["num_observations"].unique().tolist()
+        [2.0, 4.0]
     """
 
     sizes: Sequence[int]
