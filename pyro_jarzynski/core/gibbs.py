@@ -26,7 +26,12 @@ from pyro_jarzynski.errors import EnergyError, count
 
 @runtime_checkable
 class GibbsEnergy(Protocol):
-    """An energy whose walkers can be drawn anew, block by block."""
+    """An energy whose walkers can be drawn anew, block by block, as `BlockGibbs` needs it.
+
+    Called with walkers it returns their energies, `(N,)`, in nats. `gibbs(position,
+    generator)` returns positions of the same shape after one sweep, which must leave
+    `e^{-U}/Z` invariant. `BinaryRBMEnergy` is one.
+    """
 
     def __call__(self, position: Any) -> Tensor:
         """Return the energies of walkers, `(N,)`, in nats."""

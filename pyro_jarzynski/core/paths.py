@@ -31,6 +31,9 @@ class Tempering:
         target: Energy of the law to reach.
         betas: Increasing numbers from 0 to 1, at least two.
 
+    Raises:
+        ArgumentError: The inverse temperatures do not increase from 0 to 1.
+
     Example:
         >>> path = pj.Tempering(
         ...     base=lambda x: x.square().sum(1) / 2,
@@ -80,7 +83,7 @@ def check_betas(name: str, betas: Sequence[float]) -> None:
 
 @dataclass(frozen=True)
 class ParameterPath:
-    """The energies of one module at a recorded sequence of parameters.
+    """The energies `U_k = U_{θ_k}` of one module at recorded parameters `θ_0, …, θ_K`.
 
     Args:
         module: Energy as a module, `(N, *event) -> (N,)`.

@@ -46,6 +46,9 @@ def mmd(
         bandwidth: `b` of the Gaussian kernel; `None` is the median distance between all
             draws.
 
+    Returns:
+        The estimate and its standard error.
+
     Raises:
         ArgumentError: The kernel is not known, or the bandwidth not positive.
         DataError: There are fewer than three draws of a law, of different size, or they
@@ -90,6 +93,9 @@ def frechet_distance(x: Tensor, y: Tensor) -> float:
     Args:
         x: Draws of the one law, `(n, *event)`.
         y: Draws of the other, `(m, *event)`.
+
+    Returns:
+        The distance, in squared units of the draws.
 
     Raises:
         DataError: There are fewer than three draws of a law, of different size, or they

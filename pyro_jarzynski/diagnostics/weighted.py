@@ -48,7 +48,17 @@ def weighted_mean(values: Tensor, log_weight: Tensor) -> Tensor:
 
 
 def weighted_sd(values: Tensor, log_weight: Tensor) -> Tensor:
-    """Return the standard deviation `√ Σ W_s (x_s - x̄)²`; see `weighted_mean`.
+    """Return the standard deviation `√ Σ W_s (x_s - x̄)²`.
+
+    Args:
+        values: Draws, `(S, *shape)`.
+        log_weight: Their log-weights, `(S,)`.
+
+    Returns:
+        `(*shape)`, float64, in units of the draws.
+
+    Raises:
+        ArgumentError: There are no draws, or not one log-weight for each.
 
     Example:
         >>> values = torch.tensor([0.0, 1.0, 2.0])
@@ -71,6 +81,10 @@ def weighted_quantile(values: Tensor, log_weight: Tensor, level: float) -> Tenso
 
     Returns:
         `(*shape)`, float64.
+
+    Raises:
+        ArgumentError: There are no draws, or not one log-weight for each, or `level`
+            does not lie in [0, 1].
 
     Example:
         >>> values = torch.tensor([0.0, 1.0, 2.0])
@@ -97,6 +111,10 @@ def weighted_hdi(
 
     Returns:
         Lower and upper ends, each `(*shape)`, float64.
+
+    Raises:
+        ArgumentError: There are no draws, or not one log-weight for each, or `probability`
+            does not lie in [0, 1].
 
     Source:
         Chen, Shao (1999), J. Comput. Graph. Stat. 8(1).
@@ -139,6 +157,10 @@ def weighted_summary(
 
     Returns:
         Columns mean, sd, hdi_lower, hdi_upper, and median.
+
+    Raises:
+        ArgumentError: There are no draws, or not one log-weight for each, or `probability`
+            does not lie in [0, 1].
 
     Example:
         >>> values = torch.tensor([0.0, 1.0, 2.0])
@@ -204,8 +226,12 @@ def weighted_loo(log_likelihood: Tensor, log_weight: Tensor) -> WeightedLOO:
         log_likelihood: `log p(y_i | x_s)`, `(S, *shape)` with `n` data in `shape`, nats.
         log_weight: Log-weights of the draws, `(S,)`.
 
+    Returns:
+        The density with its standard error, by datum, and how far to trust it.
+
     Raises:
-        ArgumentError: There are no draws, or not one log-weight for each.
+        ArgumentError: There are no draws or data, or not one log-weight for each draw, or a
+            likelihood is not finite at a draw that has weight.
 
     Source:
         Vehtari, Gelman, Gabry (2017), Stat. Comput. 27(5).

@@ -68,7 +68,11 @@ def evidence_bounds(
         num_simulations: Data sets to simulate.
         **kwargs: Keyword arguments of the model.
 
+    Returns:
+        Bounds of each data set, their mean gap, and the work of all walkers.
+
     Raises:
+        ArgumentError: The sampler does not start from the prior, or data arrive.
         ModelError: The model has factors, whose data cannot be simulated, or fails at
             some draws of its prior.
 

@@ -50,6 +50,13 @@ class JarzynskiKernel(MCMCKernel):
         chunk_size: Walkers per call of the model; see `AnnealedSMC`.
         jit_compile: Whether to compile the model; see `AnnealedSMC`.
 
+    Raises:
+        ArgumentError: A setting is out of its range.
+        ModelError: The model cannot be used, once it is run; the message names the site.
+
+    Source:
+        Del Moral, Doucet, Jasra (2006), J. R. Stat. Soc. B 68(3).
+
     Example:
         >>> def model(y):
         ...     mu = pyro.sample("mu", dist.Normal(0.0, 1.0))

@@ -64,6 +64,8 @@ class Target:
         prior_sample: `prior_sample(num, generator)` draws from the prior,
             `(num, *event)`.
 
+    Draws are called `x` in samples and summaries.
+
     Example:
         >>> target = pj.Target(
         ...     log_prior=lambda x: dist.Normal(0.0, 2.0).log_prob(x).sum(1),

@@ -15,9 +15,18 @@ from pyro_jarzynski.errors import ArgumentError, ArgumentTypeError, count, fract
 class AdaptiveTempering:
     """Inverse temperatures chosen so that each step keeps a share of the walkers.
 
+    The next `β'` solves `(Σ W_i g_i)² / Σ W_i g_i² = ess`, with the weights `W` so far and
+    the factors `g = (joint / base)^{β' - β}` of the step.
+
     Args:
         ess: Conditional effective sample size of a step, as a share of the walkers, in
-            (0, 1).
+            (0, 1); larger is slower and more exact.
+
+    Raises:
+        ArgumentError: `ess` is out of its range.
+
+    Source:
+        Zhou, Johansen, Aston (2016), J. Comput. Graph. Stat. 25(3).
 
     Example:
         >>> pj.AdaptiveTempering(0.9)
@@ -43,6 +52,12 @@ class DataTempering:
     Args:
         sizes: Increasing numbers of observations; the last is all of them.
         ess: Conditional effective sample size of a step, as a share of the walkers.
+
+    Raises:
+        ArgumentError: `sizes` is empty or does not increase, or `ess` is out of its range.
+
+    Source:
+        Chopin (2002), Biometrika 89(3).
 
     Example:
         >>> def model(y):

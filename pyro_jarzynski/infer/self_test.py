@@ -59,6 +59,10 @@ def self_test(model: Any, *args: Any, **kwargs: Any) -> SelfTest:
     Returns:
         The p-value and a verdict, which is `"failed"` below 1e-4.
 
+    Raises:
+        ArgumentError: The sampler is one of `DataTempering`.
+        ModelError: The model has no latents, or cannot be used; the message names the site.
+
     Source:
         Crooks (1999), Phys. Rev. E 60(3), for the symmetry.
 
