@@ -66,7 +66,8 @@ class AnnealedSMC:
         num_moves: Moves per temperature; `None` goes on until walkers decorrelate.
         max_moves: At most so many.
         resampler: `"systematic"`, `"stratified"`, `"residual"` or `"multinomial"`.
-        ess_threshold: Resample when the effective sample size falls below this share.
+        ess_threshold: Resample when the effective sample size falls below this share, and
+            always at the last temperature, so that an island ends with equal weights.
         waste_free: Keep all points that fewer walkers visit; MALA and HMC only.
         max_seconds: Time after which to stop with what has been reached.
         seed: Seed of all randomness; torch's global generator is left as it was.
@@ -87,6 +88,20 @@ class AnnealedSMC:
     Source:
         Del Moral, Doucet, Jasra (2006), J. R. Stat. Soc. B 68(3); for unadjusted kernels
         Carbone, Hua, Coste, Vanden-Eijnden (2023), arXiv:2305.19414.
+
+    Example:
+        >>> def model(y):
+        ...     mu = pyro.sample("mu", dist.Normal(0.0, 1.0))
+        ...     with pyro.plate("data", len(y)):
+        ...         pyro.sample("y", dist.Normal(mu, 1.0), obs=y)
+        >>> y = torch.tensor([0.5, 1.5])
+        >>> result = pj.AnnealedSMC(model, num_walkers=256, progress=False).run(y)
+        >>> covariance = torch.eye(2) + 1
+        >>> truth = float(dist.MultivariateNormal(torch.zeros(2), covariance).log_prob(y))
+        >>> abs(result.log_evidence - truth) < 0.1
+        True
+        >>> result.get_samples(100)["mu"].shape
+        torch.Size([100])
     """
 
     def __init__(
@@ -259,7 +274,7 @@ def told_once(*categories: type[Warning]) -> Iterator[None]:
         found = [str(w.message) for w in caught if w.category is category]
         if found:
             more = f" ({len(found)} warnings like this.)" if len(found) > 1 else ""
-            warnings.warn(found[0] + more, category, stacklevel=4)
+            warnings.warn(found[0] + more, category, stacklevel=5)
     for other in caught:
         if other.category not in categories:
             warnings.warn_explicit(

@@ -28,8 +28,9 @@ class JarzynskiKernel(MCMCKernel):
     steps that are left over move the walkers at the posterior. Then each draw is another
     walker; when all have been given out, they are moved until they are new.
 
-    `MCMC.diagnostics()` has the evidence, its error, the acceptance rate, the effective
-    sample sizes and the number of different draws. Draws have equal weight.
+    `MCMC.diagnostics()` has of each chain the `"log evidence"`, the `"log evidence error"`,
+    the `"acceptance rate"`, the `"betas"`, the `"ess"` at each, the number of
+    `"unique draws"` and of `"unique ancestors"`. Draws have equal weight.
 
     For ArviZ take `pj.to_arviz(mcmc)`. Its own `from_pyro` works up to version 0.2x, but
     takes deterministic and factor sites for data, leaves out most log-likelihoods, and has
@@ -49,6 +50,27 @@ class JarzynskiKernel(MCMCKernel):
             `pyro.set_rng_seed` determines it and chains differ.
         chunk_size: Walkers per call of the model; see `AnnealedSMC`.
         jit_compile: Whether to compile the model; see `AnnealedSMC`.
+
+    Raises:
+        ArgumentError: A setting is out of its range.
+        ModelError: The model cannot be used, once it is run; the message names the site.
+
+    Source:
+        Del Moral, Doucet, Jasra (2006), J. R. Stat. Soc. B 68(3).
+
+    Example:
+        >>> def model(y):
+        ...     mu = pyro.sample("mu", dist.Normal(0.0, 1.0))
+        ...     with pyro.plate("data", len(y)):
+        ...         pyro.sample("y", dist.Normal(mu, 1.0), obs=y)
+        >>> y = torch.tensor([0.5, 1.5])
+        >>> kernel = pj.JarzynskiKernel(model, num_walkers=256, seed=0)
+        >>> mcmc = pyro.infer.MCMC(kernel, 100, warmup_steps=10, disable_progbar=True)
+        >>> mcmc.run(y)
+        >>> mcmc.get_samples()["mu"].shape
+        torch.Size([100])
+        >>> list(mcmc.diagnostics()["log evidence"])
+        ['chain 0']
     """
 
     def __init__(

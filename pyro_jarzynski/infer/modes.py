@@ -26,8 +26,9 @@ def mode_masses(
         result: A run.
         assign: Takes values by site, each `(n, *shape)`, to the mode of each, `(n,)`:
             integers from 0, or booleans for two modes.
-        num_modes: Number of modes; `None` is that of the largest label. A mode that no
-            walker found has mass 0 and error 0, which is not to be trusted.
+        num_modes: Number of modes; `None` is two for booleans, or else up to the largest
+            label. A mode that no walker found has mass 0 and error 0, which is not to be
+            trusted.
 
     Returns:
         Masses and standard errors, each `(modes,)`, float64.
@@ -36,6 +37,17 @@ def mode_masses(
         ArgumentError: The model has no latents, or `assign` returns another shape, or a
             label that is negative or too large.
         ArgumentTypeError: `assign` does not return a tensor of integers.
+
+    Example:
+        >>> target = pj.Target(
+        ...     log_prior=lambda x: dist.Normal(0.0, 2.0).log_prob(x).sum(1),
+        ...     log_likelihood=lambda x: -(x.square() - 1).square().sum(1) * 4,
+        ...     prior_sample=lambda n, g: 2 * torch.randn(n, 1, generator=g),
+        ... )
+        >>> result = pj.AnnealedSMC(target, num_walkers=256, progress=False).run()
+        >>> masses, errors = pj.mode_masses(result, lambda sites: sites["x"][:, 0] > 0)
+        >>> bool((masses - 0.5).abs().max() < 0.1)  # wells at -1 and 1, alike
+        True
     """
     if not result.history:
         raise ArgumentError(
@@ -43,8 +55,10 @@ def mode_masses(
             "are no modes."
         )
     size = len(result.walkers.log_weight)
-    labels = check_labels("assign", assign(result.weighted_samples()[0]), size)
-    num = int(labels.max()) + 1 if num_modes is None else count("num_modes", num_modes)
+    assigned = assign(result.weighted_samples()[0])
+    labels = check_labels("assign", assigned, size)
+    found = 2 if assigned.dtype == torch.bool else int(labels.max()) + 1
+    num = found if num_modes is None else count("num_modes", num_modes)
     if int(labels.max()) >= num:
         raise ArgumentError(
             f"`assign` must return modes below `num_modes` {num}, got {int(labels.max())}."

@@ -4,13 +4,14 @@ Colours are those of Okabe and Ito, which stay apart for colour-blind readers; t
 of one panel differ in their line as well.
 """
 
+import sys
 from collections.abc import Iterable
 from typing import Any, TypeAlias
 
 import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
-from matplotlib.layout_engine import ConstrainedLayoutEngine
+from matplotlib.layout_engine import ConstrainedLayoutEngine, LayoutEngine
 from matplotlib.ticker import FuncFormatter, LogLocator, MaxNLocator, NullLocator
 
 from pyro_jarzynski.errors import ArgumentError
@@ -29,13 +30,28 @@ def panels(
 ) -> AxesArray:
     """Return the axes given, or those of a new figure of `size` inches."""
     if axes is None:
-        # No pyplot: it would keep the figure alive and might open a window.
         layout = ConstrainedLayoutEngine(w_pad=0.1, h_pad=0.06)
-        return Figure(figsize=size, layout=layout).subplots(rows, columns)
+        return _new_figure(size, layout).subplots(rows, columns)
     given = np.asarray(axes, dtype=object)
     if given.size != rows * columns:
         raise ArgumentError(f"`axes` must be {rows * columns} axes, got {given.size}.")
     return given
+
+
+def _new_figure(size: tuple[float, float], layout: LayoutEngine) -> Figure:
+    if not _in_notebook():
+        # No pyplot: it would keep the figure alive and might open a window.
+        return Figure(figsize=size, layout=layout)
+    # Below a cell of a notebook are the figures that pyplot knows, which are closed then.
+    from matplotlib import pyplot as plt
+
+    return plt.figure(figsize=size, layout=layout)
+
+
+def _in_notebook() -> bool:
+    """Tell whether this runs in the kernel of a notebook, and not in a terminal."""
+    ipython = sys.modules.get("IPython")
+    return ipython is not None and hasattr(ipython.get_ipython(), "kernel")
 
 
 def curve(

@@ -1,7 +1,7 @@
 """Pictures of runs: training history, draws beside data.
 
-Every function draws on the axes that it is given, or on a figure of its own that pyplot
-knows nothing of, and returns the axes:
+Every function draws on the axes that it is given, or on a figure of its own, and returns
+the axes. A notebook shows the figure below its cell; elsewhere pyplot knows nothing of it:
 
     save_figure(plot_training(learner.history), "training.png")
 """

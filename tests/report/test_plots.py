@@ -7,6 +7,7 @@ import torch
 from matplotlib.figure import Figure
 
 from pyro_jarzynski.errors import ArgumentError, ArgumentTypeError, OutputError
+from pyro_jarzynski.report import drawing
 from pyro_jarzynski.report.mixture_plot import plot_mixture
 from pyro_jarzynski.report.plots import plot_samples, plot_training, save_figure
 from tests.report.histories import labels, line, made_up
@@ -70,6 +71,14 @@ class TestAllPlots:
         before = figures_of_pyplot()
         DRAWERS[name](None)
         assert figures_of_pyplot() == before
+
+    def test_a_notebook_shows_it(self, name, monkeypatch):
+        """Below a cell are the figures of pyplot; the tutorials run in real notebooks."""
+        monkeypatch.setattr(drawing, "_in_notebook", lambda: True)
+        before = figures_of_pyplot()
+        figure = DRAWERS[name](None).flat[0].figure
+        assert figures_of_pyplot() == [*before, figure.number]
+        sys.modules["matplotlib.pyplot"].close(figure)
 
 
 @pytest.mark.parametrize(
