@@ -8,9 +8,9 @@ import torch
 from pyro_jarzynski.core import weights
 from pyro_jarzynski.core.walkers import Walkers
 
-# Width of the bracket in which an inverse temperature is known, of the rest of the path.
+# How closely an inverse temperature is known, as a share of the rest of the path.
 TOLERANCE = 2.0**-40
-# Guesses after which a bracket is halved instead: 61 evaluations are the most there are.
+# Guesses after which a bracket is halved instead, at most 41 times.
 NUM_GUESSES = 20
 
 
@@ -70,12 +70,12 @@ def _crossing(
     """
     tolerance = TOLERANCE * high
     low, at_low, number, last = 0.0, -math.inf, 0, None
-    while high - low > tolerance:
+    while high - low > tolerance / 2:
         guess = (low + high) / 2
         if number < NUM_GUESSES:
             guess = _guess(low, at_low, high, at_high, 2.0**number)
             # Beside an end that is close to the crossing, so that the bracket closes.
-            guess = min(max(guess, low + tolerance / 2), high - tolerance / 2)
+            guess = min(max(guess, low + tolerance / 4), high - tolerance / 4)
         number += 1
         beyond, value = falls(guess)
         if beyond:

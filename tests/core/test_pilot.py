@@ -14,7 +14,7 @@ from pyro_jarzynski.core.metric import metric, squared_jump
 from pyro_jarzynski.core.pilot import MAX_CURVATURE, Exploration, explore
 from pyro_jarzynski.core.preconditioner import factorise
 from pyro_jarzynski.core.team import Tools
-from pyro_jarzynski.core.tempering import next_beta
+from pyro_jarzynski.core.tempering import TOLERANCE, next_beta
 from pyro_jarzynski.core.walkers import init
 from tests.identities import Z_ONE, z_score
 from tests.scenarios import FLOAT
@@ -157,25 +157,26 @@ def test_next_temperature_leaves_the_share_that_was_asked(terms, target, weighte
     assert float(found) == pytest.approx(target, abs=1e-6)
 
 
+def share_left(walkers, beta):
+    first, second = (term.energy for term in walkers.evaluation.terms)
+    after = walkers.log_weight - beta * (second - first)
+    return float(weights.conditional_ess(walkers.log_weight, after)) / len(after)
+
+
 def bisected(walkers, target):
     """Return the next temperature by halving a bracket."""
-    first, second = (term.energy for term in walkers.evaluation.terms)
-
-    def share(beta):
-        after = walkers.log_weight - beta * (second - first)
-        return float(weights.conditional_ess(walkers.log_weight, after)) / 500
-
     low, high = 0.0, 1.0
     for _ in range(40):
         middle = (low + high) / 2
-        low, high = (middle, high) if share(middle) >= target else (low, middle)
+        left = share_left(walkers, middle)
+        low, high = (middle, high) if left >= target else (low, middle)
     return high
 
 
 @pytest.mark.parametrize("target", [0.5, 0.8, 0.99])
 @pytest.mark.parametrize("power", [1, 2, 6])
 def test_next_temperature_is_that_of_bisection_by_fewer_guesses(target, power, monkeypatch):
-    """To the same 1e-12, and never short of it, where rounding would decide."""
+    """To the same 1e-12, and beyond the crossing, where rounding would decide."""
 
     def terms(x):
         prior = x.square().sum(1) / 2
@@ -190,8 +191,10 @@ def test_next_temperature_is_that_of_bisection_by_fewer_guesses(target, power, m
         return real(*args)
 
     monkeypatch.setattr(weights, "conditional_ess", counted)
-    assert abs(next_beta(walkers, 0.0, target) - expected) < 2e-12
+    beta = next_beta(walkers, 0.0, target)
     assert len(calls) <= 20
+    assert abs(beta - expected) < 2e-12
+    assert share_left(walkers, beta - TOLERANCE / 4) < target
 
 
 @pytest.mark.parametrize("beta", [0.0, 0.5, 1 - 1e-9])
