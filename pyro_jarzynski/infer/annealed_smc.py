@@ -250,7 +250,7 @@ def told_once(*categories: type[Warning]) -> Iterator[None]:
         found = [str(w.message) for w in caught if w.category is category]
         if found:
             more = f" ({len(found)} warnings like this.)" if len(found) > 1 else ""
-            warnings.warn(found[0] + more, category, stacklevel=4)
+            warnings.warn(found[0] + more, category, stacklevel=5)
     for other in caught:
         if other.category not in categories:
             warnings.warn_explicit(

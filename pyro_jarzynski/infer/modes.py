@@ -26,8 +26,9 @@ def mode_masses(
         result: A run.
         assign: Takes values by site, each `(n, *shape)`, to the mode of each, `(n,)`:
             integers from 0, or booleans for two modes.
-        num_modes: Number of modes; `None` is that of the largest label. A mode that no
-            walker found has mass 0 and error 0, which is not to be trusted.
+        num_modes: Number of modes; `None` is two for booleans, or else up to the largest
+            label. A mode that no walker found has mass 0 and error 0, which is not to be
+            trusted.
 
     Returns:
         Masses and standard errors, each `(modes,)`, float64.
@@ -43,8 +44,10 @@ def mode_masses(
             "are no modes."
         )
     size = len(result.walkers.log_weight)
-    labels = check_labels("assign", assign(result.weighted_samples()[0]), size)
-    num = int(labels.max()) + 1 if num_modes is None else count("num_modes", num_modes)
+    assigned = assign(result.weighted_samples()[0])
+    labels = check_labels("assign", assigned, size)
+    found = 2 if assigned.dtype == torch.bool else int(labels.max()) + 1
+    num = found if num_modes is None else count("num_modes", num_modes)
     if int(labels.max()) >= num:
         raise ArgumentError(
             f"`assign` must return modes below `num_modes` {num}, got {int(labels.max())}."

@@ -271,7 +271,7 @@ class SMCResult(LogWeightsMixin):
     def warn(self) -> None:
         """Warn of the doubts, if there are any."""
         if self.doubts:
-            warnings.warn(" ".join(self.doubts), EvidenceWarning, stacklevel=3)
+            warnings.warn(" ".join(self.doubts), EvidenceWarning, stacklevel=4)
 
     @cached_property
     def _latent_values(self) -> dict[str, Tensor]:

@@ -7,6 +7,7 @@ import pytest
 import torch
 
 from pyro_jarzynski import MALA, AnnealedSMC, EvidenceWarning, Target
+from pyro_jarzynski.errors import NonFiniteEnergyWarning
 from tests.infer.test_annealed_smc import annealed, arriving
 from tests.scenarios import FLOAT
 
@@ -42,6 +43,23 @@ def test_doubt_is_told(words, settings):
         found = annealed(arriving, FAR, **{**defaults, **settings})
     assert sum(words in doubt for doubt in found.doubts) == 1
     assert found.status == "doubtful"
+
+
+def test_warnings_name_the_line_that_ran_the_sampler():
+    """Both those of the doubts, and those that are held back in the course of a run."""
+    sampler = AnnealedSMC(arriving, num_walkers=4, schedule=[0, 1], progress=False, **FIXED)
+    with pytest.warns(EvidenceWarning) as told:
+        sampler.run(FAR)
+    assert told[0].filename == __file__
+    prior = dist.Normal(ZERO, 1.0)
+    broken = Target(
+        lambda x: prior.log_prob(x[:, 0]),
+        lambda x: torch.where(x[:, 0] > 2.8, math.nan, 0.0),
+        lambda n, g: torch.randn(n, 1, dtype=FLOAT, generator=g),
+    )
+    with pytest.warns(NonFiniteEnergyWarning) as told:
+        AnnealedSMC(broken, schedule=[0, 1], progress=False, **FIXED).run()
+    assert told[0].filename == __file__
 
 
 def test_missed_modes_are_doubted():

@@ -1,5 +1,7 @@
 """Masses of modes: those of a mixture that is known, and what cannot be assigned."""
 
+import math
+
 import pytest
 import torch
 
@@ -63,6 +65,11 @@ def test_two_modes_may_be_told_by_booleans():
     again = mode_masses(result, right)
     assert torch.equal(masses, again[0])
     assert torch.equal(errors, again[1])
+
+
+def test_booleans_are_two_modes_though_one_was_not_found():
+    masses, _ = mode_masses(mixture_run(), lambda draws: draws["x"][:, 0] > math.inf)
+    assert masses.tolist() == [1, 0]
 
 
 def test_mode_that_no_walker_found_has_no_mass():
