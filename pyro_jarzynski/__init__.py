@@ -5,19 +5,23 @@ gives evidence and posterior draws; by the parameters of a network under trainin
 energy-based model whose likelihood is known while it trains.
 """
 
+from pyro_jarzynski.core.evaluation import evaluate as evaluate
 from pyro_jarzynski.core.gibbs import BlockGibbs as BlockGibbs
 from pyro_jarzynski.core.gibbs import GibbsEnergy as GibbsEnergy
 from pyro_jarzynski.core.hamiltonian import HMC as HMC
 from pyro_jarzynski.core.hamiltonian import UnderdampedLangevin as UnderdampedLangevin
 from pyro_jarzynski.core.kernels import MALA as MALA
 from pyro_jarzynski.core.kernels import ULA as ULA
+from pyro_jarzynski.core.kernels import Kernel as Kernel
 from pyro_jarzynski.core.paths import ParameterPath as ParameterPath
 from pyro_jarzynski.core.paths import Tempering as Tempering
 from pyro_jarzynski.core.resampling import RESAMPLERS as RESAMPLERS
 from pyro_jarzynski.core.smc import StepInfo as StepInfo
 from pyro_jarzynski.core.smc import run as run
 from pyro_jarzynski.core.smc import step as step
+from pyro_jarzynski.core.transitions import Invariant as Invariant
 from pyro_jarzynski.core.transitions import Tools as Tools
+from pyro_jarzynski.core.transitions import metropolis as metropolis
 from pyro_jarzynski.core.walkers import Walkers as Walkers
 from pyro_jarzynski.core.walkers import init as init
 from pyro_jarzynski.data.images import LabelledImages as LabelledImages

@@ -10,6 +10,8 @@ written. Notebooks see the difference as Pyro's own tutorials do, by `"CI" in os
 """
 
 import argparse
+import base64
+import io
 import os
 import re
 import sys
@@ -23,6 +25,7 @@ import nbformat
 from nbclient import NotebookClient
 from nbclient.exceptions import CellExecutionError
 from nbformat import NotebookNode
+from PIL import Image
 
 FOLDER = Path(__file__).parent.parent / "tutorials"
 NOTEBOOKS = sorted(FOLDER.glob("*.ipynb"))
@@ -72,11 +75,21 @@ def tidy(notebook: NotebookNode) -> None:
         for output in cell.get("outputs", ()):
             if output.get("name") == "stderr":
                 output.text = WARNING.sub(in_lines, output.text)
+            if "image/png" in output.get("data", ()):
+                output.data["image/png"] = in_few_colours(output.data["image/png"])
 
 
 def in_lines(warning: re.Match[str]) -> str:
     """Return the message of a warning, broken into lines."""
     return textwrap.fill(warning[1], WIDTH) + "\n"
+
+
+def in_few_colours(picture: str) -> str:
+    """Return a picture in 256 colours, which takes a third of the space."""
+    image = Image.open(io.BytesIO(base64.b64decode(picture))).convert("RGB")
+    small = io.BytesIO()
+    image.quantize(256, dither=Image.Dither.NONE).save(small, "png", optimize=True)
+    return base64.b64encode(small.getvalue()).decode()
 
 
 def run_file(file: Path, *, smoke: bool) -> None:

@@ -61,7 +61,8 @@ class AnnealedSMC:
         num_moves: Moves per temperature; `None` goes on until walkers decorrelate.
         max_moves: At most so many.
         resampler: `"systematic"`, `"stratified"`, `"residual"` or `"multinomial"`.
-        ess_threshold: Resample when the effective sample size falls below this share.
+        ess_threshold: Resample when the effective sample size falls below this share, and
+            always at the last temperature, so that an island ends with equal weights.
         waste_free: Keep all points that fewer walkers visit; MALA and HMC only.
         max_seconds: Time after which to stop with what has been reached.
         seed: Seed of all randomness; torch's global generator is left as it was.
