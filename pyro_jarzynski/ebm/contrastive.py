@@ -26,6 +26,18 @@ class PersistentContrastiveDivergence(Learner):
 
     Source:
         Tieleman (2008), ICML.
+
+    Example:
+        >>> import torch
+        >>> import pyro.distributions as dist
+        >>> import pyro_jarzynski as pj
+        >>> base = dist.Normal(torch.zeros(2), 1.0).to_event(1)
+        >>> model = pj.EnergyModel(pj.MLP([2, 8]), base)
+        >>> optimizer = torch.optim.Adam(model.parameters(), 1e-3)
+        >>> learner = pj.PersistentContrastiveDivergence(model, optimizer, seed=1)
+        >>> history = learner.fit(pj.toy("moons", 100), 4, eval_every=2)
+        >>> learner.training_log_normalizer  # its own walkers know none; the audit does
+        nan
     """
 
     weighted = False
@@ -54,6 +66,21 @@ class ContrastiveDivergence(Learner):
 
     Source:
         Hinton (2002), Neural Computation 14(8).
+
+    Raises:
+        ArgumentError: A number is out of its range, or `walker_batch_size` is given.
+
+    Example:
+        >>> import torch
+        >>> import pyro.distributions as dist
+        >>> import pyro_jarzynski as pj
+        >>> base = dist.Normal(torch.zeros(2), 1.0).to_event(1)
+        >>> model = pj.EnergyModel(pj.MLP([2, 8]), base)
+        >>> optimizer = torch.optim.Adam(model.parameters(), 1e-3)
+        >>> learner = pj.ContrastiveDivergence(model, optimizer, restart_every=4, seed=1)
+        >>> history = learner.fit(pj.toy("moons", 100), 4, eval_every=2)
+        >>> history["step"]
+        [2, 4]
     """
 
     weighted = False

@@ -47,6 +47,23 @@ class JarzynskiLearner(Learner):
 
     Source:
         Carbone, Hua, Coste, Vanden-Eijnden (2023), arXiv:2305.19414, Algorithm 1.
+
+    Example:
+        >>> import torch
+        >>> import pyro.distributions as dist
+        >>> import pyro_jarzynski as pj
+        >>> base = dist.Normal(torch.zeros(2), 1.0).to_event(1)
+        >>> model = pj.EnergyModel(pj.MLP([2, 8]), base)
+        >>> optimizer = torch.optim.Adam(model.parameters(), 1e-3)
+        >>> learner = pj.JarzynskiLearner(model, optimizer, seed=1)
+        >>> data = pj.toy("moons", 100)
+        >>> history = learner.fit(data, 4, eval_every=2)
+        >>> history["step"]
+        [2, 4]
+        >>> learner.nll(data)._fields
+        ('nll', 'log_normalizer_error', 'data_error')
+        >>> learner.sample(5).shape
+        torch.Size([5, 2])
     """
 
     def begin(self, batches: Batches) -> None:

@@ -39,6 +39,16 @@ class Likelihood(NamedTuple):
         nll: `mean U(x) + log Z`.
         log_normalizer_error: Standard error from `log Z`.
         data_error: Standard error of the mean over the data, as a sample.
+
+    Example:
+        >>> import torch
+        >>> import pyro.distributions as dist
+        >>> import pyro_jarzynski as pj
+        >>> base = dist.Normal(torch.zeros(1), 1.0).to_event(1)
+        >>> model = pj.EnergyModel(pj.MLP([1, 8]), base)
+        >>> found = pj.LikelihoodTracker(model).nll(torch.zeros(2, 1))
+        >>> round(found.nll, 4)  # ½ log 2π
+        0.9189
     """
 
     nll: float
@@ -63,6 +73,19 @@ class LikelihoodTracker:
 
     Raises:
         EnergyError: The energy couples walkers, is random, or has a wrong shape.
+
+    Example:
+        >>> import torch
+        >>> import pyro.distributions as dist
+        >>> import pyro_jarzynski as pj
+        >>> base = dist.Normal(torch.zeros(2), 1.0).to_event(1)
+        >>> model = pj.EnergyModel(pj.MLP([2, 8]), base)
+        >>> tracker = pj.LikelihoodTracker(model, num_walkers=64)
+        >>> with torch.no_grad():  # any training step
+        ...     model.net.layers[-1].bias += 0.1
+        >>> info = tracker.update()
+        >>> round(tracker.log_normalizer, 4)
+        -0.1
     """
 
     def __init__(

@@ -154,6 +154,14 @@ def plot_mode_masses(
     Raises:
         ArgumentError: `masses` is not a vector, or another argument has not one entry
             per mode.
+
+    Example:
+        >>> import torch
+        >>> import pyro_jarzynski as pj
+        >>> masses, errors = torch.tensor([0.3, 0.7]), torch.tensor([0.02, 0.02])
+        >>> ax = pj.plot_mode_masses(masses, errors, truth=[0.25, 0.75])
+        >>> ax.get_xlabel(), ax.get_ylabel()
+        ('mode', 'mass')
     """
     shown = torch.as_tensor(masses)
     if shown.ndim != 1 or not len(shown):

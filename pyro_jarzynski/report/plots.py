@@ -45,6 +45,17 @@ def plot_training(
 
     Raises:
         ArgumentError: `history` has no rows, or `axes` are not six.
+
+    Example:
+        >>> import torch
+        >>> import pyro.distributions as dist
+        >>> import pyro_jarzynski as pj
+        >>> base = dist.Normal(torch.zeros(2), 1.0).to_event(1)
+        >>> model = pj.EnergyModel(pj.MLP([2, 8]), base)
+        >>> learner = pj.JarzynskiLearner(model, torch.optim.Adam(model.parameters(), 1e-3))
+        >>> history = learner.fit(pj.toy("moons", 100), 4, eval_every=2)
+        >>> pj.plot_training(history, ess_threshold=0.5).shape
+        (2, 3)
     """
     if not len(history):
         raise ArgumentError("`history` must have at least one row; it has none.")
@@ -97,6 +108,13 @@ def plot_samples(
 
     Raises:
         ArgumentError: Images are missing or of different sizes, or `axes` are not two.
+
+    Example:
+        >>> import torch
+        >>> import pyro_jarzynski as pj
+        >>> axes = pj.plot_samples(torch.rand(9, 8, 8), torch.rand(9, 8, 8), columns=3)
+        >>> axes.shape
+        (2,)
     """
     count("columns", columns)
     for name, images in (("samples", samples), ("data", data)):
@@ -136,6 +154,15 @@ def save_figure(
 
     Raises:
         OutputError: The file cannot be written.
+
+    Example:
+        >>> import tempfile
+        >>> import torch
+        >>> import pyro_jarzynski as pj
+        >>> axes = pj.plot_samples(torch.rand(9, 8, 8), torch.rand(9, 8, 8), columns=3)
+        >>> with tempfile.TemporaryDirectory() as folder:
+        ...     pj.save_figure(axes, f"{folder}/draws.png").name
+        'draws.png'
     """
     drawn = axes_or_figure
     owner = drawn.flat[0] if isinstance(drawn, np.ndarray) else drawn
