@@ -113,6 +113,11 @@ def evaluate(
         ArgumentTypeError: The walkers are no real numbers that can move.
         EnergyError: The energies are not of shape `(N,)` or not differentiable.
         WalkerMemoryError: So many walkers at once do not fit into memory.
+
+    Example:
+        >>> found = pj.evaluate(lambda x: x.square().sum(1) / 2, torch.ones(3, 2))
+        >>> found.energy, found.grad[0]
+        (tensor([1., 1., 1.]), tensor([1., 1.]))
     """
     size = num_walkers(position)
     if chunk_size is not None:

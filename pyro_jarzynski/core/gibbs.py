@@ -26,7 +26,12 @@ from pyro_jarzynski.errors import EnergyError, count
 
 @runtime_checkable
 class GibbsEnergy(Protocol):
-    """An energy whose walkers can be drawn anew, block by block."""
+    """An energy whose walkers can be drawn anew, block by block, as `BlockGibbs` needs it.
+
+    Called with walkers it returns their energies, `(N,)`, in nats. `gibbs(position,
+    generator)` returns positions of the same shape after one sweep, which must leave
+    `e^{-U}/Z` invariant. `BinaryRBMEnergy` is one.
+    """
 
     def __call__(self, position: Any) -> Tensor:
         """Return the energies of walkers, `(N,)`, in nats."""
@@ -48,6 +53,14 @@ class BlockGibbs(Invariant):
 
     Source:
         Salakhutdinov, Murray (2008), ICML, for the annealing of Boltzmann machines.
+
+    Example:
+        >>> generator = torch.Generator().manual_seed(0)
+        >>> machine = pj.BinaryRBMEnergy(6, 4, probs=torch.full((6,), 0.3))
+        >>> walkers = pj.init(machine.draw(100, generator), machine, gradient=False)
+        >>> walkers, rate = pj.BlockGibbs(3).move(walkers, machine, pj.Tools(generator))
+        >>> walkers.position.unique(), float(rate)
+        (tensor([0., 1.]), 1.0)
     """
 
     num_sweeps: int = 1

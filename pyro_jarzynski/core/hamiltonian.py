@@ -55,6 +55,10 @@ class HMC(Invariant):
 
     Source:
         Neal (2011), MCMC using Hamiltonian dynamics, arXiv:1206.1901.
+
+    Example:
+        >>> pj.HMC(0.2, num_leapfrog=20, trajectory=2.0).steps_per_move
+        10
     """
 
     step_size: float = 0.1
@@ -135,6 +139,10 @@ class UnderdampedLangevin:
     Source:
         Horowitz (1991), Phys. Lett. B 268(2), without its rejection; weight by Nilmeier,
         Crooks, Minh, Chodera (2011), PNAS 108(45).
+
+    Example:
+        >>> pj.UnderdampedLangevin(0.2, friction=math.inf).langevin_step  # of this ULA
+        0.020000000000000004
     """
 
     step_size: float = 0.1

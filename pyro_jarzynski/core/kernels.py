@@ -37,7 +37,17 @@ from pyro_jarzynski.errors import fraction, positive
 
 
 class Kernel(Protocol):
-    """What the loop asks of a kernel; the module's docstring has the meaning."""
+    """What the engine asks of a kernel: to switch walkers from energy to energy, and moves.
+
+    `switch(walkers, energy, tools)` carries walkers from their energy `U_k` to `U_{k+1}`;
+    `move(walkers, energy, tools)` moves them once more under the energy that they are at.
+    A kernel whose moves leave `e^{-U}/Z` invariant takes `switch` from `Invariant`; that of
+    an unadjusted one moves the walkers, with the exact ratio of the backward to the forward
+    move in their log-weights. The other attributes are read by adaptation.
+
+    Source:
+        Del Moral, Doucet, Jasra (2006), J. R. Stat. Soc. B 68(3).
+    """
 
     @property
     def step_size(self) -> float:
@@ -94,8 +104,16 @@ class ULA:
         preconditioner: Covariance `C`, see `core.preconditioner`; `None` is the identity.
         temperature: `T > 0`: the walkers stand for `e^{-U/T}`.
 
+    Raises:
+        ArgumentError: Step size or temperature is not positive.
+
     Source:
         Carbone, Hua, Coste, Vanden-Eijnden (2023), arXiv:2305.19414, Algorithm 1.
+
+    Example:
+        >>> kernel = pj.ULA(0.1)
+        >>> kernel.moves_on_switch, kernel.with_langevin_step(0.2).step_size
+        (True, 0.2)
     """
 
     step_size: float = 0.05
@@ -178,6 +196,14 @@ class MALA(Invariant):
     Source:
         Roberts, Tweedie (1996), Bernoulli 2(4); optimal rate 0.574 of Roberts,
         Rosenthal (1998), J. R. Stat. Soc. B 60(1).
+
+    Example:
+        >>> energy = lambda x: x.square().sum(1) / 2
+        >>> generator = torch.Generator().manual_seed(0)
+        >>> walkers = pj.init(torch.randn(1000, 3, generator=generator), energy)
+        >>> moved, rate = pj.MALA(0.1).move(walkers, energy, pj.Tools(generator))
+        >>> 0.9 < float(rate) < 1
+        True
     """
 
     step_size: float = 0.05

@@ -30,6 +30,18 @@ class Tempering:
         base: Energy of the law that the first walkers are drawn from.
         target: Energy of the law to reach.
         betas: Increasing numbers from 0 to 1, at least two.
+
+    Raises:
+        ArgumentError: The inverse temperatures do not increase from 0 to 1.
+
+    Example:
+        >>> path = pj.Tempering(
+        ...     base=lambda x: x.square().sum(1) / 2,
+        ...     target=lambda x: 2 * (x - 1).square().sum(1),
+        ...     betas=[0.0, 0.5, 1.0],
+        ... )
+        >>> len(path), path[1].coefficients
+        (3, (0.5, 0.5))
     """
 
     base: EnergyFn
@@ -71,11 +83,20 @@ def check_betas(name: str, betas: Sequence[float]) -> None:
 
 @dataclass(frozen=True)
 class ParameterPath:
-    """The energies of one module at a recorded sequence of parameters.
+    """The energies `U_k = U_{θ_k}` of one module at recorded parameters `θ_0, …, θ_K`.
 
     Args:
         module: Energy as a module, `(N, *event) -> (N,)`.
         states: State dictionaries, one per energy.
+
+    Example:
+        >>> net = torch.nn.Sequential(torch.nn.Linear(2, 1), torch.nn.Flatten(0))
+        >>> first = {name: value.clone() for name, value in net.state_dict().items()}
+        >>> last = {name: 2 * value for name, value in first.items()}
+        >>> path = pj.ParameterPath(net, [first, last])
+        >>> x = torch.ones(3, 2)
+        >>> torch.equal(path[1](x), 2 * path[0](x))
+        True
     """
 
     module: nn.Module

@@ -98,6 +98,17 @@ def step(
     Raises:
         NonFiniteEnergyError: More than 1 % of the walkers met a NaN.
         WeightCollapseError: All weights are zero.
+
+    Example:
+        >>> generator = torch.Generator().manual_seed(0)
+        >>> path = [lambda x, k=k: k * x.square().sum(1) / 2 for k in (1, 2, 3, 4)]
+        >>> draws = torch.randn(4096, 2, generator=generator)
+        >>> walkers = pj.init(draws, path[0], log_normalizer=math.log(2 * math.pi))
+        >>> walkers, info = pj.step(
+        ...     walkers, path[1], pj.MALA(0.1), tools=pj.Tools(generator)
+        ... )
+        >>> bool(info.resampled), info.log_weight.shape
+        (False, torch.Size([4096]))
     """
     before = walkers.by_island(walkers.log_weight)
     walkers = walkers._replace(steps=walkers.steps + 1)
@@ -205,6 +216,19 @@ def run(
     Source:
         Del Moral, Doucet, Jasra (2006), J. R. Stat. Soc. B 68(3); for ULA Carbone, Hua,
         Coste, Vanden-Eijnden (2023), arXiv:2305.19414.
+
+    Example:
+        >>> generator = torch.Generator().manual_seed(0)
+        >>> path = [lambda x, k=k: k * x.square().sum(1) / 2 for k in (1, 2, 3, 4)]
+        >>> draws = torch.randn(4096, 2, generator=generator)
+        >>> walkers = pj.init(draws, path[0], log_normalizer=math.log(2 * math.pi))
+        >>> walkers, infos = pj.run(walkers, path, pj.MALA(0.1), generator=generator)
+        >>> truth = math.log(2 * math.pi / 4)
+        >>> error = float(walkers.log_normalizer) - truth
+        >>> abs(error) < 4 * float(walkers.log_normalizer_error)
+        True
+        >>> len(infos)
+        3
     """
     count("num_moves", num_moves)
     fraction("ess_threshold", ess_threshold)

@@ -55,7 +55,28 @@ def reweight(
 
 
 class Invariant:
-    """A kernel whose moves leave the law invariant: it only reweights when it switches."""
+    """A kernel whose moves leave the law invariant: it only reweights when it switches.
+
+    `A += U_k(X) - U_{k+1}(X)` where the walkers are. Inherit from it and write
+    `move(walkers, energy, tools)`, which returns the moved walkers and their acceptance
+    rate; `Kernel` tells which attributes `AnnealedSMC` reads beside.
+
+    Source:
+        Neal (2001), Stat. Comput. 11(2).
+
+    Example:
+        >>> class Mirror(pj.Invariant):  # for energies with U(-x) = U(x)
+        ...     def move(self, walkers, energy, tools):
+        ...         end = -walkers.position
+        ...         there = pj.evaluate(energy, end)
+        ...         ratio = walkers.evaluation.energy - there.energy
+        ...         return pj.metropolis(walkers, end, there, ratio, tools)
+        >>> energy = lambda x: (x.square() - 4).square().sum(1)
+        >>> walkers = pj.init(torch.full((5, 1), 2.0), energy)
+        >>> moved, rate = Mirror().move(walkers, energy, pj.Tools())
+        >>> moved.position.unique(), float(rate)
+        (tensor([-2.]), 1.0)
+    """
 
     moves_on_switch: ClassVar[bool] = False
 
@@ -77,8 +98,40 @@ def metropolis(
 ) -> tuple[Walkers, Tensor]:
     """Accept moves to `end` with probability `min(1, e^{log_ratio})`.
 
-    Points of density zero are refused, and so is NaN, which is told unless `excused`.
-    Returns the walkers and their mean acceptance probability, `()` or one per island.
+    For a symmetric proposal `log_ratio` is `U(x) - U(y)`; for others the log of the ratio
+    of their densities, backward to forward, comes on top. Points of density zero are
+    refused, and so is NaN, which is told unless `excused`.
+
+    Args:
+        walkers: Walkers weighted for the energy of the move.
+        end: Where they would go, in the shape of their position.
+        there: The energy at `end`, from `evaluate`.
+        log_ratio: Log of the acceptance ratio, `(N,)`, nats.
+        tools: Generator of the draws that decide.
+        excused: Walkers of which a NaN is not told, `(N,)`.
+
+    Returns:
+        The walkers, their weights unchanged, and their mean acceptance probability, `()` or
+        one per island.
+
+    Raises:
+        NonFiniteEnergyError: More than 1 % of the ends have a NaN energy, or one has minus
+            infinity.
+
+    Source:
+        Metropolis and others (1953), J. Chem. Phys. 21(6); Hastings (1970), Biometrika
+        57(1).
+
+    Example:
+        >>> energy = lambda x: x.square().sum(1) / 2
+        >>> generator = torch.Generator().manual_seed(0)
+        >>> walkers = pj.init(torch.randn(1000, 1, generator=generator), energy)
+        >>> end = walkers.position + torch.randn(1000, 1, generator=generator)
+        >>> there = pj.evaluate(energy, end)
+        >>> ratio = walkers.evaluation.energy - there.energy
+        >>> moved, rate = pj.metropolis(walkers, end, there, ratio, pj.Tools(generator))
+        >>> 0.6 < float(rate) < 0.8
+        True
     """
     refused = find_outside(walkers, there, excused=excused)
     probability = torch.where(refused, 0.0, log_ratio.clamp(max=0).exp())

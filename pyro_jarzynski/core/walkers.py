@@ -121,6 +121,16 @@ def init(
 
     Warns:
         PrecisionWarning: The energies are too large for their dtype.
+
+    Example:
+        >>> draws = torch.randn(1000, 2, generator=torch.Generator().manual_seed(0))
+        >>> walkers = pj.init(
+        ...     draws, lambda x: x.square().sum(1) / 2, log_normalizer=math.log(2 * math.pi)
+        ... )
+        >>> walkers.num_walkers, round(float(walkers.ess), 3)
+        (1000, 1000.0)
+        >>> round(float(walkers.log_normalizer), 3)  # log 2π, as it was told
+        1.838
     """
     size = num_walkers(position)
     device = next(leaves(position)).device

@@ -36,13 +36,36 @@ def weighted_mean(values: Tensor, log_weight: Tensor) -> Tensor:
 
     Raises:
         ArgumentError: There are no draws, or not one log-weight for each.
+
+    Example:
+        >>> values = torch.tensor([0.0, 1.0, 2.0])
+        >>> log_weight = torch.tensor([0.25, 0.25, 0.5]).double().log()
+        >>> round(float(pj.weighted_mean(values, log_weight)), 4)
+        1.25
     """
     values, weight = _checked(values, log_weight)
     return torch.tensordot(weight, values, 1)
 
 
 def weighted_sd(values: Tensor, log_weight: Tensor) -> Tensor:
-    """Return the standard deviation `√ Σ W_s (x_s - x̄)²`; see `weighted_mean`."""
+    """Return the standard deviation `√ Σ W_s (x_s - x̄)²`.
+
+    Args:
+        values: Draws, `(S, *shape)`.
+        log_weight: Their log-weights, `(S,)`.
+
+    Returns:
+        `(*shape)`, float64, in units of the draws.
+
+    Raises:
+        ArgumentError: There are no draws, or not one log-weight for each.
+
+    Example:
+        >>> values = torch.tensor([0.0, 1.0, 2.0])
+        >>> log_weight = torch.tensor([0.25, 0.25, 0.5]).double().log()
+        >>> round(float(pj.weighted_sd(values, log_weight)), 4)
+        0.8292
+    """
     values, weight = _checked(values, log_weight)
     centred = values - torch.tensordot(weight, values, 1)
     return torch.tensordot(weight, centred.square(), 1).sqrt()
@@ -58,6 +81,16 @@ def weighted_quantile(values: Tensor, log_weight: Tensor, level: float) -> Tenso
 
     Returns:
         `(*shape)`, float64.
+
+    Raises:
+        ArgumentError: There are no draws, or not one log-weight for each, or `level`
+            does not lie in [0, 1].
+
+    Example:
+        >>> values = torch.tensor([0.0, 1.0, 2.0])
+        >>> log_weight = torch.tensor([0.25, 0.25, 0.5]).double().log()
+        >>> float(pj.weighted_quantile(values, log_weight, 0.5))
+        1.0
     """
     values, weight = _checked(values, log_weight)
     ordered, below = _cumulative(values, weight)
@@ -79,8 +112,19 @@ def weighted_hdi(
     Returns:
         Lower and upper ends, each `(*shape)`, float64.
 
+    Raises:
+        ArgumentError: There are no draws, or not one log-weight for each, or `probability`
+            does not lie in [0, 1].
+
     Source:
         Chen, Shao (1999), J. Comput. Graph. Stat. 8(1).
+
+    Example:
+        >>> values = torch.tensor([0.0, 1.0, 2.0])
+        >>> log_weight = torch.tensor([0.25, 0.25, 0.5]).double().log()
+        >>> low, high = pj.weighted_hdi(values, log_weight, 0.7)
+        >>> float(low), float(high)
+        (1.0, 2.0)
     """
     values, weight = _checked(values, log_weight)
     fraction("probability", probability)
@@ -113,6 +157,17 @@ def weighted_summary(
 
     Returns:
         Columns mean, sd, hdi_lower, hdi_upper, and median.
+
+    Raises:
+        ArgumentError: There are no draws, or not one log-weight for each, or `probability`
+            does not lie in [0, 1].
+
+    Example:
+        >>> values = torch.tensor([0.0, 1.0, 2.0])
+        >>> log_weight = torch.tensor([0.25, 0.25, 0.5]).double().log()
+        >>> table = pj.weighted_summary({"x": values}, log_weight)
+        >>> table.loc["x", ["mean", "median"]].round(4).tolist()
+        [1.25, 1.0]
     """
     import pandas as pd
 
@@ -171,11 +226,28 @@ def weighted_loo(log_likelihood: Tensor, log_weight: Tensor) -> WeightedLOO:
         log_likelihood: `log p(y_i | x_s)`, `(S, *shape)` with `n` data in `shape`, nats.
         log_weight: Log-weights of the draws, `(S,)`.
 
+    Returns:
+        The density with its standard error, by datum, and how far to trust it.
+
     Raises:
-        ArgumentError: There are no draws, or not one log-weight for each.
+        ArgumentError: There are no draws or data, or not one log-weight for each draw, or a
+            likelihood is not finite at a draw that has weight.
 
     Source:
         Vehtari, Gelman, Gabry (2017), Stat. Comput. 27(5).
+
+    Example:
+        >>> generator = torch.Generator().manual_seed(0)
+        >>> y = torch.tensor([0.5, 1.5])
+        >>> mu = torch.randn(4096, generator=generator)  # draws of the prior, weighted:
+        >>> log_likelihood = dist.Normal(mu[:, None], 1.0).log_prob(y)
+        >>> found = pj.weighted_loo(log_likelihood, log_likelihood.sum(1))
+        >>> truth = [  # of y_i given the other: N(other / 2, 3 / 2)
+        ...     float(dist.Normal(other / 2, 1.5**0.5).log_prob(one))
+        ...     for one, other in ((y[0], y[1]), (y[1], y[0]))
+        ... ]
+        >>> abs(found.elpd - sum(truth)) < 0.05
+        True
     """
     values, weight = _checked(log_likelihood, log_weight)
     rows, log_weight = values.reshape(len(values), -1).mT, weight.log()

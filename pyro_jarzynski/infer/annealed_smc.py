@@ -83,6 +83,20 @@ class AnnealedSMC:
     Source:
         Del Moral, Doucet, Jasra (2006), J. R. Stat. Soc. B 68(3); for unadjusted kernels
         Carbone, Hua, Coste, Vanden-Eijnden (2023), arXiv:2305.19414.
+
+    Example:
+        >>> def model(y):
+        ...     mu = pyro.sample("mu", dist.Normal(0.0, 1.0))
+        ...     with pyro.plate("data", len(y)):
+        ...         pyro.sample("y", dist.Normal(mu, 1.0), obs=y)
+        >>> y = torch.tensor([0.5, 1.5])
+        >>> result = pj.AnnealedSMC(model, num_walkers=256, progress=False).run(y)
+        >>> covariance = torch.eye(2) + 1
+        >>> truth = float(dist.MultivariateNormal(torch.zeros(2), covariance).log_prob(y))
+        >>> abs(result.log_evidence - truth) < 0.1
+        True
+        >>> result.get_samples(100)["mu"].shape
+        torch.Size([100])
     """
 
     def __init__(

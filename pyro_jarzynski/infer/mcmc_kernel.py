@@ -49,6 +49,27 @@ class JarzynskiKernel(MCMCKernel):
             `pyro.set_rng_seed` determines it and chains differ.
         chunk_size: Walkers per call of the model; see `AnnealedSMC`.
         jit_compile: Whether to compile the model; see `AnnealedSMC`.
+
+    Raises:
+        ArgumentError: A setting is out of its range.
+        ModelError: The model cannot be used, once it is run; the message names the site.
+
+    Source:
+        Del Moral, Doucet, Jasra (2006), J. R. Stat. Soc. B 68(3).
+
+    Example:
+        >>> def model(y):
+        ...     mu = pyro.sample("mu", dist.Normal(0.0, 1.0))
+        ...     with pyro.plate("data", len(y)):
+        ...         pyro.sample("y", dist.Normal(mu, 1.0), obs=y)
+        >>> y = torch.tensor([0.5, 1.5])
+        >>> kernel = pj.JarzynskiKernel(model, num_walkers=256, seed=0)
+        >>> mcmc = pyro.infer.MCMC(kernel, 100, warmup_steps=10, disable_progbar=True)
+        >>> mcmc.run(y)
+        >>> mcmc.get_samples()["mu"].shape
+        torch.Size([100])
+        >>> list(mcmc.diagnostics()["log evidence"])
+        ['chain 0']
     """
 
     def __init__(

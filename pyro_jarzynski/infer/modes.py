@@ -37,6 +37,17 @@ def mode_masses(
         ArgumentError: The model has no latents, or `assign` returns another shape, or a
             label that is negative or too large.
         ArgumentTypeError: `assign` does not return a tensor of integers.
+
+    Example:
+        >>> target = pj.Target(
+        ...     log_prior=lambda x: dist.Normal(0.0, 2.0).log_prob(x).sum(1),
+        ...     log_likelihood=lambda x: -(x.square() - 1).square().sum(1) * 4,
+        ...     prior_sample=lambda n, g: 2 * torch.randn(n, 1, generator=g),
+        ... )
+        >>> result = pj.AnnealedSMC(target, num_walkers=256, progress=False).run()
+        >>> masses, errors = pj.mode_masses(result, lambda sites: sites["x"][:, 0] > 0)
+        >>> bool((masses - 0.5).abs().max() < 0.1)  # wells at -1 and 1, alike
+        True
     """
     if not result.history:
         raise ArgumentError(

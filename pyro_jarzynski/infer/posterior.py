@@ -63,6 +63,18 @@ class Target:
         log_likelihood: Log-likelihood, `(N, *event) -> (N,)`.
         prior_sample: `prior_sample(num, generator)` draws from the prior,
             `(num, *event)`.
+
+    Draws are called `x` in samples and summaries.
+
+    Example:
+        >>> target = pj.Target(
+        ...     log_prior=lambda x: dist.Normal(0.0, 2.0).log_prob(x).sum(1),
+        ...     log_likelihood=lambda x: -(x.square() - 1).square().sum(1) * 4,
+        ...     prior_sample=lambda n, g: 2 * torch.randn(n, 1, generator=g),
+        ... )
+        >>> result = pj.AnnealedSMC(target, num_walkers=256, progress=False).run()
+        >>> result.get_samples()["x"].shape
+        torch.Size([1024, 1])
     """
 
     log_prior: Callable[[Tensor], Tensor]

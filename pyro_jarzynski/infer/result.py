@@ -46,6 +46,23 @@ class SMCResult(LogWeightsMixin):
         stage_log_weights: Log-weights of all walkers before the resampling of each stage,
             `(N C,)`, normalised on each island.
         num_undecorrelated: Stages whose moves ended before the walkers had decorrelated.
+
+    Example:
+        >>> def model(y):
+        ...     mu = pyro.sample("mu", dist.Normal(0.0, 1.0))
+        ...     with pyro.plate("data", len(y)):
+        ...         pyro.sample("y", dist.Normal(mu, 1.0), obs=y)
+        >>> y = torch.tensor([0.5, 1.5])
+        >>> result = pj.AnnealedSMC(model, num_walkers=256, progress=False).run(y)
+        >>> result.status, result.complete
+        ('ok', True)
+        >>> low, high = result.log_evidence_interval(0.9)
+        >>> low < result.log_evidence < high
+        True
+        >>> list(result.summary().table.columns)
+        ['mean', 'sd', '5%', '50%', '95%', 'mcse', 'r_hat']
+        >>> float(result.history["beta"][-1])
+        1.0
     """
 
     def __init__(

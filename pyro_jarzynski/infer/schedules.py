@@ -15,9 +15,22 @@ from pyro_jarzynski.errors import ArgumentError, ArgumentTypeError, count, fract
 class AdaptiveTempering:
     """Inverse temperatures chosen so that each step keeps a share of the walkers.
 
+    The next `β'` solves `(Σ W_i g_i)² / Σ W_i g_i² = ess`, with the weights `W` so far and
+    the factors `g = (joint / base)^{β' - β}` of the step.
+
     Args:
         ess: Conditional effective sample size of a step, as a share of the walkers, in
-            (0, 1).
+            (0, 1); larger is slower and more exact.
+
+    Raises:
+        ArgumentError: `ess` is out of its range.
+
+    Source:
+        Zhou, Johansen, Aston (2016), J. Comput. Graph. Stat. 25(3).
+
+    Example:
+        >>> pj.AdaptiveTempering(0.9)
+        AdaptiveTempering(ess=0.9)
     """
 
     ess: float = 0.8
@@ -39,6 +52,24 @@ class DataTempering:
     Args:
         sizes: Increasing numbers of observations; the last is all of them.
         ess: Conditional effective sample size of a step, as a share of the walkers.
+
+    Raises:
+        ArgumentError: `sizes` is empty or does not increase, or `ess` is out of its range.
+
+    Source:
+        Chopin (2002), Biometrika 89(3).
+
+    Example:
+        >>> def model(y):
+        ...     mu = pyro.sample("mu", dist.Normal(0.0, 1.0))
+        ...     with pyro.plate("data", len(y)):
+        ...         pyro.sample("y", dist.Normal(mu, 1.0), obs=y)
+        >>> sampler = pj.AnnealedSMC(
+        ...     model, num_walkers=256, schedule=pj.DataTempering([2, 4]), progress=False
+        ... )
+        >>> result = sampler.run(torch.tensor([0.5, 1.5, 0.0, 1.0]))
+        >>> result.history["num_observations"].unique().tolist()
+        [2.0, 4.0]
     """
 
     sizes: Sequence[int]

@@ -59,8 +59,22 @@ def self_test(model: Any, *args: Any, **kwargs: Any) -> SelfTest:
     Returns:
         The p-value and a verdict, which is `"failed"` below 1e-4.
 
+    Raises:
+        ArgumentError: The sampler is one of `DataTempering`.
+        ModelError: The model has no latents, or cannot be used; the message names the site.
+
     Source:
         Crooks (1999), Phys. Rev. E 60(3), for the symmetry.
+
+    Example:
+        >>> def model(y):
+        ...     mu = pyro.sample("mu", dist.Normal(0.0, 1.0))
+        ...     with pyro.plate("data", len(y)):
+        ...         pyro.sample("y", dist.Normal(mu, 1.0), obs=y)
+        >>> y = torch.tensor([0.5, 1.5])
+        >>> test = pj.self_test(pj.AnnealedSMC(model, num_walkers=256, progress=False), y)
+        >>> test.verdict
+        'passed'
     """
     sampler = model if isinstance(model, AnnealedSMC) else AnnealedSMC(model)
     # From the first base: a learned one would hide what is wrong with its draws.
