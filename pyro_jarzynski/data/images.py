@@ -32,8 +32,6 @@ class LabelledImages:
         class_names: Names of the classes that were asked for, in that order.
 
     Example:
-        >>> import torch
-        >>> import pyro_jarzynski as pj
         >>> images = torch.zeros(4, 1, 8, 8, dtype=torch.uint8)
         >>> labels = torch.tensor([0, 0, 1, 1])
         >>> data = pj.LabelledImages(images, labels, images, labels, ("zero", "one"))

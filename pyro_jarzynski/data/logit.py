@@ -55,8 +55,6 @@ class LogitTransform(ImageTransform):
         Bethge (2016), ICLR.
 
     Example:
-        >>> import torch
-        >>> import pyro_jarzynski as pj
         >>> logit = pj.LogitTransform(levels=17)
         >>> grey = torch.tensor([[0, 8, 16]])
         >>> x = logit.forward(grey, torch.Generator().manual_seed(0))

@@ -35,8 +35,6 @@ class SmoothingTransform(ImageTransform):
         the least-squares estimate `x - s² ∇U(x)` of the image without noise `s`.
 
     Example:
-        >>> import torch
-        >>> import pyro_jarzynski as pj
         >>> transform = pj.SmoothingTransform(noise=0.3, centre=0.5, scale=0.5)
         >>> transform.clean(torch.tensor([[0, 255]]))
         tensor([[-1.,  1.]])

@@ -42,12 +42,10 @@ def load_table(path: Path | str, *, dtype: torch.dtype = torch.float32) -> Tenso
             the message names the line or row.
 
     Example:
-        >>> import tempfile
-        >>> import pyro_jarzynski as pj
-        >>> with tempfile.NamedTemporaryFile("w", suffix=".csv") as file:
+        >>> with open("petals.csv", "w") as file:
         ...     for line in ("length,width", "5.1,3.5", "4.9,3.0"):
-        ...         print(line, file=file, flush=True)
-        ...     pj.load_table(file.name)
+        ...         print(line, file=file)
+        >>> pj.load_table("petals.csv")
         tensor([[5.1000, 3.5000],
                 [4.9000, 3.0000]])
     """

@@ -35,7 +35,6 @@ def toy(name: str, num: int, seed: int = 0) -> Tensor:
         ArgumentTypeError: The seed is no integer.
 
     Example:
-        >>> import pyro_jarzynski as pj
         >>> pj.toy("moons", 500, seed=1).shape
         torch.Size([500, 2])
     """

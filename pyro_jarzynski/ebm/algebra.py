@@ -34,8 +34,6 @@ class SumNet(nn.Module):
         EnergyError: A network returns another shape.
 
     Example:
-        >>> import torch
-        >>> import pyro_jarzynski as pj
         >>> nets = [pj.QuadraticEnergy(torch.zeros(2)), pj.MLP([2, 8])]
         >>> pj.SumNet(nets, [1.0, 0.0])(torch.tensor([[3.0, 4.0]])).detach()
         tensor([[12.5000]])
@@ -104,8 +102,6 @@ class ConditionedNet(nn.Module):
         ArgumentError: The condition is no vector.
 
     Example:
-        >>> import torch
-        >>> import pyro_jarzynski as pj
         >>> net = pj.MLP([3, 8])
         >>> given = pj.ConditionedNet(net, torch.tensor([0.5]))
         >>> given(torch.zeros(4, 2)).shape

@@ -33,8 +33,6 @@ class PCAMixture(Distribution):
         ArgumentError: Shapes do not fit each other.
 
     Example:
-        >>> import torch
-        >>> import pyro_jarzynski as pj
         >>> x = torch.cat([torch.randn(30, 5) - 4, torch.randn(90, 5) + 4])
         >>> base = pj.PCAMixture.fit(x, (torch.arange(120) >= 30).long(), rank=2)
         >>> base.masses
@@ -177,8 +175,6 @@ class ComponentMasses(nn.Module):
         base: The base of the `EnergyModel` that this becomes the network of.
 
     Example:
-        >>> import torch
-        >>> import pyro_jarzynski as pj
         >>> x = torch.cat([torch.randn(50, 3) - 4, torch.randn(50, 3) + 4])
         >>> base = pj.PCAMixture.fit(x, torch.arange(100) // 50, rank=1)
         >>> net = pj.ComponentMasses(pj.MLP([3, 8]), base)

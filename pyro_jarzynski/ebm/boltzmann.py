@@ -71,8 +71,6 @@ class BinaryRBMEnergy(StartableEnergy):
         Neural Networks: Tricks of the Trade, for centring.
 
     Example:
-        >>> import torch
-        >>> import pyro_jarzynski as pj
         >>> model = pj.BinaryRBMEnergy(3, 2, probs=torch.tensor([0.5, 0.5, 0.9]))
         >>> model(torch.tensor([[1.0, 0.0, 1.0]])).shape
         torch.Size([1])

@@ -65,9 +65,6 @@ def annealed_walkers(
         ArgumentError: A number is out of its range, or the model cannot be annealed.
 
     Example:
-        >>> import torch
-        >>> import pyro.distributions as dist
-        >>> import pyro_jarzynski as pj
         >>> base = dist.Normal(torch.zeros(2), 1.0).to_event(1)
         >>> model = pj.EnergyModel(pj.MLP([2, 8]), base)
         >>> with torch.no_grad():
@@ -98,7 +95,6 @@ class NormalizerBounds(NamedTuple):
         upper_error: Its standard error.
 
     Example:
-        >>> import pyro_jarzynski as pj
         >>> pj.NormalizerBounds(-8.0, 0.06, -7.75, 0.03).gap
         0.25
     """
@@ -140,9 +136,6 @@ def normalizer_bounds(
         Grosse, Ghahramani, Adams (2015), arXiv:1511.02543.
 
     Example:
-        >>> import torch
-        >>> import pyro.distributions as dist
-        >>> import pyro_jarzynski as pj
         >>> base = dist.Normal(torch.zeros(2), 1.0).to_event(1)
         >>> model = pj.EnergyModel(pj.MLP([2, 8]), base)
         >>> with torch.no_grad():

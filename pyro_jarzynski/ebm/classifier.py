@@ -37,8 +37,6 @@ class ImageClassifier(nn.Module):
         ArgumentError: A size cannot be used.
 
     Example:
-        >>> import torch
-        >>> import pyro_jarzynski as pj
         >>> classifier = pj.ImageClassifier((1, 8, 8), num_classes=3)
         >>> classifier(torch.zeros(2, 64)).shape
         torch.Size([2, 3])
@@ -121,8 +119,6 @@ def train_classifier(
         DataError: There are no images, not one label for each, or NaN.
 
     Example:
-        >>> import torch
-        >>> import pyro_jarzynski as pj
         >>> labels = torch.arange(200) % 2
         >>> images = labels[:, None, None, None] + 0.1 * torch.randn(200, 1, 8, 8)
         >>> classifier = pj.train_classifier(images, labels)

@@ -32,8 +32,6 @@ class QuadraticEnergy(StartableEnergy):
         ArgumentError: The mean is no vector, or the precision no positive definite matrix.
 
     Example:
-        >>> import torch
-        >>> import pyro_jarzynski as pj
         >>> energy = pj.QuadraticEnergy(torch.zeros(2))
         >>> energy(torch.tensor([[3.0, 4.0]])).detach()
         tensor([12.5000])
@@ -127,8 +125,6 @@ class RBMEnergy(StartableEnergy):
         Welling, Rosen-Zvi, Hinton (2005), NIPS.
 
     Example:
-        >>> import torch
-        >>> import pyro_jarzynski as pj
         >>> energy = pj.RBMEnergy(4, 3)
         >>> energy(torch.zeros(5, 4)).shape
         torch.Size([5])

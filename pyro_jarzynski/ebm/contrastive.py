@@ -28,9 +28,6 @@ class PersistentContrastiveDivergence(Learner):
         Tieleman (2008), ICML.
 
     Example:
-        >>> import torch
-        >>> import pyro.distributions as dist
-        >>> import pyro_jarzynski as pj
         >>> base = dist.Normal(torch.zeros(2), 1.0).to_event(1)
         >>> model = pj.EnergyModel(pj.MLP([2, 8]), base)
         >>> optimizer = torch.optim.Adam(model.parameters(), 1e-3)
@@ -71,9 +68,6 @@ class ContrastiveDivergence(Learner):
         ArgumentError: A number is out of its range, or `walker_batch_size` is given.
 
     Example:
-        >>> import torch
-        >>> import pyro.distributions as dist
-        >>> import pyro_jarzynski as pj
         >>> base = dist.Normal(torch.zeros(2), 1.0).to_event(1)
         >>> model = pj.EnergyModel(pj.MLP([2, 8]), base)
         >>> optimizer = torch.optim.Adam(model.parameters(), 1e-3)

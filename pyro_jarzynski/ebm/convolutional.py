@@ -26,7 +26,6 @@ class Convolution(NamedTuple):
         padding: Zeros that are put around the image, pixels.
 
     Example:
-        >>> import pyro_jarzynski as pj
         >>> pj.Convolution(16)
         Convolution(channels=16, kernel=3, stride=2, padding=1)
     """
@@ -54,8 +53,6 @@ class ConvNet(nn.Module):
         EnergyError: Images of another shape are given.
 
     Example:
-        >>> import torch
-        >>> import pyro_jarzynski as pj
         >>> net = pj.ConvNet((1, 8, 8), [pj.Convolution(4), pj.Convolution(8)], hidden=[16])
         >>> net(torch.zeros(5, 64)).shape
         torch.Size([5, 1])
@@ -131,7 +128,6 @@ def mnist_network(
         its code, commit 3cc3c00.
 
     Example:
-        >>> import pyro_jarzynski as pj
         >>> net = pj.mnist_network()
         >>> sum(parameter.numel() for parameter in net.parameters())
         76993
@@ -165,7 +161,6 @@ def cifar_network(
         `CIFAR-10_code/main_CIFAR_Jarzynski.ipynb` of its code, commit 3cc3c00.
 
     Example:
-        >>> import pyro_jarzynski as pj
         >>> net = pj.cifar_network()
         >>> sum(parameter.numel() for parameter in net.parameters())
         2763393
@@ -200,8 +195,6 @@ class ResidualMLP(nn.Module):
         ArgumentError: A size is not positive, or the activation is unknown.
 
     Example:
-        >>> import torch
-        >>> import pyro_jarzynski as pj
         >>> pj.ResidualMLP(6, width=16)(torch.zeros(5, 6)).shape
         torch.Size([5, 1])
     """

@@ -66,9 +66,6 @@ class EnergyDistribution(TorchDistribution):
         validate_args: Whether to check arguments of `log_prob`.
 
     Example:
-        >>> import torch
-        >>> import pyro.distributions as dist
-        >>> import pyro_jarzynski as pj
         >>> base = dist.Normal(torch.zeros(2), 1.0).to_event(1)
         >>> model = pj.EnergyModel(pj.MLP([2, 8]), base)
         >>> followers = pj.Followers(model)

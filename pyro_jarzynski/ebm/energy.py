@@ -45,8 +45,6 @@ class StartableEnergy(nn.Module, ABC):
         followers: Walkers that follow its parameters, once there are any.
 
     Example:
-        >>> import torch
-        >>> import pyro_jarzynski as pj
         >>> class Shifted(pj.StartableEnergy):
         ...     def __init__(self):
         ...         super().__init__()
@@ -136,9 +134,6 @@ class EnergyModel(StartableEnergy):
         ArgumentError: The base has a batch shape, or the network does not start at zero.
 
     Example:
-        >>> import torch
-        >>> import pyro.distributions as dist
-        >>> import pyro_jarzynski as pj
         >>> base = dist.Normal(torch.zeros(2), 1.0).to_event(1)
         >>> model = pj.EnergyModel(pj.MLP([2, 8]), base)
         >>> x = torch.tensor([[3.0, 4.0]])

@@ -52,9 +52,6 @@ class Followers:
         EnergyError: The energy couples walkers, is random, or has a wrong shape.
 
     Example:
-        >>> import torch
-        >>> import pyro.distributions as dist
-        >>> import pyro_jarzynski as pj
         >>> base = dist.Normal(torch.zeros(2), 1.0).to_event(1)
         >>> model = pj.EnergyModel(pj.MLP([2, 8]), base)
         >>> followers = pj.Followers(model, num_walkers=64, audit_walkers=64)

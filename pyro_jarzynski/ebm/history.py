@@ -38,7 +38,6 @@ class History:
     in its whole column.
 
     Example:
-        >>> import pyro_jarzynski as pj
         >>> history = pj.History()
         >>> history.best() is None, history["step"]
         (True, [])

@@ -55,9 +55,6 @@ class LatentLikelihood:
         ArgumentError: The prior has a batch shape.
 
     Example:
-        >>> import torch
-        >>> import pyro.distributions as dist
-        >>> import pyro_jarzynski as pj
         >>> prior = dist.Normal(torch.zeros(1), 1.0).to_event(1)
         >>> known = pj.LatentLikelihood(
         ...     prior, lambda z: dist.Normal(z, 1.0).to_event(1), num_points=200_000

@@ -39,9 +39,6 @@ class MassWatch:
         ArgumentError: There are fewer than two classes.
 
     Example:
-        >>> import torch
-        >>> import pyro.distributions as dist
-        >>> import pyro_jarzynski as pj
         >>> base = dist.Normal(torch.zeros(2), 1.0).to_event(1)
         >>> model = pj.EnergyModel(pj.MLP([2, 8]), base)
         >>> optimizer = torch.optim.Adam(model.parameters(), 1e-3)

@@ -28,8 +28,6 @@ class ClassMasses(NamedTuple):
         error: Standard error of each, at most ½.
 
     Example:
-        >>> import torch
-        >>> import pyro_jarzynski as pj
         >>> masses = pj.ClassMasses(torch.tensor([0.2, 0.8]), torch.tensor([0.04, 0.04]))
         >>> masses.interval().round(decimals=2)
         tensor([[0.1300, 0.2900],
@@ -81,8 +79,6 @@ def class_masses(
         ArgumentTypeError: `classify` does not return a tensor of integers.
 
     Example:
-        >>> import torch
-        >>> import pyro_jarzynski as pj
         >>> draws = torch.tensor([[-1.0], [1.0], [2.0], [3.0]])
         >>> pj.class_masses(draws, lambda x: x[:, 0] > 0).mass
         tensor([0.2500, 0.7500], dtype=torch.float64)

@@ -29,8 +29,6 @@ class MLP(nn.Module):
         ArgumentError: There is no width, one is not positive, or the activation is unknown.
 
     Example:
-        >>> import torch
-        >>> import pyro_jarzynski as pj
         >>> pj.MLP([2, 64, 64])(torch.zeros(5, 2)).shape
         torch.Size([5, 1])
     """
@@ -73,8 +71,6 @@ class GaussianMixtureEnergy(StartableEnergy):
         ArgumentError: Shapes do not fit, or there are fewer than two modes.
 
     Example:
-        >>> import torch
-        >>> import pyro_jarzynski as pj
         >>> means = torch.tensor([[-10.0, 0.0], [6.0, 0.0]])
         >>> model = pj.GaussianMixtureEnergy(means, torch.tensor([0.0, -1.0986]))
         >>> model.masses().round(decimals=3)

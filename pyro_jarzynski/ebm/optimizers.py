@@ -15,8 +15,6 @@ class JointOptimizer(Optimizer):
         *parts: Optimisers; no parameter is in two of them.
 
     Example:
-        >>> import torch
-        >>> import pyro_jarzynski as pj
         >>> first, second = torch.nn.Linear(2, 2), torch.nn.Linear(2, 2)
         >>> optimizer = pj.JointOptimizer(
         ...     torch.optim.SGD(first.parameters(), lr=0.1),
@@ -74,8 +72,6 @@ def muon_and_adam(
         Jordan et al. (2024), *Muon: an optimizer for hidden layers in neural networks*.
 
     Example:
-        >>> import torch
-        >>> import pyro_jarzynski as pj
         >>> optimizer = pj.muon_and_adam(pj.MLP([2, 64, 64]))
         >>> [type(part).__name__ for part in optimizer.parts]
         ['Muon', 'Adam']

@@ -30,7 +30,6 @@ class Renewal(NamedTuple):
         num_moves: Moves of every walker per temperature.
 
     Example:
-        >>> import pyro_jarzynski as pj
         >>> pj.Renewal(every=250, num_temperatures=16)
         Renewal(every=250, num_temperatures=16, num_moves=4)
     """

@@ -35,10 +35,6 @@ class JarzynskiOptim(PyroOptim):
         ArgumentTypeError: `optim` is no optimiser of Pyro.
 
     Example:
-        >>> import pyro
-        >>> import torch
-        >>> import pyro.distributions as dist
-        >>> import pyro_jarzynski as pj
         >>> base = dist.Normal(torch.zeros(1), 1.0).to_event(1)
         >>> ebm = pj.EnergyModel(pj.MLP([1, 8]), base)
         >>> optim = pj.JarzynskiOptim(pyro.optim.Adam({"lr": 1e-3}), ebm, num_walkers=64)

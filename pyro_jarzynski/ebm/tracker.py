@@ -41,9 +41,6 @@ class Likelihood(NamedTuple):
         data_error: Standard error of the mean over the data, as a sample.
 
     Example:
-        >>> import torch
-        >>> import pyro.distributions as dist
-        >>> import pyro_jarzynski as pj
         >>> base = dist.Normal(torch.zeros(1), 1.0).to_event(1)
         >>> model = pj.EnergyModel(pj.MLP([1, 8]), base)
         >>> found = pj.LikelihoodTracker(model).nll(torch.zeros(2, 1))
@@ -75,9 +72,6 @@ class LikelihoodTracker:
         EnergyError: The energy couples walkers, is random, or has a wrong shape.
 
     Example:
-        >>> import torch
-        >>> import pyro.distributions as dist
-        >>> import pyro_jarzynski as pj
         >>> base = dist.Normal(torch.zeros(2), 1.0).to_event(1)
         >>> model = pj.EnergyModel(pj.MLP([2, 8]), base)
         >>> tracker = pj.LikelihoodTracker(model, num_walkers=64)

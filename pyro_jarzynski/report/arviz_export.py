@@ -38,9 +38,6 @@ def to_arviz(
         MissingDependencyError: ArviZ cannot be imported.
 
     Example:
-        >>> import torch
-        >>> import pyro.distributions as dist
-        >>> import pyro_jarzynski as pj
         >>> base = dist.Normal(torch.zeros(2), 1.0).to_event(1)
         >>> model = pj.EnergyModel(pj.MLP([2, 8]), base)
         >>> tracker = pj.LikelihoodTracker(model, num_walkers=64)

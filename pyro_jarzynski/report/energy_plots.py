@@ -53,8 +53,6 @@ def plot_energy(
         EnergyError: The model does not return one energy per point, or none is finite.
 
     Example:
-        >>> import torch
-        >>> import pyro_jarzynski as pj
         >>> energy = pj.QuadraticEnergy(torch.zeros(2))
         >>> ax = pj.plot_energy(energy, log_normalizer=1.8379, limits=[(-3, 3), (-3, 3)])
         >>> ax.get_xlabel()

@@ -47,9 +47,6 @@ def plot_training(
         ArgumentError: `history` has no rows, or `axes` are not six.
 
     Example:
-        >>> import torch
-        >>> import pyro.distributions as dist
-        >>> import pyro_jarzynski as pj
         >>> base = dist.Normal(torch.zeros(2), 1.0).to_event(1)
         >>> model = pj.EnergyModel(pj.MLP([2, 8]), base)
         >>> learner = pj.JarzynskiLearner(model, torch.optim.Adam(model.parameters(), 1e-3))
@@ -110,8 +107,6 @@ def plot_samples(
         ArgumentError: Images are missing or of different sizes, or `axes` are not two.
 
     Example:
-        >>> import torch
-        >>> import pyro_jarzynski as pj
         >>> axes = pj.plot_samples(torch.rand(9, 8, 8), torch.rand(9, 8, 8), columns=3)
         >>> axes.shape
         (2,)
@@ -156,12 +151,8 @@ def save_figure(
         OutputError: The file cannot be written.
 
     Example:
-        >>> import tempfile
-        >>> import torch
-        >>> import pyro_jarzynski as pj
         >>> axes = pj.plot_samples(torch.rand(9, 8, 8), torch.rand(9, 8, 8), columns=3)
-        >>> with tempfile.TemporaryDirectory() as folder:
-        ...     pj.save_figure(axes, f"{folder}/draws.png").name
+        >>> pj.save_figure(axes, "draws.png").name
         'draws.png'
     """
     drawn = axes_or_figure

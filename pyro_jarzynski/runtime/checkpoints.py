@@ -58,16 +58,11 @@ class Checkpoints:
         ArgumentError: A number is out of its range.
 
     Example:
-        >>> import tempfile
-        >>> import torch
-        >>> import pyro.distributions as dist
-        >>> import pyro_jarzynski as pj
         >>> base = dist.Normal(torch.zeros(2), 1.0).to_event(1)
         >>> model = pj.EnergyModel(pj.MLP([2, 8]), base)
         >>> learner = pj.JarzynskiLearner(model, torch.optim.Adam(model.parameters(), 1e-3))
-        >>> with tempfile.TemporaryDirectory() as folder:
-        ...     kept = pj.Checkpoints(folder, every=2, resume=True)
-        ...     history = learner.fit(pj.toy("moons", 100), 4, checkpoints=kept)
+        >>> kept = pj.Checkpoints("checkpoints", every=2, resume=True)
+        >>> history = learner.fit(pj.toy("moons", 100), 4, checkpoints=kept)
         >>> learner.num_steps
         4
     """

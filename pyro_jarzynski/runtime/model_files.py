@@ -68,16 +68,11 @@ def save_model(
         notes: Further settings and figures that JSON can hold.
 
     Example:
-        >>> import tempfile
-        >>> import torch
-        >>> import pyro.distributions as dist
-        >>> import pyro_jarzynski as pj
         >>> base = dist.Normal(torch.zeros(2), 1.0).to_event(1)
         >>> model = pj.EnergyModel(pj.MLP([2, 8]), base)
         >>> tracker = pj.LikelihoodTracker(model, num_walkers=64)
-        >>> with tempfile.TemporaryDirectory() as folder:
-        ...     pj.save_model(folder, model, tracker.cloud.walkers, notes={"data": "none"})
-        ...     saved = pj.load_model(folder)
+        >>> pj.save_model("model", model, tracker.cloud.walkers, notes={"data": "none"})
+        >>> saved = pj.load_model("model")
         >>> saved.notes, saved.log_normalizer
         ({'data': 'none'}, 0.0)
     """

@@ -38,7 +38,6 @@ class ProgressBar:
         console: Where to draw; `None` is standard error, so that output can be piped.
 
     Example:
-        >>> import pyro_jarzynski as pj
         >>> with pj.ProgressBar(100) as bar:
         ...     callable(bar)  # learner.fit(data, 100, callbacks=[bar])
         True
