@@ -21,6 +21,8 @@ from pyro_jarzynski.errors import ArgumentError, count
 class PersistentContrastiveDivergence(Learner):
     """Trains a model with unweighted walkers that start at the data and persist.
 
+    The gradient is `E_data[∂_θ U_θ] - mean_i ∂_θ U_θ(X_i)`.
+
     Arguments are those of `JarzynskiLearner`, of which `ess_threshold` and `resampler`
     serve only the audit.
 

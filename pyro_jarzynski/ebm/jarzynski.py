@@ -9,6 +9,9 @@ from pyro_jarzynski.ebm.updates import Advance
 class JarzynskiLearner(Learner):
     """Trains a model with walkers whose weights follow its parameters.
 
+    The gradient of the cross-entropy is `E_data[∂_θ U_θ] - Σ_i W_i ∂_θ U_θ(X_i)`, with the
+    normalised weights `W` of the walkers.
+
     Each update: gradient of the data and of the weighted walkers, optimiser, then every
     walker is carried to the new parameters with its exact weight, and the cloud is
     resampled if its effective sample size is low. Energies of the walkers are evaluated

@@ -64,8 +64,8 @@ class GaussianMixtureEnergy(StartableEnergy):
 
     Args:
         means: Centres `a`, `(modes, d)`.
-        log_masses: Negative log-masses `z`, `(modes,)`; the first is held fixed, which
-            sets the scale of `Z`.
+        log_masses: `z`, `(modes,)`: logarithms of the masses with the sign changed, up to a
+            constant. The first is held fixed, which sets the scale of `Z`.
 
     Raises:
         ArgumentError: Shapes do not fit, or there are fewer than two modes.

@@ -56,10 +56,15 @@ class Likelihood(NamedTuple):
 class LikelihoodTracker:
     """Audits the likelihood of a model while any training loop changes it.
 
+    `log Z = log Z_0 + log mean_i e^{A_i}`. An update from `U_k` to `U_{k+1}` adds
+    `U_k(X) - U_{k+1}(X)` to the log-weight `A` of a walker, which then moves under
+    `U_{k+1}`; unadjusted kernels have a term of their own.
+
     Args:
         model: Energy that can be drawn exactly at its present parameters.
         num_walkers: Audit walkers.
-        kernel: How they move.
+        kernel: How they move. The step size stays as it is given: `update` returns the
+            acceptance rate, by which to choose it.
         moves_per_update: Moves per call of `update`.
         ess_threshold: Resample when `ESS < ess_threshold N`, in [0, 1].
         resampler: A name or function of `core.resampling`.
@@ -70,6 +75,9 @@ class LikelihoodTracker:
 
     Raises:
         EnergyError: The energy couples walkers, is random, or has a wrong shape.
+
+    Source:
+        Carbone, Hua, Coste, Vanden-Eijnden (2023), arXiv:2305.19414, for the weights.
 
     Example:
         >>> base = dist.Normal(torch.zeros(2), 1.0).to_event(1)
