@@ -30,6 +30,13 @@ class LabelledImages:
         test_images: Grey levels of the test part, uint8, `(m, C, H, W)`.
         test_labels: Their classes, int64, `(m,)`.
         class_names: Names of the classes that were asked for, in that order.
+
+    Example:
+        >>> images = torch.zeros(4, 1, 8, 8, dtype=torch.uint8)
+        >>> labels = torch.tensor([0, 0, 1, 1])
+        >>> data = pj.LabelledImages(images, labels, images, labels, ("zero", "one"))
+        >>> data.class_names[int(data.labels[-1])]
+        'one'
     """
 
     images: Tensor

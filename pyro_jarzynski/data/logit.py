@@ -53,6 +53,13 @@ class LogitTransform(ImageTransform):
     Source:
         Dinh, Sohl-Dickstein, Bengio (2017), ICLR; for the bound Theis, van den Oord,
         Bethge (2016), ICLR.
+
+    Example:
+        >>> logit = pj.LogitTransform(levels=17)
+        >>> grey = torch.tensor([[0, 8, 16]])
+        >>> x = logit.forward(grey, torch.Generator().manual_seed(0))
+        >>> logit.inverse(x)
+        tensor([[ 0,  8, 16]])
     """
 
     levels: int = 256

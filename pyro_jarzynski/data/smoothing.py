@@ -33,6 +33,13 @@ class SmoothingTransform(ImageTransform):
     Source:
         Saremi, Hyvärinen (2019), J. Mach. Learn. Res. 20: densities of noisy images, and
         the least-squares estimate `x - s² ∇U(x)` of the image without noise `s`.
+
+    Example:
+        >>> transform = pj.SmoothingTransform(noise=0.3, centre=0.5, scale=0.5)
+        >>> transform.clean(torch.tensor([[0, 255]]))
+        tensor([[-1.,  1.]])
+        >>> transform.noise_in_coordinates
+        0.6
     """
 
     noise: float = 0.3

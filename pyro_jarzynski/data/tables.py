@@ -40,6 +40,14 @@ def load_table(path: Path | str, *, dtype: torch.dtype = torch.float32) -> Tenso
         ArgumentError: The name of the file ends otherwise.
         DataError: The file is missing, empty, ragged, or holds what is no finite number;
             the message names the line or row.
+
+    Example:
+        >>> with open("petals.csv", "w") as file:
+        ...     for line in ("length,width", "5.1,3.5", "4.9,3.0"):
+        ...         print(line, file=file)
+        >>> pj.load_table("petals.csv")
+        tensor([[5.1000, 3.5000],
+                [4.9000, 3.0000]])
     """
     file = Path(path)
     readers = {".npy": _read_npy, ".csv": _read_csv}

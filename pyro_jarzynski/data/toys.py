@@ -29,6 +29,14 @@ def toy(name: str, num: int, seed: int = 0) -> Tensor:
 
     Source:
         `sklearn.datasets.make_moons`; Grathwohl et al. (2019), ICLR, and its code.
+
+    Raises:
+        ArgumentError: The name is unknown, or the number not positive.
+        ArgumentTypeError: The seed is no integer.
+
+    Example:
+        >>> pj.toy("moons", 500, seed=1).shape
+        torch.Size([500, 2])
     """
     one_of("name", name, TOYS)
     count("num", num)

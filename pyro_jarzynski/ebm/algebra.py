@@ -32,6 +32,11 @@ class SumNet(nn.Module):
     Raises:
         ArgumentError: There is no network, or not one weight for each.
         EnergyError: A network returns another shape.
+
+    Example:
+        >>> nets = [pj.QuadraticEnergy(torch.zeros(2)), pj.MLP([2, 8])]
+        >>> pj.SumNet(nets, [1.0, 0.0])(torch.tensor([[3.0, 4.0]])).detach()
+        tensor([[12.5000]])
     """
 
     def __init__(
@@ -95,6 +100,12 @@ class ConditionedNet(nn.Module):
 
     Raises:
         ArgumentError: The condition is no vector.
+
+    Example:
+        >>> net = pj.MLP([3, 8])
+        >>> given = pj.ConditionedNet(net, torch.tensor([0.5]))
+        >>> given(torch.zeros(4, 2)).shape
+        torch.Size([4, 1])
     """
 
     def __init__(self, net: nn.Module, condition: Tensor) -> None:

@@ -28,6 +28,17 @@ class PCAMixture(Distribution):
 
     Source:
         Tipping, Bishop (1999), Neural Computation 11(2), with axes that are shared.
+
+    Raises:
+        ArgumentError: Shapes do not fit each other.
+
+    Example:
+        >>> x = torch.cat([torch.randn(30, 5) - 4, torch.randn(90, 5) + 4])
+        >>> base = pj.PCAMixture.fit(x, (torch.arange(120) >= 30).long(), rank=2)
+        >>> base.masses
+        tensor([0.2500, 0.7500])
+        >>> base.sample((7,)).shape, base.log_prob(x).shape
+        (torch.Size([7, 5]), torch.Size([120]))
     """
 
     arg_constraints: ClassVar[dict[str, constraints.Constraint]] = {}
@@ -175,6 +186,14 @@ class ComponentMasses(nn.Module):
     Args:
         net: Module from `(N, ...)` to `(N,)` or `(N, 1)`, in the event shape of the base.
         base: The base of the `EnergyModel` that this becomes the network of.
+
+    Example:
+        >>> x = torch.cat([torch.randn(50, 3) - 4, torch.randn(50, 3) + 4])
+        >>> base = pj.PCAMixture.fit(x, torch.arange(100) // 50, rank=1)
+        >>> net = pj.ComponentMasses(pj.MLP([3, 8]), base)
+        >>> model = pj.EnergyModel(net, base)
+        >>> net.masses()
+        tensor([0.5000, 0.5000])
     """
 
     def __init__(self, net: nn.Module, base: PCAMixture) -> None:

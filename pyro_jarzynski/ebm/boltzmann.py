@@ -69,6 +69,11 @@ class BinaryRBMEnergy(StartableEnergy):
     Source:
         Salakhutdinov, Murray (2008), ICML, for the free energy; Montavon, Müller (2012),
         Neural Networks: Tricks of the Trade, for centring.
+
+    Example:
+        >>> model = pj.BinaryRBMEnergy(3, 2, probs=torch.tensor([0.5, 0.5, 0.9]))
+        >>> model(torch.tensor([[1.0, 0.0, 1.0]])).shape
+        torch.Size([1])
     """
 
     def __init__(

@@ -60,6 +60,18 @@ def annealed_walkers(
     Source:
         Neal (2001), Statistics and Computing 11; with resampling Del Moral, Doucet, Jasra
         (2006), J. R. Stat. Soc. B 68(3).
+
+    Raises:
+        ArgumentError: A number is out of its range, or the model cannot be annealed.
+
+    Example:
+        >>> base = dist.Normal(torch.zeros(2), 1.0).to_event(1)
+        >>> model = pj.EnergyModel(pj.MLP([2, 8]), base)
+        >>> with torch.no_grad():
+        ...     model.net.layers[-1].bias += 0.1  # U is 0.1 higher everywhere
+        >>> walkers = pj.annealed_walkers(model, num_temperatures=5, num_walkers=64)
+        >>> round(float(walkers.log_normalizer), 4)
+        -0.1
     """
     plan = Plan.make(
         model,
@@ -81,6 +93,10 @@ class NormalizerBounds(NamedTuple):
         lower_error: Its standard error.
         upper: `-log Ẑ⁻¹` from draws of the model down: above `log Z` on average.
         upper_error: Its standard error.
+
+    Example:
+        >>> pj.NormalizerBounds(-8.0, 0.06, -7.75, 0.03).gap
+        0.25
     """
 
     lower: float
@@ -118,6 +134,16 @@ def normalizer_bounds(
 
     Source:
         Grosse, Ghahramani, Adams (2015), arXiv:1511.02543.
+
+    Example:
+        >>> base = dist.Normal(torch.zeros(2), 1.0).to_event(1)
+        >>> model = pj.EnergyModel(pj.MLP([2, 8]), base)
+        >>> with torch.no_grad():
+        ...     model.net.layers[-1].bias += 0.1  # U is 0.1 higher everywhere
+        >>> draws = torch.randn(64, 2)  # and so these are draws of the model
+        >>> bounds = pj.normalizer_bounds(model, draws, num_temperatures=5, num_walkers=64)
+        >>> round(bounds.lower, 4), round(bounds.upper, 4)
+        (-0.1, -0.1)
     """
     plan = Plan.make(model, **settings)
     check_data("draws", draws, plan.start.draw(1, plan.generator), model.support)

@@ -32,6 +32,14 @@ class ImageClassifier(nn.Module):
         width: Channels of the first convolution; the second has twice, the hidden layer
             four times as many.
         seed: Seed of the initial weights.
+
+    Raises:
+        ArgumentError: A size cannot be used.
+
+    Example:
+        >>> classifier = pj.ImageClassifier((1, 8, 8), num_classes=3)
+        >>> classifier(torch.zeros(2, 64)).shape
+        torch.Size([2, 3])
     """
 
     def __init__(
@@ -109,6 +117,13 @@ def train_classifier(
         ArgumentError: A number cannot be used.
         ArgumentTypeError: Images are of a whole type.
         DataError: There are no images, not one label for each, or NaN.
+
+    Example:
+        >>> labels = torch.arange(200) % 2
+        >>> images = labels[:, None, None, None] + 0.1 * torch.randn(200, 1, 8, 8)
+        >>> classifier = pj.train_classifier(images, labels)
+        >>> classifier.accuracy(images, labels)
+        1.0
     """
     _check(images, labels)
     net = ImageClassifier(

@@ -30,6 +30,13 @@ class QuadraticEnergy(StartableEnergy):
 
     Raises:
         ArgumentError: The mean is no vector, or the precision no positive definite matrix.
+
+    Example:
+        >>> energy = pj.QuadraticEnergy(torch.zeros(2))
+        >>> energy(torch.tensor([[3.0, 4.0]])).detach()
+        tensor([12.5000])
+        >>> round(float(energy.log_normalizer()), 4)  # log 2π
+        1.8379
     """
 
     def __init__(self, mean: Tensor, precision: Tensor | None = None) -> None:
@@ -116,6 +123,11 @@ class RBMEnergy(StartableEnergy):
 
     Source:
         Welling, Rosen-Zvi, Hinton (2005), NIPS.
+
+    Example:
+        >>> energy = pj.RBMEnergy(4, 3)
+        >>> energy(torch.zeros(5, 4)).shape
+        torch.Size([5])
     """
 
     def __init__(

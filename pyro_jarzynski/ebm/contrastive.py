@@ -21,11 +21,22 @@ from pyro_jarzynski.errors import ArgumentError, count
 class PersistentContrastiveDivergence(Learner):
     """Trains a model with unweighted walkers that start at the data and persist.
 
+    The gradient is `E_data[∂_θ U_θ] - mean_i ∂_θ U_θ(X_i)`.
+
     Arguments are those of `JarzynskiLearner`, of which `ess_threshold` and `resampler`
     serve only the audit.
 
     Source:
         Tieleman (2008), ICML.
+
+    Example:
+        >>> base = dist.Normal(torch.zeros(2), 1.0).to_event(1)
+        >>> model = pj.EnergyModel(pj.MLP([2, 8]), base)
+        >>> optimizer = torch.optim.Adam(model.parameters(), 1e-3)
+        >>> learner = pj.PersistentContrastiveDivergence(model, optimizer, seed=1)
+        >>> history = learner.fit(pj.toy("moons", 100), 4, eval_every=2)
+        >>> learner.training_log_normalizer  # its own walkers know none; the audit does
+        nan
     """
 
     weighted = False
@@ -54,6 +65,18 @@ class ContrastiveDivergence(Learner):
 
     Source:
         Hinton (2002), Neural Computation 14(8).
+
+    Raises:
+        ArgumentError: A number is out of its range, or `walker_batch_size` is given.
+
+    Example:
+        >>> base = dist.Normal(torch.zeros(2), 1.0).to_event(1)
+        >>> model = pj.EnergyModel(pj.MLP([2, 8]), base)
+        >>> optimizer = torch.optim.Adam(model.parameters(), 1e-3)
+        >>> learner = pj.ContrastiveDivergence(model, optimizer, restart_every=4, seed=1)
+        >>> history = learner.fit(pj.toy("moons", 100), 4, eval_every=2)
+        >>> history["step"]
+        [2, 4]
     """
 
     weighted = False

@@ -24,6 +24,10 @@ class Convolution(NamedTuple):
         kernel: Side of the kernel, pixels.
         stride: Pixels between neighbouring places of the kernel.
         padding: Zeros that are put around the image, pixels.
+
+    Example:
+        >>> pj.Convolution(16)
+        Convolution(channels=16, kernel=3, stride=2, padding=1)
     """
 
     channels: int
@@ -47,6 +51,11 @@ class ConvNet(nn.Module):
     Raises:
         ArgumentError: A size cannot be used, or nothing is left of the image.
         EnergyError: Images of another shape are given.
+
+    Example:
+        >>> net = pj.ConvNet((1, 8, 8), [pj.Convolution(4), pj.Convolution(8)], hidden=[16])
+        >>> net(torch.zeros(5, 64)).shape
+        torch.Size([5, 1])
     """
 
     def __init__(
@@ -117,6 +126,11 @@ def mnist_network(
     Source:
         Carbone, Hua, Coste, Vanden-Eijnden (2023), NeurIPS: `MNIST_code/CNNModel.py` of
         its code, commit 3cc3c00.
+
+    Example:
+        >>> net = pj.mnist_network()
+        >>> sum(parameter.numel() for parameter in net.parameters())
+        76993
     """
     count("features", features, 2)
     convolutions = [
@@ -145,6 +159,11 @@ def cifar_network(
     Source:
         Carbone, Hua, Coste, Vanden-Eijnden (2023), NeurIPS: `Paper_net` of
         `CIFAR-10_code/main_CIFAR_Jarzynski.ipynb` of its code, commit 3cc3c00.
+
+    Example:
+        >>> net = pj.cifar_network()
+        >>> sum(parameter.numel() for parameter in net.parameters())
+        2763393
     """
     count("features", features)
     convolutions = [
@@ -171,6 +190,13 @@ class ResidualMLP(nn.Module):
 
     Source:
         He, Zhang, Ren, Sun (2016), ECCV: the full pre-activation, without normalisation.
+
+    Raises:
+        ArgumentError: A size is not positive, or the activation is unknown.
+
+    Example:
+        >>> pj.ResidualMLP(6, width=16)(torch.zeros(5, 6)).shape
+        torch.Size([5, 1])
     """
 
     def __init__(

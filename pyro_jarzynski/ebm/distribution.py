@@ -73,6 +73,16 @@ class EnergyDistribution(TorchDistribution):
         followers: Its walkers.
         support: Where the density is positive.
         validate_args: Whether to check arguments of `log_prob`.
+
+    Example:
+        >>> base = dist.Normal(torch.zeros(2), 1.0).to_event(1)
+        >>> model = pj.EnergyModel(pj.MLP([2, 8]), base)
+        >>> followers = pj.Followers(model)
+        >>> law = model.distribution()
+        >>> law.log_prob(torch.zeros(3, 2)).detach()  # it starts as the base
+        tensor([-1.8379, -1.8379, -1.8379])
+        >>> law.sample((4,)).shape
+        torch.Size([4, 2])
     """
 
     arg_constraints: dict[str, Any] = {}  # noqa: RUF012

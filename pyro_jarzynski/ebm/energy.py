@@ -44,6 +44,25 @@ class StartableEnergy(nn.Module, ABC):
 
     Attributes:
         followers: Walkers that follow its parameters, once there are any.
+
+    Example:
+        >>> class Shifted(pj.StartableEnergy):
+        ...     def __init__(self):
+        ...         super().__init__()
+        ...         self.mean = torch.nn.Parameter(torch.zeros(2))
+        ...
+        ...     def forward(self, x):
+        ...         return (x - self.mean).square().sum(1) / 2
+        ...
+        ...     def draw(self, num, generator):
+        ...         noise = torch.randn(num, 2, generator=generator)
+        ...         return self.mean.detach() + noise
+        ...
+        ...     def start_log_normalizer(self):
+        ...         return 1.8378770664093453  # log 2π
+        >>> tracker = pj.LikelihoodTracker(Shifted())
+        >>> round(tracker.log_normalizer, 4)
+        1.8379
     """
 
     followers: Following | None = None
@@ -114,6 +133,13 @@ class EnergyModel(StartableEnergy):
 
     Raises:
         ArgumentError: The base has a batch shape, or the network does not start at zero.
+
+    Example:
+        >>> base = dist.Normal(torch.zeros(2), 1.0).to_event(1)
+        >>> model = pj.EnergyModel(pj.MLP([2, 8]), base)
+        >>> x = torch.tensor([[3.0, 4.0]])
+        >>> bool(torch.allclose(model(x), -base.log_prob(x)))  # it starts as the base
+        True
     """
 
     def __init__(

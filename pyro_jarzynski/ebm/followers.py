@@ -51,6 +51,16 @@ class Followers:
     Raises:
         ArgumentError: A number is out of its range.
         EnergyError: The energy couples walkers, is random, or has a wrong shape.
+
+    Example:
+        >>> base = dist.Normal(torch.zeros(2), 1.0).to_event(1)
+        >>> model = pj.EnergyModel(pj.MLP([2, 8]), base)
+        >>> followers = pj.Followers(model, num_walkers=64, audit_walkers=64)
+        >>> with torch.no_grad():
+        ...     model.net.layers[-1].bias += 0.1  # U is 0.1 higher everywhere
+        >>> info = followers.update()
+        >>> round(followers.audit.log_normalizer, 4)
+        -0.1
     """
 
     def __init__(

@@ -36,6 +36,11 @@ class History:
 
     A number that a run does not have (the validation NLL without validation data) is NaN
     in its whole column.
+
+    Example:
+        >>> history = pj.History()
+        >>> history.best() is None, history["step"]
+        (True, [])
     """
 
     def __init__(self) -> None:

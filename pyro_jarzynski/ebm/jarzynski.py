@@ -10,6 +10,9 @@ from pyro_jarzynski.ebm.updates import Advance
 class JarzynskiLearner(Learner):
     """Trains a model with walkers whose weights follow its parameters.
 
+    The gradient of the cross-entropy is `E_data[∂_θ U_θ] - Σ_i W_i ∂_θ U_θ(X_i)`, with the
+    normalised weights `W` of the walkers.
+
     Each update: gradient of the data and of the weighted walkers, optimiser, then every
     walker is carried to the new parameters with its exact weight, and the cloud is
     resampled if its effective sample size is low. Energies of the walkers are evaluated
@@ -48,6 +51,20 @@ class JarzynskiLearner(Learner):
 
     Source:
         Carbone, Hua, Coste, Vanden-Eijnden (2023), arXiv:2305.19414, Algorithm 1.
+
+    Example:
+        >>> base = dist.Normal(torch.zeros(2), 1.0).to_event(1)
+        >>> model = pj.EnergyModel(pj.MLP([2, 8]), base)
+        >>> optimizer = torch.optim.Adam(model.parameters(), 1e-3)
+        >>> learner = pj.JarzynskiLearner(model, optimizer, seed=1)
+        >>> data = pj.toy("moons", 100)
+        >>> history = learner.fit(data, 4, eval_every=2)
+        >>> history["step"]
+        [2, 4]
+        >>> learner.nll(data)._fields
+        ('nll', 'log_normalizer_error', 'data_error')
+        >>> learner.sample(5).shape
+        torch.Size([5, 2])
     """
 
     def begin(self, batches: Batches) -> None:

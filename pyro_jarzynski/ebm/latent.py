@@ -53,6 +53,14 @@ class LatentLikelihood:
 
     Raises:
         ArgumentError: The prior has a batch shape.
+
+    Example:
+        >>> prior = dist.Normal(torch.zeros(1), 1.0).to_event(1)
+        >>> known = pj.LatentLikelihood(
+        ...     prior, lambda z: dist.Normal(z, 1.0).to_event(1), num_points=200_000
+        ... )
+        >>> round(known.log_prob(torch.zeros(1, 1)).item(), 2)  # that of N(0, 2): -½ log 4π
+        -1.27
     """
 
     def __init__(

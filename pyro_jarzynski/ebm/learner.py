@@ -22,7 +22,7 @@ from pyro_jarzynski.core.curvature import warn_if_unstable
 from pyro_jarzynski.core.digests import described, versions
 from pyro_jarzynski.core.faults import read
 from pyro_jarzynski.core.interrupt import Interrupt, deferred_interrupt
-from pyro_jarzynski.core.kernels import ULA, Kernel
+from pyro_jarzynski.core.kernels import MALA, Kernel
 from pyro_jarzynski.core.noise import stream
 from pyro_jarzynski.core.resampling import Resampler
 from pyro_jarzynski.core.states import Checkpointing, Keep, keeping
@@ -54,7 +54,7 @@ class Learner(TrainingState, ABC):
         *,
         num_walkers: int = 1024,
         audit_walkers: int = 512,
-        kernel: Kernel = ULA(),  # noqa: B008
+        kernel: Kernel = MALA(),  # noqa: B008
         moves_per_update: int = 1,
         walker_batch_size: int | None = None,
         audit_every: int | None = None,

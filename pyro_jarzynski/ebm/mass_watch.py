@@ -34,6 +34,19 @@ class MassWatch:
     Attributes:
         rows: One for each row of the history: `step`, and the masses, `(classes,)`, by the
             `audit` and by the `training` walkers, with `audit_error` and `training_error`.
+
+    Raises:
+        ArgumentError: There are fewer than two classes.
+
+    Example:
+        >>> base = dist.Normal(torch.zeros(2), 1.0).to_event(1)
+        >>> model = pj.EnergyModel(pj.MLP([2, 8]), base)
+        >>> optimizer = torch.optim.Adam(model.parameters(), 1e-3)
+        >>> watch = pj.MassWatch(lambda x: x[:, 0] > 0, num_classes=2)
+        >>> learner = pj.JarzynskiLearner(model, optimizer)
+        >>> history = learner.fit(pj.toy("moons", 100), 4, eval_every=2, callbacks=[watch])
+        >>> [row["step"] for row in watch.rows], len(watch.rows[0]["audit"])
+        ([2, 4], 2)
     """
 
     def __init__(self, classify: Callable[[Tensor], Tensor], num_classes: int) -> None:

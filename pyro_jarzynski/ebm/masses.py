@@ -26,6 +26,12 @@ class ClassMasses(NamedTuple):
     Attributes:
         mass: Mass of each class, `(classes,)`, float64; they sum to one.
         error: Standard error of each, at most ½.
+
+    Example:
+        >>> masses = pj.ClassMasses(torch.tensor([0.2, 0.8]), torch.tensor([0.04, 0.04]))
+        >>> masses.interval().round(decimals=2)
+        tensor([[0.1300, 0.2900],
+                [0.7100, 0.8700]])
     """
 
     mass: Tensor
@@ -71,6 +77,11 @@ def class_masses(
     Raises:
         ArgumentError: Classes are of another shape, negative or too large.
         ArgumentTypeError: `classify` does not return a tensor of integers.
+
+    Example:
+        >>> draws = torch.tensor([[-1.0], [1.0], [2.0], [3.0]])
+        >>> pj.class_masses(draws, lambda x: x[:, 0] > 0).mass
+        tensor([0.2500, 0.7500], dtype=torch.float64)
     """
     walkers = draws if isinstance(draws, Walkers) else _alike(draws)
     position = walkers.position

@@ -24,6 +24,13 @@ class MLP(nn.Module):
         sizes: Widths from the input to the last hidden layer.
         activation: `silu`, `softplus` or `tanh`; smooth, so that Langevin moves are good.
         seed: Seed of the initial weights.
+
+    Raises:
+        ArgumentError: There is no width, one is not positive, or the activation is unknown.
+
+    Example:
+        >>> pj.MLP([2, 64, 64])(torch.zeros(5, 2)).shape
+        torch.Size([5, 1])
     """
 
     def __init__(
@@ -57,8 +64,19 @@ class GaussianMixtureEnergy(StartableEnergy):
 
     Args:
         means: Centres `a`, `(modes, d)`.
-        log_masses: Negative log-masses `z`, `(modes,)`; the first is held fixed, which
-            sets the scale of `Z`.
+        log_masses: `z`, `(modes,)`: logarithms of the masses with the sign changed, up to a
+            constant. The first is held fixed, which sets the scale of `Z`.
+
+    Raises:
+        ArgumentError: Shapes do not fit, or there are fewer than two modes.
+
+    Example:
+        >>> means = torch.tensor([[-10.0, 0.0], [6.0, 0.0]])
+        >>> model = pj.GaussianMixtureEnergy(means, torch.tensor([0.0, -1.0986]))
+        >>> model.masses().round(decimals=3)
+        tensor([0.2500, 0.7500])
+        >>> model.draw(4, torch.Generator().manual_seed(0))[:, 0] < 0
+        tensor([ True, False, False, False])
     """
 
     def __init__(self, means: Tensor, log_masses: Tensor) -> None:

@@ -13,6 +13,15 @@ class JointOptimizer(Optimizer):
 
     Args:
         *parts: Optimisers; no parameter is in two of them.
+
+    Example:
+        >>> first, second = torch.nn.Linear(2, 2), torch.nn.Linear(2, 2)
+        >>> optimizer = pj.JointOptimizer(
+        ...     torch.optim.SGD(first.parameters(), lr=0.1),
+        ...     torch.optim.Adam(second.parameters(), lr=0.001),
+        ... )
+        >>> [group["lr"] for group in optimizer.param_groups]
+        [0.1, 0.001]
     """
 
     def __init__(self, *parts: Optimizer) -> None:
@@ -61,6 +70,11 @@ def muon_and_adam(
 
     Source:
         Jordan et al. (2024), *Muon: an optimizer for hidden layers in neural networks*.
+
+    Example:
+        >>> optimizer = pj.muon_and_adam(pj.MLP([2, 64, 64]))
+        >>> [type(part).__name__ for part in optimizer.parts]
+        ['Muon', 'Adam']
     """
     trained = [p for p in model.parameters() if p.requires_grad]
     matrices = [p for p in trained if p.ndim == 2 and min(p.shape) > 1]

@@ -28,6 +28,10 @@ class Renewal(NamedTuple):
         every: Updates between two renewals.
         num_temperatures: Steps of the inverse temperature from the base to the model.
         num_moves: Moves of every walker per temperature.
+
+    Example:
+        >>> pj.Renewal(every=250, num_temperatures=16)
+        Renewal(every=250, num_temperatures=16, num_moves=4)
     """
 
     every: int = 500

@@ -33,6 +33,19 @@ class JarzynskiOptim(PyroOptim):
     Raises:
         ArgumentError: There is no model, or one twice.
         ArgumentTypeError: `optim` is no optimiser of Pyro.
+
+    Example:
+        >>> base = dist.Normal(torch.zeros(1), 1.0).to_event(1)
+        >>> ebm = pj.EnergyModel(pj.MLP([1, 8]), base)
+        >>> optim = pj.JarzynskiOptim(pyro.optim.Adam({"lr": 1e-3}), ebm, num_walkers=64)
+        >>> def program(x):
+        ...     pyro.module("ebm", ebm)
+        ...     with pyro.plate("data", len(x)):
+        ...         pyro.sample("x", ebm.distribution(), obs=x)
+        >>> svi = pyro.infer.SVI(program, lambda x: None, optim, pyro.infer.Trace_ELBO())
+        >>> loss = svi.step(torch.zeros(10, 1))
+        >>> ebm.followers.are_current()
+        True
     """
 
     def __init__(

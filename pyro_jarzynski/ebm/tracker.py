@@ -39,6 +39,13 @@ class Likelihood(NamedTuple):
         nll: `mean U(x) + log Z`.
         log_normalizer_error: Standard error from `log Z`.
         data_error: Standard error of the mean over the data, as a sample.
+
+    Example:
+        >>> base = dist.Normal(torch.zeros(1), 1.0).to_event(1)
+        >>> model = pj.EnergyModel(pj.MLP([1, 8]), base)
+        >>> found = pj.LikelihoodTracker(model).nll(torch.zeros(2, 1))
+        >>> round(found.nll, 4)  # ½ log 2π
+        0.9189
     """
 
     nll: float
@@ -49,10 +56,15 @@ class Likelihood(NamedTuple):
 class LikelihoodTracker:
     """Audits the likelihood of a model while any training loop changes it.
 
+    `log Z = log Z_0 + log mean_i e^{A_i}`. An update from `U_k` to `U_{k+1}` adds
+    `U_k(X) - U_{k+1}(X)` to the log-weight `A` of a walker, which then moves under
+    `U_{k+1}`; unadjusted kernels have a term of their own.
+
     Args:
         model: Energy that can be drawn exactly at its present parameters.
         num_walkers: Audit walkers.
-        kernel: How they move.
+        kernel: How they move. The step size stays as it is given: `update` returns the
+            acceptance rate, by which to choose it.
         moves_per_update: Moves per call of `update`.
         ess_threshold: Resample when `ESS < ess_threshold N`, in [0, 1].
         resampler: A name or function of `core.resampling`.
@@ -63,6 +75,19 @@ class LikelihoodTracker:
 
     Raises:
         EnergyError: The energy couples walkers, is random, or has a wrong shape.
+
+    Source:
+        Carbone, Hua, Coste, Vanden-Eijnden (2023), arXiv:2305.19414, for the weights.
+
+    Example:
+        >>> base = dist.Normal(torch.zeros(2), 1.0).to_event(1)
+        >>> model = pj.EnergyModel(pj.MLP([2, 8]), base)
+        >>> tracker = pj.LikelihoodTracker(model, num_walkers=64)
+        >>> with torch.no_grad():  # any training step
+        ...     model.net.layers[-1].bias += 0.1
+        >>> info = tracker.update()
+        >>> round(tracker.log_normalizer, 4)
+        -0.1
     """
 
     def __init__(

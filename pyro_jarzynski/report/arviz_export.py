@@ -36,6 +36,14 @@ def to_arviz(
         ArgumentError: There are no draws, the run was interrupted, the model was never
             trained; a name, a label, or an attribute cannot be used.
         MissingDependencyError: ArviZ cannot be imported.
+
+    Example:
+        >>> base = dist.Normal(torch.zeros(2), 1.0).to_event(1)
+        >>> model = pj.EnergyModel(pj.MLP([2, 8]), base)
+        >>> tracker = pj.LikelihoodTracker(model, num_walkers=64)
+        >>> tree = pj.to_arviz(tracker, num_draws=50)
+        >>> dict(tree["posterior"]["x"].sizes)
+        {'chain': 1, 'draw': 50, 'x_dim_0': 2}
     """
     if isinstance(run, MCMC):
         return mcmc_to_arviz(run, **options)

@@ -51,6 +51,12 @@ def plot_energy(
         ArgumentError: There is nothing to take limits from or no point to draw, there are
             more than two dimensions, or arguments differ in them.
         EnergyError: The model does not return one energy per point, or none is finite.
+
+    Example:
+        >>> energy = pj.QuadraticEnergy(torch.zeros(2))
+        >>> ax = pj.plot_energy(energy, log_normalizer=1.8379, limits=[(-3, 3), (-3, 3)])
+        >>> ax.get_xlabel()
+        'x₀'
     """
     position, weight = _positions(walkers)
     if not all(len(values) for values in (position, data) if values is not None):

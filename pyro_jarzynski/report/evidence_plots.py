@@ -49,6 +49,16 @@ def plot_evidence(
 
     Raises:
         ArgumentError: `probability` is out of its range.
+
+    Example:
+        >>> def model(y):
+        ...     mu = pyro.sample("mu", dist.Normal(0.0, 1.0))
+        ...     pyro.sample("y", dist.Normal(mu, 1.0), obs=y)
+        >>> smc = pj.AnnealedSMC(model, num_walkers=256, progress=False)
+        >>> result = smc.run(torch.tensor(0.5))
+        >>> ax = pj.plot_evidence(result)
+        >>> ax.get_xlabel()
+        'island'
     """
     low, high = result.log_evidence_interval(probability)
     ax = single(axes, (6.4, 4.0))
@@ -103,6 +113,17 @@ def plot_work(
 
     Source:
         Crooks (1999), Phys. Rev. E 60(3); Bennett (1976), J. Comput. Phys. 22(2).
+
+    Example:
+        >>> def model(y):
+        ...     mu = pyro.sample("mu", dist.Normal(0.0, 1.0))
+        ...     pyro.sample("y", dist.Normal(mu, 1.0), obs=y)
+        >>> y = torch.tensor([0.5])
+        >>> smc = pj.AnnealedSMC(model, num_walkers=256, progress=False)
+        >>> bounds = pj.evidence_bounds(smc, y, num_simulations=2)
+        >>> ax = pj.plot_work(bounds)
+        >>> ax.get_ylabel()
+        'density (1 / nat)'
     """
     if count("index", index, 0) >= len(bounds.bennett):
         raise ArgumentError(
@@ -154,6 +175,12 @@ def plot_mode_masses(
     Raises:
         ArgumentError: `masses` is not a vector, or another argument has not one entry
             per mode.
+
+    Example:
+        >>> masses, errors = torch.tensor([0.3, 0.7]), torch.tensor([0.02, 0.02])
+        >>> ax = pj.plot_mode_masses(masses, errors, truth=[0.25, 0.75])
+        >>> ax.get_xlabel(), ax.get_ylabel()
+        ('mode', 'mass')
     """
     shown = torch.as_tensor(masses)
     if shown.ndim != 1 or not len(shown):

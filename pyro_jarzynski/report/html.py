@@ -30,6 +30,11 @@ class Table:
         rows: A number, or the name of the row, for every column.
         first: Show only so many rows from the start; `None` is all.
         last: Show only so many rows from the end; `None` is all.
+
+    Example:
+        >>> table = pj.Table({"mass": "share of a mode"}, [{"mass": 0.25}, {"mass": 0.75}])
+        >>> len(table.rows)
+        2
     """
 
     columns: Mapping[str, str]
@@ -99,6 +104,18 @@ def write_report(
     Raises:
         OutputError: A figure cannot be read or is not a PNG, or the page cannot be
             written.
+
+    Example:
+        >>> page = pj.write_report(
+        ...     "report.html",
+        ...     title="A run",
+        ...     summary={"Test NLL": "78.6 nats"},
+        ...     settings={"seed": "0"},
+        ...     figures={},
+        ...     history=None,
+        ... )
+        >>> "78.6 nats" in page.read_text(encoding="utf-8")
+        True
     """
     shown = [*(tables or {}).items(), ("History", _as_table(history))]
     content = (

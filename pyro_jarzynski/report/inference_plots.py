@@ -57,6 +57,15 @@ def plot_annealing(result: SMCResult, *, axes: Iterable[Axes] | None = None) -> 
 
     Raises:
         ArgumentError: The model has no latents, or `axes` are not four.
+
+    Example:
+        >>> def model(y):
+        ...     mu = pyro.sample("mu", dist.Normal(0.0, 1.0))
+        ...     pyro.sample("y", dist.Normal(mu, 1.0), obs=y)
+        >>> smc = pj.AnnealedSMC(model, num_walkers=256, progress=False)
+        >>> result = smc.run(torch.tensor(0.5))
+        >>> pj.plot_annealing(result).shape
+        (2, 2)
     """
     check_stages(result)
     drawn = drawing.panels(axes, 2, 2, (9.6, 6.8))
@@ -97,6 +106,15 @@ def plot_weights(
 
     Source:
         Vehtari, Simpson, Gelman, Yao, Gabry (2024), J. Mach. Learn. Res. 25(72).
+
+    Example:
+        >>> def model(y):
+        ...     mu = pyro.sample("mu", dist.Normal(0.0, 1.0))
+        ...     pyro.sample("y", dist.Normal(mu, 1.0), obs=y)
+        >>> smc = pj.AnnealedSMC(model, num_walkers=256, progress=False)
+        >>> result = smc.run(torch.tensor(0.5))
+        >>> pj.plot_weights(result).shape
+        (2,)
     """
     check_stages(result)
     stages = len(result.history["beta"])
@@ -131,6 +149,15 @@ def plot_genealogy(result: SMCResult, *, axes: Iterable[Axes] | None = None) -> 
 
     Raises:
         ArgumentError: The model has no latents, or `axes` are not two.
+
+    Example:
+        >>> def model(y):
+        ...     mu = pyro.sample("mu", dist.Normal(0.0, 1.0))
+        ...     pyro.sample("y", dist.Normal(mu, 1.0), obs=y)
+        >>> smc = pj.AnnealedSMC(model, num_walkers=256, progress=False)
+        >>> result = smc.run(torch.tensor(0.5))
+        >>> pj.plot_genealogy(result).shape
+        (2,)
     """
     check_stages(result)
     drawn = drawing.panels(axes, 1, 2, (9.6, 3.8))

@@ -82,6 +82,16 @@ def write_inference_report(
 
     Raises:
         OutputError: A file cannot be written.
+
+    Example:
+        >>> def model(y):
+        ...     mu = pyro.sample("mu", dist.Normal(0.0, 1.0))
+        ...     pyro.sample("y", dist.Normal(mu, 1.0), obs=y)
+        >>> smc = pj.AnnealedSMC(model, num_walkers=256, progress=False)
+        >>> result = smc.run(torch.tensor(0.5))
+        >>> settings = {"seed": "0"}
+        >>> pj.write_inference_report(".", result, title="A mean", settings=settings).name
+        'report.html'
     """
     folder, figures, tables = Path(directory), {}, {}
     if result.history:

@@ -40,6 +40,12 @@ def plot_mixture(
 
     Raises:
         ArgumentError: There is no run, a run lacks a column, or `axes` are not three.
+
+    Example:
+        >>> run = {"step": [1, 2], "mass": [0.4, 0.3], "exact_kl": [1.0, 0.1]}
+        >>> run |= {"estimated_kl": [1.1, 0.1], "log_z_error": [0.1, 0.1]}
+        >>> pj.plot_mixture({"jarzynski": run}, true_mass=0.25).shape
+        (3,)
     """
     truths = [true_mass] if isinstance(true_mass, int | float) else list(true_mass)
     masses = [f"mass_{mode}" for mode in range(len(truths))]

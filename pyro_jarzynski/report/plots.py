@@ -45,6 +45,14 @@ def plot_training(
 
     Raises:
         ArgumentError: `history` has no rows, or `axes` are not six.
+
+    Example:
+        >>> base = dist.Normal(torch.zeros(2), 1.0).to_event(1)
+        >>> model = pj.EnergyModel(pj.MLP([2, 8]), base)
+        >>> learner = pj.JarzynskiLearner(model, torch.optim.Adam(model.parameters(), 1e-3))
+        >>> history = learner.fit(pj.toy("moons", 100), 4, eval_every=2)
+        >>> pj.plot_training(history, ess_threshold=0.5).shape
+        (2, 3)
     """
     if not len(history):
         raise ArgumentError("`history` must have at least one row; it has none.")
@@ -97,6 +105,11 @@ def plot_samples(
 
     Raises:
         ArgumentError: Images are missing or of different sizes, or `axes` are not two.
+
+    Example:
+        >>> axes = pj.plot_samples(torch.rand(9, 8, 8), torch.rand(9, 8, 8), columns=3)
+        >>> axes.shape
+        (2,)
     """
     count("columns", columns)
     for name, images in (("samples", samples), ("data", data)):
@@ -136,6 +149,11 @@ def save_figure(
 
     Raises:
         OutputError: The file cannot be written.
+
+    Example:
+        >>> axes = pj.plot_samples(torch.rand(9, 8, 8), torch.rand(9, 8, 8), columns=3)
+        >>> pj.save_figure(axes, "draws.png").name
+        'draws.png'
     """
     drawn = axes_or_figure
     owner = drawn.flat[0] if isinstance(drawn, np.ndarray) else drawn

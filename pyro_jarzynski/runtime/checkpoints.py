@@ -58,6 +58,15 @@ class Checkpoints:
 
     Raises:
         ArgumentError: A number is out of its range.
+
+    Example:
+        >>> base = dist.Normal(torch.zeros(2), 1.0).to_event(1)
+        >>> model = pj.EnergyModel(pj.MLP([2, 8]), base)
+        >>> learner = pj.JarzynskiLearner(model, torch.optim.Adam(model.parameters(), 1e-3))
+        >>> kept = pj.Checkpoints("checkpoints", every=2, resume=True)
+        >>> history = learner.fit(pj.toy("moons", 100), 4, checkpoints=kept)
+        >>> learner.num_steps
+        4
     """
 
     def __init__(

@@ -66,6 +66,15 @@ def save_model(
         walkers: Weighted walkers of the model, from the audit.
         extras: Further tensors.
         notes: Further settings and figures that JSON can hold.
+
+    Example:
+        >>> base = dist.Normal(torch.zeros(2), 1.0).to_event(1)
+        >>> model = pj.EnergyModel(pj.MLP([2, 8]), base)
+        >>> tracker = pj.LikelihoodTracker(model, num_walkers=64)
+        >>> pj.save_model("model", model, tracker.cloud.walkers, notes={"data": "none"})
+        >>> saved = pj.load_model("model")
+        >>> saved.notes, saved.log_normalizer
+        ({'data': 'none'}, 0.0)
     """
     folder = Path(directory)
     folder.mkdir(parents=True, exist_ok=True)

@@ -39,6 +39,11 @@ class ProgressBar:
     Args:
         num_steps: Updates until the bar is full.
         console: Where to draw; `None` is standard error, so that output can be piped.
+
+    Example:
+        >>> with pj.ProgressBar(100) as bar:
+        ...     callable(bar)  # learner.fit(data, 100, callbacks=[bar])
+        True
     """
 
     def __init__(self, num_steps: int, *, console: Console | None = None) -> None:

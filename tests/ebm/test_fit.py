@@ -1,12 +1,13 @@
 """The training loop: data, rows, the best parameters, seeds."""
 
+import inspect
 import math
 
 import pytest
 import torch
 from torch.utils.data import DataLoader, TensorDataset
 
-from pyro_jarzynski import MALA, JarzynskiLearner
+from pyro_jarzynski import MALA, Followers, JarzynskiLearner, LikelihoodTracker
 from pyro_jarzynski.ebm.history import COLUMNS
 from pyro_jarzynski.errors import AuditWarning, NonFiniteEnergyError
 from tests.ebm.models import (
@@ -17,6 +18,13 @@ from tests.ebm.models import (
     network_model,
     start_mixture,
 )
+
+
+@pytest.mark.parametrize("made", [JarzynskiLearner, Followers, LikelihoodTracker])
+def test_moves_are_adjusted_where_no_kernel_is_given(made):
+    """Unadjusted ones lose an ordinary network in a few hundred updates."""
+    default = inspect.signature(made).parameters["kernel"].default
+    assert default == MALA()
 
 
 def parameters_of(learner):
