@@ -183,7 +183,7 @@ class Cloud:
     @property
     def position(self) -> Tensor:
         """Positions of the walkers, `(N, *event)`; all ranks must ask."""
-        blocks = [self.team.whole(block) for block in self.place.blocks]
+        blocks = self.place.whole(self.team).blocks
         position = map_tree(concatenate, *(block.position for block in blocks))
         assert isinstance(position, Tensor)
         return position
@@ -207,8 +207,7 @@ class Cloud:
 
     def gather(self) -> None:
         """Give every rank all walkers, to go on alone; all must ask."""
-        blocks = tuple(self.team.whole(block) for block in self.place.blocks)
-        self.place = self.place._replace(blocks=blocks)
+        self.place = self.place.whole(self.team)
         self.team = WHOLE
         self.tools = self.tools._replace(team=WHOLE)
 
