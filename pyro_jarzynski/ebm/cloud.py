@@ -29,7 +29,7 @@ from pyro_jarzynski.core.trees import map_tree
 from pyro_jarzynski.core.walkers import Walkers, init
 from pyro_jarzynski.ebm.blocks import Place, concatenate, join, split
 from pyro_jarzynski.ebm.energy import StartableEnergy, device_of
-from pyro_jarzynski.ebm.soundness import check_kernel
+from pyro_jarzynski.ebm.soundness import check_is_bare, check_kernel
 from pyro_jarzynski.errors import ArgumentError, count, fraction
 
 
@@ -76,6 +76,7 @@ class Cloud:
         jit_compile: bool = False,
     ) -> None:
         """Draw the first walkers."""
+        check_is_bare(model)
         count("num_walkers", num_walkers)
         check_kernel(kernel, model)
         self.model, self.kernel = model, kernel
