@@ -40,8 +40,8 @@ class Shards:
         seed: Seed of the run.
         purpose: What the clouds are for; those of one run differ in it.
         device: Where the walkers are.
-        local: Whether shards resample by themselves. No walker travels then; the shards
-            keep their weights, which stay uneven.
+        local_resampling: Whether shards resample by themselves. No walker travels then;
+            the shards keep their weights, which stay uneven.
 
     Attributes:
         num_moved: Walkers that resampling has put on another rank.
@@ -55,7 +55,7 @@ class Shards:
         seed: int,
         purpose: str,
         device: torch.device,
-        local: bool = False,
+        local_resampling: bool = False,
     ) -> None:
         """Begin the randomness of the shards that live here."""
         if num_shards < ranks.size:
@@ -63,7 +63,8 @@ class Shards:
                 f"`num_shards` must be at least {ranks.size}, one for each rank, got "
                 f"{num_shards}."
             )
-        self.ranks, self.num_shards, self.local = ranks, num_shards, local
+        self.ranks, self.num_shards = ranks, num_shards
+        self.local_resampling = local_resampling
         self.here = ranks.range_of(num_shards)
         self.generators = [stream(seed, self._name(purpose, k), device) for k in self.here]
         self.num_moved = 0
@@ -124,7 +125,7 @@ class Shards:
         generator: torch.Generator | None,
     ) -> tuple[Walkers, Tensor]:
         """Resample the islands that are low, so that few walkers change their rank."""
-        if self.local:
+        if self.local_resampling:
             return self._resample_apart(walkers, threshold, resampler), low
         log_weight = walkers.by_island(walkers.log_weight)
         ancestors = resampler(log_weight, log_weight.shape[-1], generator)
