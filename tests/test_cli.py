@@ -13,7 +13,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from pyro_jarzynski import History, JarzynskiLearner, load_model
+from pyro_jarzynski import History, JarzynskiLearner, LikelihoodTracker, load_model
 from tests.command_line import LEFT, MODEL, TINY, call, flat, names_in, train
 
 ROOT = Path(__file__).parents[1]
@@ -71,6 +71,17 @@ def test_every_algorithm_runs(tmp_path, kind, algorithm):
         rows = list(csv.DictReader(file))
     assert [float(row["step"]) for row in rows] == [2, 4]
     assert {"mass", "exact_kl", "estimated_kl"} < rows[0].keys()
+
+
+def test_the_last_word_is_that_of_fresh_walkers(tmp_path, monkeypatch):
+    found, renew = [], LikelihoodTracker.renew
+
+    def watched(tracker, **settings):
+        found.append(renew(tracker, **settings))
+
+    monkeypatch.setattr(LikelihoodTracker, "renew", watched)
+    assert call(*train("digits", tmp_path)).code == 0
+    assert load_model(tmp_path).log_normalizer == found[-1].after
 
 
 def test_masses_of_more_modes_are_shown(tmp_path):

@@ -96,6 +96,7 @@ def run_training(
         with ProgressBar(steps, console=console) as bar:
             fit([bar])
     except (KeyboardInterrupt, SystemExit) as stop:
+        learner.restore_best()
         learner.gather()
         if ranks.rank == 0:
             save()
@@ -107,7 +108,7 @@ def run_training(
     except JarzynskiError:
         # Where one of several ranks has failed, the others cannot gather its walkers.
         if ranks.size == 1:
-            learner.gather()
+            learner.restore_best()
             save()
         raise
     learner.gather()

@@ -166,18 +166,23 @@ class Ranks:
         self.attempt(act if self.rank == 0 else lambda: None)
 
     def attempt(self, act: Callable[[], Any]) -> Any:
-        """Do what may fail on one rank alone; if it does, all ranks raise an `OSError`."""
+        """Do what may fail on one rank alone; if it does, all ranks raise an `OSError`.
+
+        What fails is the disk, or the memory: `OSError` and `MemoryError`.
+        """
         if self.size == 1:
             return act()
-        error: OSError | None = None
+        error: OSError | MemoryError | None = None
         try:
             outcome = act()
-        except OSError as caught:
+        except (OSError, MemoryError) as caught:
             error = caught
-        told = self.texts("" if error is None else f"{error.strerror or error}")
+        reason = getattr(error, "strerror", None) or repr(error)
+        told = self.texts("" if error is None else reason)
         failed = [f"rank {rank}: {text}" for rank, text in enumerate(told) if text]
         if failed:
-            raise OSError(error.errno if error else 0, "; ".join(failed)) from error
+            number = getattr(error, "errno", None) or 0
+            raise OSError(number, "; ".join(failed)) from error
         return outcome
 
 

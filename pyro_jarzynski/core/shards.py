@@ -8,7 +8,6 @@ as its seed is; the number of ranks is not.
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from itertools import pairwise
 from typing import Any
 
 import torch
@@ -20,15 +19,20 @@ from pyro_jarzynski.core.gradients import TermsFn
 from pyro_jarzynski.core.noise import stream
 from pyro_jarzynski.core.ranks import Ranks
 from pyro_jarzynski.core.resampling import Resampler
+from pyro_jarzynski.core.shard_parts import (
+    LOCAL,
+    local_rows,
+    resample_apart,
+    rows_of,
+    side_by_side,
+    sizes_of_shards,
+)
 from pyro_jarzynski.core.shard_tree import arrange
 from pyro_jarzynski.core.team import WHOLE, Act, Place, Tools
 from pyro_jarzynski.core.trees import map_tree
 from pyro_jarzynski.core.walker_states import walkers_from, walkers_state
 from pyro_jarzynski.core.walkers import Walkers, bank
 from pyro_jarzynski.errors import ArgumentError
-
-# What each rank has of its own walkers alone.
-LOCAL = ("position", "evaluation", "momentum")
 
 
 class Shards:
@@ -40,8 +44,8 @@ class Shards:
         seed: Seed of the run.
         purpose: What the clouds are for; those of one run differ in it.
         device: Where the walkers are.
-        local: Whether shards resample by themselves. No walker travels then; the shards
-            keep their weights, which stay uneven.
+        local_resampling: Whether shards resample by themselves. No walker travels then;
+            the shards keep their weights, which stay uneven.
 
     Attributes:
         num_moved: Walkers that resampling has put on another rank.
@@ -55,7 +59,7 @@ class Shards:
         seed: int,
         purpose: str,
         device: torch.device,
-        local: bool = False,
+        local_resampling: bool = False,
     ) -> None:
         """Begin the randomness of the shards that live here."""
         if num_shards < ranks.size:
@@ -63,9 +67,10 @@ class Shards:
                 f"`num_shards` must be at least {ranks.size}, one for each rank, got "
                 f"{num_shards}."
             )
-        self.ranks, self.num_shards, self.local = ranks, num_shards, local
+        self.ranks, self.num_shards = ranks, num_shards
+        self.local_resampling = local_resampling
         self.here = ranks.range_of(num_shards)
-        self.generators = [stream(seed, self._name(purpose, k), device) for k in self.here]
+        self.generators = [stream(seed, purpose + _label(k), device) for k in self.here]
         self.num_moved = 0
 
     def start(
@@ -73,9 +78,9 @@ class Shards:
     ) -> Walkers:
         """Return `num` walkers that are placed shard by shard."""
         del generator
-        rows = self._rows(self.sizes(num, islands or 1))
+        rows = rows_of(self.sizes(num, islands or 1))
         parts = [
-            place(rows[k], own, self._name("", k))
+            place(rows[k], own, _label(k))
             for k, own in zip(self.here, self.generators, strict=True)
         ]
         first = parts[0]
@@ -104,10 +109,10 @@ class Shards:
 
     def parts(self, walkers: Walkers) -> list[Walkers]:
         """Return the walkers that are here, shard by shard."""
-        rows = [self._rows(self._sizes_of(walkers))[k] for k in self.here]
+        rows = [rows_of(self._sizes_of(walkers))[k] for k in self.here]
         first = rows[0].start
         return [
-            _local_rows(walkers, slice(r.start - first, r.stop - first))._replace(
+            local_rows(walkers, slice(r.start - first, r.stop - first))._replace(
                 log_weight=walkers.log_weight[r],
                 ancestor=walkers.ancestor[r],
                 log_banked=walkers.log_banked.new_zeros(()),
@@ -124,7 +129,7 @@ class Shards:
         generator: torch.Generator | None,
     ) -> tuple[Walkers, Tensor]:
         """Resample the islands that are low, so that few walkers change their rank."""
-        if self.local:
+        if self.local_resampling:
             return self._resample_apart(walkers, threshold, resampler), low
         log_weight = walkers.by_island(walkers.log_weight)
         ancestors = resampler(log_weight, log_weight.shape[-1], generator)
@@ -158,9 +163,9 @@ class Shards:
 
     def own(self, walkers: Walkers) -> Walkers:
         """Return whole walkers with the positions of those that live here."""
-        rows = self._rows(self._sizes_of(walkers))
+        rows = rows_of(self._sizes_of(walkers))
         mine = slice(rows[self.here.start].start, rows[self.here.stop - 1].stop)
-        return _local_rows(walkers, mine)
+        return local_rows(walkers, mine)
 
     def gathered(self, rows: Tensor, num: int, islands: int = 1) -> Tensor:
         """Return rows of all of `num` walkers, of which those of this rank are given."""
@@ -247,7 +252,7 @@ class Shards:
     ) -> Walkers:
         """Return shards side by side, with what all ranks know of the walkers."""
         local = {
-            name: map_tree(_side_by_side, *(getattr(part, name) for part in parts))
+            name: map_tree(side_by_side, *(getattr(part, name) for part in parts))
             for name in LOCAL
         }
         joined = walkers._replace(**local)
@@ -260,50 +265,17 @@ class Shards:
     def _resample_apart(
         self, walkers: Walkers, threshold: float, resampler: Resampler
     ) -> Walkers:
-        """Resample each shard that is low by itself; its weight stays that of the shard."""
-        parts = []
-        for part, own in zip(self.parts(walkers), self.generators, strict=True):
-            alive = bool((part.log_weight > -torch.inf).any())
-            if not alive or weights.ess(part.log_weight) >= threshold * part.num_walkers:
-                parts.append(part)
-                continue
-            rows = resampler(part.log_weight, part.num_walkers, own)
-            level = weights.log_mean_exp(part.log_weight).expand(part.num_walkers)
-            parts.append(map_tree(lambda x, r=rows: x[r] if x.ndim else x, part))
-            parts[-1] = parts[-1]._replace(log_weight=level)
+        """Resample each shard that is low by itself, and tell all ranks of it."""
+        parts = [
+            resample_apart(part, threshold, resampler, own)
+            for part, own in zip(self.parts(walkers), self.generators, strict=True)
+        ]
         joined = self._joined(walkers, parts, weighs=True)
         here = torch.cat([part.ancestor for part in parts])
         of_ranks = self._on_ranks(self._sizes_of(walkers))
         return joined._replace(ancestor=self.ranks.gather(here, of_ranks))
 
-    @staticmethod
-    def _rows(sizes: list[int]) -> list[slice]:
-        """Return the rows of each shard."""
-        ends = torch.tensor([0, *sizes]).cumsum(0).tolist()
-        return [slice(first, last) for first, last in pairwise(ends)]
 
-    @staticmethod
-    def _name(purpose: str, shard: int) -> str:
-        return f"{purpose}, shard {shard}"
-
-
-def sizes_of_shards(num_shards: int, num: int, islands: int) -> list[int]:
-    """Return how many of `num` walkers on islands each shard has."""
-    each, size = num_shards // islands, num // islands
-    if num_shards % islands or size < each:
-        raise ArgumentError(
-            f"`num_shards` is {num_shards}: it must be a multiple of the {islands} "
-            f"islands, and at most {size} for each of them, their walkers."
-        )
-    return [size // each + (k < size % each) for k in range(each)] * islands
-
-
-def _local_rows(walkers: Walkers, rows: slice) -> Walkers:
-    """Return walkers with some rows of what a rank has of its own walkers alone."""
-    local = {name: map_tree(lambda x: x[rows], getattr(walkers, name)) for name in LOCAL}
-    return walkers._replace(**local)
-
-
-def _side_by_side(*parts: Tensor) -> Tensor:
-    # In one layout, wherever the parts come from: sums depend on it in their last bits.
-    return torch.cat([part.contiguous() for part in parts])
+def _label(shard: int) -> str:
+    """Return what tells the randomness of a shard from that of others."""
+    return f", shard {shard}"

@@ -70,7 +70,7 @@ def team_for(*, seed: int, purpose: str, device: torch.device) -> Team:
         seed=seed,
         purpose=purpose,
         device=device,
-        local=known.local_resampling,
+        local_resampling=known.local_resampling,
     )
 
 

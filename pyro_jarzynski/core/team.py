@@ -41,6 +41,10 @@ class Team(Protocol):
     def num_shards(self) -> int | None:
         """Shards of every cloud; `None` is one cloud in one piece."""
 
+    @property
+    def local_resampling(self) -> bool:
+        """Whether shards resample by themselves."""
+
     def start(
         self, num: int, generator: torch.Generator, place: Place, islands: int | None
     ) -> Walkers:
@@ -110,6 +114,7 @@ class Whole:
     """One process that has all walkers, in one piece."""
 
     num_shards: ClassVar[None] = None
+    local_resampling: ClassVar[bool] = False
 
     def __init__(self) -> None:
         """Be alone, whatever process group there is."""

@@ -25,6 +25,10 @@ class Place(NamedTuple):
     behind: tuple[int, ...]
     turn: int
 
+    def whole(self, team: Team) -> "Place":
+        """Return the same with the positions of all walkers; all ranks must ask."""
+        return self._replace(blocks=tuple(team.whole(block) for block in self.blocks))
+
     def state(self, team: Team) -> dict[str, Any]:
         """Return the place as a state."""
         return self._asdict() | {"blocks": [team.state(block) for block in self.blocks]}

@@ -29,7 +29,7 @@ from pyro_jarzynski.core.trees import map_tree
 from pyro_jarzynski.core.walkers import Walkers, init
 from pyro_jarzynski.ebm.blocks import Place, concatenate, join, split
 from pyro_jarzynski.ebm.energy import StartableEnergy, device_of
-from pyro_jarzynski.ebm.soundness import check_kernel
+from pyro_jarzynski.ebm.soundness import check_is_bare, check_kernel
 from pyro_jarzynski.errors import ArgumentError, count, fraction
 
 
@@ -76,6 +76,7 @@ class Cloud:
         jit_compile: bool = False,
     ) -> None:
         """Draw the first walkers."""
+        check_is_bare(model)
         count("num_walkers", num_walkers)
         check_kernel(kernel, model)
         self.model, self.kernel = model, kernel
@@ -183,7 +184,7 @@ class Cloud:
     @property
     def position(self) -> Tensor:
         """Positions of the walkers, `(N, *event)`; all ranks must ask."""
-        blocks = [self.team.whole(block) for block in self.place.blocks]
+        blocks = self.place.whole(self.team).blocks
         position = map_tree(concatenate, *(block.position for block in blocks))
         assert isinstance(position, Tensor)
         return position
@@ -207,8 +208,7 @@ class Cloud:
 
     def gather(self) -> None:
         """Give every rank all walkers, to go on alone; all must ask."""
-        blocks = tuple(self.team.whole(block) for block in self.place.blocks)
-        self.place = self.place._replace(blocks=blocks)
+        self.place = self.place.whole(self.team)
         self.team = WHOLE
         self.tools = self.tools._replace(team=WHOLE)
 

@@ -208,6 +208,11 @@ class Followers:
         self.cloud.load_state_dict(state["cloud"])
         self.audit_cloud.load_state_dict(state["audit"])
 
+    def whole(self, places: tuple[Place, Place]) -> tuple[Place, Place]:
+        """Return places of both clouds with all walkers; all ranks must ask."""
+        cloud, audit = self.cloud, self.audit_cloud
+        return places[0].whole(cloud.team), places[1].whole(audit.team)
+
     def gather(self) -> None:
         """Give every rank all walkers of both clouds, to go on alone; all must ask."""
         self.cloud.gather()

@@ -207,14 +207,13 @@ class Learner(TrainingState, ABC):
         self._negative = self.gradient_now()
 
     def gather(self) -> None:
-        """Put back the best parameters, and give every rank all walkers to go on alone.
+        """Give every rank all walkers, of the best parameters as well, to go on alone.
 
         All ranks must ask. From then on none of them needs the others.
         """
-        self.restore_best()
-        self.followers.gather()
         if self.best is not None:
-            self.best = self.best._replace(places=self.followers.places)
+            self.best = self.best._replace(places=self.followers.whole(self.best.places))
+        self.followers.gather()
 
     def gradient_now(self) -> list[Tensor]:
         """Return `E_ρ[∂_θ U]` at the walkers as they are, by a pass of its own."""

@@ -1,4 +1,4 @@
-"""What walkers ask of an energy before they set out: that they can move, and alone."""
+"""What walkers ask of an energy before they set out: that it is whole, and theirs alone."""
 
 import torch
 from torch import Tensor, nn
@@ -8,6 +8,24 @@ from pyro_jarzynski.core.evaluation import EnergyFn
 from pyro_jarzynski.core.kernels import Kernel
 from pyro_jarzynski.ebm.energy import StartableEnergy
 from pyro_jarzynski.errors import ArgumentError, EnergyError
+
+# What of torch shares gradients or parameters among ranks: known by name, because to import
+# all of it takes long, and not every torch has it.
+SHARED = {"DistributedDataParallel", "FullyShardedDataParallel", "FSDPModule", "DTensor"}
+
+
+def check_is_bare(model: nn.Module) -> None:
+    """Raise if torch shares the gradient, or the parameters, of a model among ranks."""
+    for named in (model.named_modules(), model.named_parameters()):
+        for name, part in named:
+            kinds = {kind.__name__ for kind in type(part).__mro__}
+            if kinds & SHARED:
+                what = f"a {min(kinds & SHARED)}" + (f" at {name!r}" if name else "")
+                raise ArgumentError(
+                    f"`model` must be a bare module, got {what}. Pass the module that was "
+                    "wrapped, whole on every rank: the package itself sums the gradient of "
+                    "data and walkers over ranks, inside `pj.distributed()`."
+                )
 
 
 def is_discrete(model: StartableEnergy) -> bool:

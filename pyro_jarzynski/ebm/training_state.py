@@ -125,6 +125,7 @@ class TrainingState(Trained):
             "renewal": renewal,
             "seed": self.seed,
             "num_shards": cloud.team.num_shards,
+            "local_resampling": cloud.team.local_resampling,
             "data": None if course is None else course.batches.described,
         } | {name: getattr(self, name) for name in self.settings}
 

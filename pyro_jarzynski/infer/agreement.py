@@ -13,7 +13,7 @@ import torch
 from pyro_jarzynski.core.digests import described, digest, versions
 from pyro_jarzynski.core.pilot import Found
 from pyro_jarzynski.core.ranks import Ranks
-from pyro_jarzynski.core.shards import sizes_of_shards
+from pyro_jarzynski.core.shard_parts import sizes_of_shards
 from pyro_jarzynski.core.sharing import current, ranks_now
 from pyro_jarzynski.core.states import kernel_state
 from pyro_jarzynski.errors import ArgumentError, RankError

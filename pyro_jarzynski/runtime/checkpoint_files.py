@@ -11,6 +11,7 @@ manifest carries a hash of itself. Nothing is ever unpickled.
 import json
 import re
 from collections.abc import Iterator, Mapping
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 from uuid import uuid4
@@ -41,6 +42,13 @@ def steps_in(directory: Path) -> dict[int, Path]:
         return {}
     found = {int(m[1]): p for p in directory.iterdir() if (m := STEP.fullmatch(p.name))}
     return dict(sorted(found.items(), reverse=True))
+
+
+def clean(directory: Path) -> None:
+    """Remove what writers that have died left behind."""
+    for path in directory.glob(f"{PASSING}*"):
+        with suppress(OSError):
+            disk.remove(path)
 
 
 def write_checkpoint(directory: Path, step: int, state: Any, ranks: Ranks) -> None:
@@ -217,7 +225,5 @@ def _code_in(content: bytes) -> str:
 
 def _discard(path: Path) -> None:
     """Remove what is left of a checkpoint, or leave it to the next who opens."""
-    try:
+    with suppress(OSError):
         disk.remove(path)
-    except OSError:
-        return

@@ -7,7 +7,6 @@ Whatever ends the process, the directory holds the last whole checkpoint; the sa
 started again continues from there.
 """
 
-import time
 import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
@@ -30,10 +29,11 @@ from pyro_jarzynski.errors import (
 from pyro_jarzynski.runtime import disk
 from pyro_jarzynski.runtime.checkpoint_files import (
     PASSING,
+    clean,
     read_checkpoint,
     steps_in,
-    write_checkpoint,
 )
+from pyro_jarzynski.runtime.checkpoint_writer import Writer
 from pyro_jarzynski.runtime.lock import NAME, locked
 from pyro_jarzynski.runtime.state_files import encode
 
@@ -114,7 +114,16 @@ class Checkpoints:
             if found is not None:
                 _put_back(run, found[1], self.directory)
             encode(run.state_dict())
-            yield _Writer(self, run, found[0] if found else None, refused, ranks)
+            yield Writer(
+                run,
+                self.directory,
+                every=self.every,
+                seconds=self.seconds,
+                num_kept=self.keep,
+                last=found[0] if found else None,
+                refused=refused,
+                ranks=ranks,
+            )
 
     def load(self) -> Any:
         """Return the state of the newest whole checkpoint, or `None` if there are none.
@@ -135,80 +144,10 @@ class Checkpoints:
         with locked(self.directory):
             for path in steps_in(self.directory).values():
                 disk.remove(disk.rename(path, f"{PASSING}{uuid4().hex}"))
-            _clean(self.directory)
+            clean(self.directory)
             with suppress(OSError):
                 (self.directory / NAME).unlink()
                 self.directory.rmdir()
-
-
-class _Writer:
-    """Writes checkpoints of one run while it goes on: a `Keep`."""
-
-    def __init__(
-        self,
-        kept: Checkpoints,
-        run: Resumable,
-        step: int | None,
-        refused: list[Path],
-        ranks: Ranks,
-    ) -> None:
-        self.kept, self.run, self.refused, self.ranks = kept, run, refused, ranks
-        self.last_step, self.last_time = step, time.monotonic()
-
-    def __call__(self, step: int, *, now: bool = False) -> None:
-        """Write a checkpoint if it is time, or a warning if that fails."""
-        if step == self.last_step or not (now or self._is_time(step)):
-            return
-        try:
-            self._write(step)
-        except (OSError, MemoryError) as error:
-            reason = getattr(error, "strerror", None) or repr(error)
-            warnings.warn(
-                f"To keep a checkpoint of step {step} in {self.kept.directory} failed: "
-                f"{reason}. The run goes on and tries again at the next; "
-                f"the last that is kept is {self._last_kept()}.",
-                CheckpointWarning,
-                stacklevel=4,
-            )
-        else:
-            self.last_step = step
-        self.last_time = time.monotonic()
-
-    def _is_time(self, step: int) -> bool:
-        kept = self.kept
-        if kept.every is not None and step % kept.every == 0:
-            return True
-        if kept.seconds is None:
-            return False
-        waited = time.monotonic() - self.last_time
-        # Clocks of ranks differ: if it is time for one, it is for all.
-        return bool(self.ranks.largest(waited >= kept.seconds)[0])
-
-    def _write(self, step: int) -> None:
-        directory, ranks = self.kept.directory, self.ranks
-        ranks.first(self._make_room)
-        if any(ranks.largest(step in steps_in(directory))):
-            # All went well but for the last call of the system.
-            ranks.first(lambda: disk.sync_directory(directory))
-        else:
-            write_checkpoint(directory, step, self.run.state_dict(), ranks)
-        ranks.first(self._remove_old)
-
-    def _make_room(self) -> None:
-        """Remove what others have left, and put aside what was refused."""
-        _clean(self.kept.directory)
-        # What cannot be read must not be taken for the newest; it may be looked into.
-        for path in self.refused:
-            disk.rename(path, f"refused-{path.name}-{uuid4().hex[:8]}")
-        self.refused = []
-
-    def _remove_old(self) -> None:
-        for path in list(steps_in(self.kept.directory).values())[self.kept.keep :]:
-            disk.remove(disk.rename(path, f"{PASSING}{uuid4().hex}"))
-
-    def _last_kept(self) -> str:
-        steps = self.kept.steps
-        return f"that of step {steps[0]}" if steps else "none"
 
 
 @contextmanager
@@ -273,10 +212,3 @@ def _put_back(run: Resumable, state: Any, directory: Path) -> None:
         raise CheckpointError(
             f"The checkpoint in {directory} does not fit this run: {error}"
         ) from error
-
-
-def _clean(directory: Path) -> None:
-    """Remove what writers that have died left behind."""
-    for path in directory.glob(f"{PASSING}*"):
-        with suppress(OSError):
-            disk.remove(path)

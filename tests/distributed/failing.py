@@ -16,11 +16,14 @@ from typing import Any
 
 import pyro_jarzynski as pj
 from pyro_jarzynski.ebm import learner as learner_module
+from pyro_jarzynski.ebm.training_state import TrainingState
 from pyro_jarzynski.runtime import disk
 from tests.ebm.models import mixture_data, mixture_learner
 
 # The rank that fails, and after which update.
 BAD, WHEN = 1, 3
+# What the others find out by waiting.
+AWAITED = ("killed", "slow")
 
 
 def fail(kind: str) -> None:
@@ -45,6 +48,18 @@ def full(*args: Any) -> None:
     raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
 
 
+def exhausted(*args: Any) -> None:
+    """Say what Python says of a memory that is full."""
+    raise MemoryError
+
+
+def until_there_is_none(learner: Any) -> Any:
+    """Return a state before the first update, and run out of memory after that."""
+    if learner.num_steps:
+        raise MemoryError
+    return TrainingState.state_dict(learner)
+
+
 DISAGREEMENTS = ("settings", "data", "versions", "few walkers", "few shards")
 
 
@@ -63,7 +78,7 @@ def disagree(kind: str, *, here: bool) -> None:
 
 def main(kind: str, folder: str | None = None) -> None:
     """Train until something fails."""
-    with pj.distributed(timeout=8) as ranks:
+    with pj.distributed(timeout=8 if kind in AWAITED else 60) as ranks:
         here = ranks.rank == BAD
         if kind == "disagreements":
             for each in DISAGREEMENTS:
@@ -71,6 +86,10 @@ def main(kind: str, folder: str | None = None) -> None:
             return
         if here and kind == "disk":
             disk.write = full
+        if here and kind == "memory":
+            disk.pack = exhausted
+        if here and kind == "memory for the state":
+            pj.JarzynskiLearner.state_dict = until_there_is_none
         learner = mixture_learner(kernel=pj.MALA(0.3))
         kept = folder and pj.Checkpoints(folder, every=1, resume=True)
 

@@ -71,10 +71,20 @@ def test_torchrun_starts_a_killed_rank_again_and_the_run_goes_on(tmp_path):
     assert whole.splitlines()[1] in again
 
 
-def test_full_disk_of_one_rank_is_told_by_all_and_the_run_goes_on(tmp_path):
-    for code, text in ends(2, "disk", str(tmp_path)):
+@pytest.mark.parametrize(
+    ("kind", "reason"),
+    [
+        ("disk", "No space left on device"),
+        ("memory", "MemoryError()"),
+        ("memory for the state", "MemoryError()"),
+    ],
+)
+def test_what_is_full_on_one_rank_is_told_by_all_and_the_run_goes_on(
+    tmp_path, kind, reason
+):
+    for code, text in ends(2, kind, str(tmp_path)):
         assert code == 0, text
         assert text.startswith("updates 6"), text
         assert "step 6 in " in text, text
-        assert "rank 1: No space left on device" in text, text
+        assert f"rank 1: {reason}" in text, text
     assert pj.Checkpoints(tmp_path).steps == []

@@ -289,3 +289,13 @@ class TestRefusals:
         data = mixture_data(100) if data is None else data
         kept = pj.Checkpoints(folder, every=2, resume=resume)
         learner.fit(data, 4, checkpoints=kept)
+
+
+def test_the_way_in_which_shards_resample_must_not_change(tmp_path):
+    with pj.distributed(num_shards=2):
+        train("ULA", tmp_path, steps=1)
+    with (
+        pj.distributed(num_shards=2, local_resampling=True),
+        pytest.raises(CheckpointError, match="`local_resampling` was False and is True"),
+    ):
+        train("ULA", tmp_path, steps=2, resume=True)
