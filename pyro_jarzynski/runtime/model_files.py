@@ -123,8 +123,9 @@ def load_model(directory: Path | str, model: StartableEnergy | None = None) -> S
     except (LookupError, RuntimeError, TypeError, ValueError) as error:
         raise ModelFileError(
             f"The tensors in {folder} do not fit "
-            f"{'the model that `model.json` describes' if model is None else '`model`'}: "
-            f"{error}. Pass as `model` an instance built like the one that was saved."
+            f"the model {'of `model.json`' if model is None else 'that was passed'}: "
+            f"{str(error).strip()} Pass as `model` an instance built like the "
+            "one that was saved."
         ) from error
     return SavedModel(
         model=known,
