@@ -81,7 +81,7 @@ def tidy(notebook: NotebookNode) -> None:
 
 def in_lines(warning: re.Match[str]) -> str:
     """Return the message of a warning, broken into lines."""
-    return textwrap.fill(warning[1], WIDTH) + "\n"
+    return "\n".join(textwrap.fill(line, WIDTH) for line in warning[1].splitlines()) + "\n"
 
 
 def in_few_colours(picture: str) -> str:

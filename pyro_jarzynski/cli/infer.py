@@ -94,8 +94,8 @@ def infer(
 ) -> None:
     """Draw from the posterior of a Pyro model and estimate its evidence.
 
-    Prints evidence and summary, and leaves draws.safetensors, summary.csv, history.csv,
-    result.json, arviz.nc, pictures and report.html.
+    Prints evidence and summary, and leaves draws.safetensors, summary.csv,
+    history.csv, result.json, arviz.nc, pictures and report.html.
     """
     program = load_source(model)
     arguments = {} if data is None else load_arguments(data)

@@ -96,7 +96,7 @@ def _tell(numbers: list[int], size: int) -> None:
     if num_infinite:
         raise NonFiniteEnergyError(
             f"The energy of walker {infinite} is minus infinity: the density is infinite "
-            "there, so it cannot be normalised."
+            "there, so it cannot be normalised. Bound the energy from below."
         )
     if num_broken:
         _tell_broken(num_broken, size, step, broken)
@@ -121,7 +121,8 @@ def _tell_broken(number: int, size: int, step: int, first: int) -> None:
             "step size, or bound the parameters."
         )
     warnings.warn(
-        f"{found}; they stay where they were and the points are given density zero.",
+        f"{found}; they stay where they were and the points are given density zero. Check "
+        "the energy there, or use a smaller step size.",
         NonFiniteEnergyWarning,
         stacklevel=2,
     )

@@ -91,7 +91,7 @@ def check_shape(values: object, rows: slice) -> None:
     if not isinstance(values, Tensor):
         raise EnergyError(
             f"An energy must return a tensor of shape {expected}, one energy per walker; "
-            f"got {type(values).__name__}."
+            f"got {type(values).__name__}. End it by `return` and operations of torch."
         )
     if tuple(values.shape) != expected:
         raise EnergyError(

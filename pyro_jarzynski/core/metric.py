@@ -44,7 +44,10 @@ def metric(walkers: Walkers, *, dense: bool = True) -> Tensor:
     """
     position, gradient = walkers.position, walkers.evaluation.grad
     if not isinstance(position, Tensor) or not isinstance(gradient, Tensor):
-        raise ArgumentTypeError("A metric needs positions that are one tensor, `(N, d)`.")
+        raise ArgumentTypeError(
+            "A metric needs positions that are one tensor, `(N, d)`, got "
+            f"{type(position).__name__}; join the parts by `torch.cat`."
+        )
     weight = walkers.weight.flatten()
     weight = weight / weight.sum()
     effective = float(1 / weight.square().sum())

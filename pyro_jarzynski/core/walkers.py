@@ -141,7 +141,8 @@ def init(
     shape = () if num_islands is None else (count("num_islands", num_islands),)
     if size % (num_islands or 1):
         raise ArgumentError(
-            f"`position` holds {size} walkers, which {num_islands} islands cannot share."
+            f"`num_islands` must divide the {size} walkers of `position`, got "
+            f"{num_islands}; take another number of either."
         )
     walkers = Walkers(
         position=map_tree(Tensor.detach, position),

@@ -145,7 +145,7 @@ def _raise_collapse(log_weight: Tensor) -> None:
     if (log_weight == math.inf).any():
         raise WeightCollapseError(
             "A log-weight is plus infinity: the energy is minus infinity somewhere, "
-            "which no density allows."
+            "which no density allows. Bound the energy from below."
         )
     raise WeightCollapseError(
         f"All {log_weight.shape[-1]} weights are zero: no walker has a finite energy. Use "

@@ -109,7 +109,8 @@ def load_mnist(root: Path | str, *, train: bool = True) -> tuple[Tensor, Tensor]
     except RuntimeError as error:
         raise DataError(
             f"`root` must hold MNIST in torchvision's layout, `MNIST/raw/*-ubyte`; "
-            f"nothing usable in {root}."
+            f"nothing usable in {root}. Fetch it by `load_images('mnist', root, "
+            "download=True)`."
         ) from error
     return mnist.data, mnist.targets
 
@@ -123,7 +124,7 @@ def _part(name: str, root: Path | str, train: bool, download: bool) -> Any:  # n
         advice = (
             "Check the connection, or put the files there yourself."
             if download
-            else "Pass `download=True`, or another `root`."
+            else "Pass `download=True` (`--download`), or another `root` (`--data-root`)."
         )
         raise DataError(
             f"{name} cannot be read from `root`, {root}: {reason}. {advice}"

@@ -59,7 +59,10 @@ def load_table(path: Path | str, *, dtype: torch.dtype = torch.float32) -> Tenso
         raise DataError(f"`path` must name a file; there is none at {file}.")
     table, noun, numbers = readers[file.suffix.lower()](file)
     if not table.size:
-        raise DataError(f"{file} has no numbers: its table has shape {table.shape}.")
+        raise DataError(
+            f"{file} has no numbers: its table has shape {table.shape}. It must have one "
+            "row for each datum."
+        )
     # NumPy turns any byte order into the machine's own.
     values = torch.as_tensor(table.astype(np.float64)).to(dtype)
     bad = (~torch.isfinite(values).all(1)).nonzero().flatten().tolist()
@@ -86,9 +89,15 @@ def _read_npy(file: Path) -> Located:
     if not isinstance(array, np.ndarray):
         raise DataError(f"{file} is an archive of arrays; save one by `numpy.save`.")
     if array.dtype.kind not in "biuf":
-        raise DataError(f"{file} must hold real numbers, got an array of {array.dtype}.")
+        raise DataError(
+            f"{file} must hold real numbers, got an array of {array.dtype}; convert it by "
+            "`astype(float)`."
+        )
     if array.ndim not in (1, 2):
-        raise DataError(f"{file} must have shape (n, d) or (n,), got {array.shape}.")
+        raise DataError(
+            f"{file} must have shape (n, d) or (n,), got {array.shape}; save "
+            "`array.reshape(len(array), -1)`."
+        )
     table = array[:, None] if array.ndim == 1 else array
     return table, "row", range(len(table))
 
@@ -101,13 +110,15 @@ def _read_csv(file: Path) -> Located:
         if len(cells) != len(rows[0][1]):
             raise DataError(
                 f"Line {line} of {file} has {len(cells)} cells, line {rows[0][0]} has "
-                f"{len(rows[0][1])}: all rows must have as many."
+                f"{len(rows[0][1])}: all rows must have as many. Fill it in, or remove "
+                "it."
             )
         wrong = next((k for k, cell in enumerate(cells) if not _is_number(cell)), None)
         if wrong is not None:
             raise DataError(
                 f"Line {line} of {file} has {cells[wrong]!r} in column {wrong + 1}, which "
-                "is no number."
+                "is no number. Correct it, or remove the line; only the first may be a "
+                "header."
             )
     table = np.array([[float(cell) for cell in cells] for _, cells in rows])
     return table, "line", [line for line, _ in rows]
@@ -122,7 +133,8 @@ def _rows_of(file: Path) -> list[tuple[int, list[str]]]:
             return [(reader.line_num, row) for row in reader if row]
     except (UnicodeDecodeError, csv.Error, OSError) as error:
         raise DataError(
-            f"{file} cannot be read as comma-separated text: {error}."
+            f"{file} cannot be read as comma-separated text: {error}. Save it in UTF-8, "
+            "with commas between numbers."
         ) from error
 
 

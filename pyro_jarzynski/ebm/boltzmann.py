@@ -232,7 +232,9 @@ class Tempered:
 def _rates(visible: int, data: Tensor | None, probs: Tensor | None) -> Tensor:
     """Return the first rates of the visible units, `(visible,)`, in (0, 1)."""
     if data is not None and probs is not None:
-        raise ArgumentError("Pass `data` or `probs`, not both.")
+        raise ArgumentError(
+            "Pass `data` or `probs`, not both: each says by itself where the units start."
+        )
     if data is not None:
         if not isinstance(data, Tensor) or not data.is_floating_point():
             raise ArgumentTypeError(

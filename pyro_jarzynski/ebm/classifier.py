@@ -162,6 +162,9 @@ def _check(images: Tensor, labels: Tensor) -> None:
             f"some; got {tuple(labels.shape)} and {tuple(images.shape)}."
         )
     if labels.is_floating_point() or int(labels.min()) < 0:
-        raise DataError("`labels` must be integers from 0.")
+        raise DataError(
+            f"`labels` must be integers from 0, got {labels.dtype} from {labels.min():g}; "
+            "number the classes 0, 1, 2, …"
+        )
     if not torch.isfinite(images).all():
-        raise DataError("`images` has NaN or infinity.")
+        raise DataError("`images` has NaN or infinity; leave such images out.")

@@ -103,7 +103,8 @@ class History:
                     history.append(**{name: float(value) for name, value in row.items()})
                 except (TypeError, ValueError) as error:
                     raise DataError(
-                        f"Line {number} of {path} is damaged: {error}"
+                        f"Line {number} of {path} is damaged: {error}. Remove it; the "
+                        "others can be read without it."
                     ) from error
         return history
 

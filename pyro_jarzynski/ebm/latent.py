@@ -189,7 +189,8 @@ class LatentLikelihood:
         if len(bad):
             raise ArgumentError(
                 f"`x` has a datum, number {int(bad[0])}, whose likelihood is zero or not a "
-                "number at all points of the prior."
+                "number at all points of the prior. Look for NaN there, or use a "
+                "likelihood that is positive everywhere."
             )
         return joint
 

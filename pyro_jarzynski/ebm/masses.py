@@ -86,7 +86,10 @@ def class_masses(
     walkers = draws if isinstance(draws, Walkers) else _alike(draws)
     position = walkers.position
     if not isinstance(position, Tensor):
-        raise ArgumentError("`draws` must be walkers with one tensor of positions each.")
+        raise ArgumentError(
+            "`draws` must be walkers with one tensor of positions each, got "
+            f"{type(position).__name__}; pass the part that `classify` takes."
+        )
     labels = check_labels("classify", classify(position), len(position))
     most = int(labels.max())
     num = most + 1 if num_classes is None else count("num_classes", num_classes)
@@ -110,7 +113,9 @@ def _errors(walkers: Walkers, inside: Tensor) -> Tensor:
 def _alike(draws: Tensor) -> Walkers:
     """Return draws as walkers of equal weight that are no relatives of each other."""
     if draws.ndim < 1 or not len(draws):
-        raise ArgumentError(f"`draws` must hold draws, got shape {tuple(draws.shape)}.")
+        raise ArgumentError(
+            f"`draws` must hold draws, got shape {tuple(draws.shape)}; pass `(n, *event)`."
+        )
     size, device = len(draws), draws.device
     zero = torch.zeros(size, dtype=torch.float64, device=device)
     return Walkers(

@@ -64,7 +64,10 @@ def draw_images(out: Path, saved: SavedModel) -> tuple[dict[str, Path], dict[str
     """Draw samples beside real images; return the pictures and the summary of a run."""
     model, real = saved.model, saved.extras["real"]
     if not isinstance(model, EnergyModel):
-        raise ModelFileError(f"{out} holds no model of images.")
+        raise ModelFileError(
+            f"{out} holds no model of images, but a {type(model).__name__}. Name the "
+            "`--out` of a `pyro-jarzynski train` of images."
+        )
     transform = SmoothingTransform(*saved.extras["transform"].tolist())
     generator = torch.Generator().manual_seed(0)
     chosen = systematic(saved.log_weight, NUM_SHOWN, generator)

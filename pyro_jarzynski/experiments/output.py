@@ -104,7 +104,8 @@ def render(out: Path) -> dict[str, str]:
     experiment = saved.notes.get("experiment")
     if experiment not in drawers:
         raise ModelFileError(
-            f"{out} holds no run of {', '.join(drawers)}, but of {experiment!r}."
+            f"{out} holds no run of {', '.join(drawers)}, but of {experiment!r}. Name the "
+            "`--out` of a `pyro-jarzynski train`."
         )
     try:
         history = History.from_csv(out / "history.csv")

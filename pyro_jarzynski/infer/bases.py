@@ -125,7 +125,10 @@ def _fit(draws: Mapping[str, Tensor], model: PyroModel) -> GaussianBase:
         parts.append(unconstrained.reshape(len(values), -1))
     sizes = {len(part) for part in parts}
     if len(sizes) != 1:
-        raise ArgumentError(f"`base` has different numbers of draws: {sorted(sizes)}.")
+        raise ArgumentError(
+            "`base` must have equally many draws of all latents, got "
+            f"{' and '.join(map(str, sorted(sizes)))}."
+        )
     walkers = torch.cat(parts, 1)
     if len(walkers) < 2 * model.size + 2:
         raise ArgumentError(
@@ -133,7 +136,10 @@ def _fit(draws: Mapping[str, Tensor], model: PyroModel) -> GaussianBase:
             f"{model.size} dimensions, got {len(walkers)}."
         )
     if not torch.isfinite(walkers).all():
-        raise ArgumentError("`base` has draws outside the supports of the model.")
+        raise ArgumentError(
+            "`base` has draws outside the supports of the model, or on their edges; leave "
+            "them out, and give latents as the model names them, constrained."
+        )
     covariance = torch.atleast_2d(torch.cov(walkers.to(torch.float64).mT))
     ridge = 1e-6 * covariance.diagonal().clamp(min=1e-12).diag()
     lower = torch.linalg.cholesky(WIDENING * covariance + ridge)

@@ -119,7 +119,8 @@ def batch(model: PyroModel, walkers: Tensor, *, seed: int = 0) -> Batched:
         reasons[method] = "its numbers differ from those of one walker at a time"
     told = "; ".join(f"{method}: {reason}" for method, reason in reasons.items())
     warnings.warn(
-        f"The model can only be evaluated one walker at a time, which is slow ({told}).",
+        f"The model can only be evaluated one walker at a time, which is slow ({told}). "
+        "Write it without branches on latents, `item()` and writing in place.",
         SlowModelWarning,
         stacklevel=2,
     )

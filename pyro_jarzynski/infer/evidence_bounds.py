@@ -98,7 +98,8 @@ def evidence_bounds(
     settings = sampler.settings
     if settings.base != "prior" or isinstance(settings.schedule, DataTempering):
         raise ArgumentError(
-            "`evidence_bounds` needs walkers that start from the prior, and tempering."
+            "`evidence_bounds` needs walkers that start from the prior, and tempering: "
+            "leave `base` and `schedule` of the sampler at their defaults."
         )
     rows = []
     for index in range(num_simulations):

@@ -107,7 +107,10 @@ def _make_legs(
         whole = posterior(args, kwargs)
         return [Leg(whole, _counted(whole.terms, whole, settings), None)]
     if isinstance(model, Target):
-        raise ArgumentError("`DataTempering` needs a Pyro model, not a `Target`.")
+        raise ArgumentError(
+            "`DataTempering` needs a Pyro model, got a `Target`, which does not tell its "
+            "data; use `AdaptiveTempering`."
+        )
     legs: list[Leg] = []
     for size in schedule.sizes:
         present = posterior(*schedule.cut(args, kwargs, size))

@@ -59,7 +59,10 @@ def probe(
                     "of size zero; leave the plate out where there are no data."
                 ) from error
     if failure is not None and not traces:
-        raise ModelError(f"The model cannot be run with these data: {failure}") from failure
+        raise ModelError(
+            f"The model cannot be run with these data: {failure}. Call it by itself, "
+            "`model(*args, **kwargs)`, with the same arguments, and mend what fails there."
+        ) from failure
     _check_alike(traces)
     return traces
 
@@ -71,7 +74,7 @@ def _check_numbers(args: tuple, kwargs: dict[str, Any]) -> None:
         if isinstance(value, torch.Tensor) and value.is_meta:
             raise ModelError(
                 f"The argument {name} of the model is on the meta device, which holds "
-                "shapes and no numbers."
+                "shapes and no numbers: create it on another."
             )
     if torch.get_default_device().type == "meta":
         raise ModelError(
@@ -154,7 +157,8 @@ def _support_of(name: str, site: Site) -> Any:
         return support_of(site["fn"])
     except NotImplementedError as error:
         raise ModelError(
-            f"The latent {name!r} ({type(site['fn']).__name__}) does not tell its support."
+            f"The latent {name!r} ({type(site['fn']).__name__}) does not tell its support. "
+            "Give its distribution a `support`, a constraint of torch or Pyro."
         ) from error
 
 

@@ -293,7 +293,10 @@ class SMCResult(LogWeightsMixin):
     def warn(self) -> None:
         """Warn of the doubts, if there are any."""
         if self.doubts:
-            warnings.warn(" ".join(self.doubts), EvidenceWarning, stacklevel=4)
+            told = self.doubts
+            if len(told) > 1:
+                told = [f"There are {len(told)} doubts.", *(f"- {doubt}" for doubt in told)]
+            warnings.warn("\n".join(told), EvidenceWarning, stacklevel=4)
 
     @cached_property
     def _latent_values(self) -> dict[str, Tensor]:

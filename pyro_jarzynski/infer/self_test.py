@@ -113,7 +113,9 @@ def _single_leg(
     model: Any, args: tuple, kwargs: dict[str, Any], settings: Settings
 ) -> tuple[Leg, Settings]:
     if isinstance(settings.schedule, DataTempering):
-        raise ArgumentError("`self_test` needs tempering, not `DataTempering`.")
+        raise ArgumentError(
+            "`self_test` needs tempering, got `DataTempering`; use `AdaptiveTempering`."
+        )
     (leg,), fitting = prepare(model, args, kwargs, settings)
     if not leg.posterior.size:
         raise ModelError("The model has no latents, so there is nothing to test.")

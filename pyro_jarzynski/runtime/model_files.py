@@ -24,6 +24,9 @@ from pyro_jarzynski.errors import ModelFileError
 from pyro_jarzynski.runtime import disk
 
 FORMAT, VERSION = "pyro-jarzynski model", 1
+WRITTEN = (
+    "It must be as `save_model` wrote it: save the model again, or name another directory."
+)
 
 
 @dataclass(frozen=True)
@@ -119,8 +122,10 @@ def load_model(directory: Path | str, model: StartableEnergy | None = None) -> S
         raise
     except (LookupError, RuntimeError, TypeError, ValueError) as error:
         raise ModelFileError(
-            f"The tensors in {folder} do not fit the model that `model.json` describes: "
-            f"{error}"
+            f"The tensors in {folder} do not fit "
+            f"the model {'of `model.json`' if model is None else 'that was passed'}: "
+            f"{str(error).strip()} Pass as `model` an instance built like the "
+            "one that was saved."
         ) from error
     return SavedModel(
         model=known,
@@ -187,7 +192,10 @@ def _rebuild(
                 f"The model is a {name}, which is not of this package: pass an instance of "
                 "it as `model` to `load_model`."
             )
-    raise ModelFileError(f"`model.json` describes no model that is known: {description}.")
+    raise ModelFileError(
+        f"`model.json` describes no model that is known: {description}. Pass an instance "
+        "of it as `model` to `load_model`."
+    )
 
 
 def _read_record(folder: Path) -> dict[str, Any]:
@@ -195,7 +203,7 @@ def _read_record(folder: Path) -> dict[str, Any]:
     try:
         record = json.loads(path.read_text(encoding="utf-8"))
     except (OSError, RecursionError, ValueError) as error:
-        raise ModelFileError(f"{path} cannot be read: {error}") from error
+        raise ModelFileError(f"{path} cannot be read: {error}. {WRITTEN}") from error
     expected: dict[str, type | tuple[type, ...]] = {
         "model": dict,
         "notes": dict,
@@ -204,14 +212,15 @@ def _read_record(folder: Path) -> dict[str, Any]:
         "log_normalizer_error": (int, float),
     }
     if not isinstance(record, dict) or record.get("format") != FORMAT:
-        raise ModelFileError(f"{path} is not a model of this package.")
+        raise ModelFileError(f"{path} is not a model of this package. {WRITTEN}")
     if record.get("version") != VERSION:
         raise ModelFileError(
-            f"{path} has version {record.get('version')!r}; this release reads {VERSION}."
+            f"{path} has version {record.get('version')!r}; this release reads {VERSION}. "
+            "Load it with the release that wrote it."
         )
     for name, kind in expected.items():
         if not isinstance(record.get(name), kind):
-            raise ModelFileError(f"{path} has no valid entry {name!r}.")
+            raise ModelFileError(f"{path} has no valid entry {name!r}. {WRITTEN}")
     return record
 
 
@@ -220,17 +229,19 @@ def _read_tensors(folder: Path, sha256: str) -> dict[str, Tensor]:
     try:
         content = path.read_bytes()
     except OSError as error:
-        raise ModelFileError(f"{path} cannot be read: {error}") from error
+        raise ModelFileError(f"{path} cannot be read: {error}. {WRITTEN}") from error
     found = disk.digest(content)
     if found != sha256:
         raise ModelFileError(
             f"{path} is damaged: its SHA-256 is {found[:12]}…, `model.json` says "
-            f"{sha256[:12]}…."
+            f"{sha256[:12]}…. Save the model again, or copy both files again."
         )
     try:
         return disk.unpack(content)
     except SafetensorError as error:
-        raise ModelFileError(f"{path} is not a safetensors file: {error}") from error
+        raise ModelFileError(
+            f"{path} is not a safetensors file: {error}. {WRITTEN}"
+        ) from error
 
 
 def _part(tensors: Mapping[str, Tensor], prefix: str) -> dict[str, Tensor]:

@@ -31,7 +31,9 @@ def load_source(source: str) -> Callable[..., Any]:
         raise ModelSourceError(f"The model must be given as FILE.py:MODEL, got {source!r}.")
     file = Path(path)
     if not file.is_file():
-        raise ModelSourceError(f"There is no file {file}.")
+        raise ModelSourceError(
+            f"There is no file {file}: FILE of FILE.py:MODEL must be the path of a program."
+        )
     spec = importlib.util.spec_from_file_location(file.stem, file)
     if spec is None or spec.loader is None:
         raise ModelSourceError(f"{file} is not a Python file; its name must end in .py.")

@@ -57,7 +57,10 @@ def ones(*shape):
         ({"m": ones(20)}, "no draws of the latent 's'; it has m"),
         ({}, "no draws of the latent 'm'; it has none"),
         ({"m": ones(20, 2), "s": ones(20)}, r"draws of 'm' of shape \(n.*got \(20, 2\)"),
-        ({"m": ones(20), "s": ones(21)}, r"different numbers of draws: \[20, 21\]"),
+        (
+            {"m": ones(20), "s": ones(21)},
+            "equally many draws of all latents, got 20 and 21",
+        ),
         ({"m": ones(5), "s": ones(5)}, "needs at least 6 draws .* 2 dimensions, got 5"),
         ({"m": ones(20), "s": -ones(20)}, "draws outside the supports"),
         ({"m": ones(20) * math.nan, "s": ones(20)}, "draws outside the supports"),

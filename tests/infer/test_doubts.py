@@ -45,6 +45,17 @@ def test_doubt_is_told(words, settings):
     assert found.status == "doubtful"
 
 
+def test_each_of_several_doubts_has_a_line():
+    with pytest.warns(EvidenceWarning) as told:
+        found = annealed(
+            arriving, FAR, num_walkers=4, kernel=MALA(50.0), schedule=[0, 0.5, 1], **FIXED
+        )
+    first, *others = str(told[0].message).split("\n")
+    assert first == f"There are {len(found.doubts)} doubts."
+    assert len(others) > 1
+    assert others == [f"- {doubt}" for doubt in found.doubts]
+
+
 def test_warnings_name_the_line_that_ran_the_sampler():
     """Both those of the doubts, and those that are held back in the course of a run."""
     sampler = AnnealedSMC(arriving, num_walkers=4, schedule=[0, 1], progress=False, **FIXED)

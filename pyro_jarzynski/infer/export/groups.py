@@ -127,7 +127,8 @@ def draw_groups(
     if wanted.prior_predictive:
         if not prior:
             raise ArgumentError(
-                "`prior_predictive` needs a proper prior; the model has an improper one."
+                "`prior_predictive` needs a proper prior; the model has an improper one. "
+                "Leave `prior_predictive` out, or give its latents proper laws."
             )
         new = content.predictive(prior, seed, "prior predictive")
         groups["prior_predictive"] = sampled(new, raw, content)
