@@ -1,6 +1,7 @@
 """Several processes that share one run: `torchrun` starts them, and this lets them in."""
 
 import os
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from datetime import timedelta
@@ -12,6 +13,8 @@ from pyro_jarzynski.core.ranks import Ranks
 from pyro_jarzynski.core.sharing import NUM_SHARDS, sharing
 from pyro_jarzynski.errors import JarzynskiError, RankError, positive
 
+# Seconds in which threads of the process group let go of what they hold.
+LAST_WORDS = 0.1
 # What `torchrun` tells each process.
 VARIABLES = ("RANK", "WORLD_SIZE", "MASTER_ADDR", "MASTER_PORT")
 
@@ -73,6 +76,9 @@ def distributed(
                 raise
     finally:
         if made and dist.is_initialized():
+            # Threads of gloo drop the tensors of the last collective only when they get the
+            # interpreter; if that is about to end by then, they abort the process.
+            time.sleep(LAST_WORDS)
             dist.destroy_process_group()
 
 
