@@ -152,6 +152,10 @@ class Cloud:
         """The same walkers, with positions of this rank alone: for who needs weights."""
         return join(self._present_blocks(), self.active.steps)
 
+    def look(self) -> None:
+        """Evaluate walkers that wait, so that each rank knows all weights; all must ask."""
+        self._present_blocks()
+
     def _present_blocks(self) -> list[Walkers]:
         if self._present is None:
             known = zip(self.place.blocks, self.place.behind, strict=True)
