@@ -125,6 +125,14 @@ class Ranks:
                 tensor.copy_(whole)
                 self.bytes_sent += whole.nbytes if self.rank == 0 else 0
 
+    def same(self, number: float) -> float:
+        """Return the number of rank 0, by which all decide."""
+        if self.size == 1:
+            return number
+        shared = torch.tensor(number, dtype=torch.float64, device=_device())
+        self.spread([shared])
+        return float(shared)
+
     def texts(self, text: str) -> list[str]:
         """Return a text of every rank."""
         if self.size == 1:

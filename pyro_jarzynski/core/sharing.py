@@ -74,13 +74,14 @@ def team_for(*, seed: int, purpose: str, device: torch.device) -> Team:
     )
 
 
-_GROUPS: dict[int, Sharing] = {}
+# The sharing of the last process group that somebody else has made, with its store: another
+# group has another, where numbers and addresses of groups come again.
+_FOUND: list[tuple[dist.Store, Sharing]] = []
 
 
 def _of_group() -> Sharing:
     """Return the sharing of a process group that somebody else has made."""
-    group = id(dist.group.WORLD)
-    if group not in _GROUPS:
-        _GROUPS.clear()
-        _GROUPS[group] = Sharing(Ranks())
-    return _GROUPS[group]
+    store = dist.distributed_c10d._get_default_store()
+    if not _FOUND or _FOUND[0][0] is not store:
+        _FOUND[:] = [(store, Sharing(Ranks()))]
+    return _FOUND[0][1]

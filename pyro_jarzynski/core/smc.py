@@ -23,8 +23,8 @@ from pyro_jarzynski.core.precision import warn_if_coarse
 from pyro_jarzynski.core.resampling import Resampler, get_resampler, systematic
 from pyro_jarzynski.core.team import Tools
 from pyro_jarzynski.core.transitions import Visit, gathered
-from pyro_jarzynski.core.trees import map_tree
-from pyro_jarzynski.core.walkers import Walkers, resample
+from pyro_jarzynski.core.walkers import Walkers
+from pyro_jarzynski.core.waste_free import visit_all
 from pyro_jarzynski.errors import ArgumentError, count, fraction
 
 
@@ -120,7 +120,7 @@ def step(
         cess = weights.conditional_ess(before, log_weight)
         if waste_free:
             resampled = torch.ones_like(ess, dtype=torch.bool)
-            walkers, rate = _visit_all(walkers, energy, kernel, num_moves, resampler, tools)
+            walkers, rate = visit_all(walkers, energy, kernel, num_moves, resampler, tools)
         else:
             walkers, resampled = resample_if_low(
                 walkers, ess, ess_threshold, resampler, tools
@@ -270,43 +270,3 @@ def run(
     if infos:
         warn_if_coarse(walkers.evaluation.energy)
     return walkers, infos
-
-
-def _visit_all(
-    walkers: Walkers,
-    energy: Energy,
-    kernel: Kernel,
-    num_moves: int,
-    resampler: Resampler,
-    tools: Tools,
-) -> tuple[Walkers, Tensor]:
-    """Resample few walkers, move each `num_moves` times, and keep every point."""
-    if kernel.moves_on_switch:
-        raise ArgumentError(
-            f"`waste_free` needs a kernel that leaves the law invariant (MALA, HMC), got "
-            f"{type(kernel).__name__}."
-        )
-    log_weight = walkers.by_island(walkers.log_weight)
-    size = log_weight.shape[-1]
-    few = -(-size // (num_moves + 1))
-    ancestors = resampler(log_weight, few, tools.generator)
-    # In random order: the last ancestors' points may be cut off, and must be like any.
-    order = torch.rand(
-        ancestors.shape, generator=tools.generator, device=ancestors.device
-    ).argsort(-1)
-    ancestors = ancestors.gather(-1, order)
-    visited, rates = [resample(walkers, ancestors)], []
-    for _ in range(num_moves):
-        moved, rate = kernel.move(visited[-1], energy, tools)
-        visited.append(moved)
-        rates.append(rate)
-
-    def gather(*points: Tensor) -> Tensor:
-        if not points[0].ndim or len(points[0]) != len(visited[0].log_weight):
-            return points[0]
-        islands = [p.unflatten(0, (-1, few)) for p in points]
-        return torch.cat(islands, 1)[:, :size].flatten(0, 1)
-
-    banked = visited[0].log_banked
-    walkers = map_tree(gather, *visited)._replace(log_banked=banked)
-    return walkers, torch.stack(rates).mean(0)

@@ -61,5 +61,11 @@ def better(
 
 
 def validation_nll(followers: Followers, validation: Tensor | None) -> float:
-    """Return the NLL of validation data by the audit, nats; NaN without any."""
-    return math.nan if validation is None else followers.audit.nll(validation).nll
+    """Return the NLL of validation data by the audit, nats; NaN without any.
+
+    Every rank computes it, and that of rank 0 counts: processors may differ in its last
+    bits, and ranks that disagreed about the best would not stop together.
+    """
+    if validation is None:
+        return math.nan
+    return followers.cloud.team.ranks.same(followers.audit.nll(validation).nll)

@@ -25,6 +25,21 @@ class Place(NamedTuple):
     behind: tuple[int, ...]
     turn: int
 
+    @property
+    def next(self) -> int:
+        """The block whose turn is next."""
+        return (self.turn + 1) % len(self.blocks)
+
+    def later(self) -> "Place":
+        """Return the same after a change of the parameters that no block followed."""
+        return self._replace(behind=tuple(number + 1 for number in self.behind))
+
+    def put(self, number: int, block: Walkers) -> "Place":
+        """Return the same with a block of walkers at the present parameters."""
+        blocks, behind = list(self.blocks), list(self.behind)
+        blocks[number], behind[number] = block, 0
+        return self._replace(blocks=tuple(blocks), behind=tuple(behind))
+
     def whole(self, team: Team) -> "Place":
         """Return the same with the positions of all walkers; all ranks must ask."""
         return self._replace(blocks=tuple(team.whole(block) for block in self.blocks))

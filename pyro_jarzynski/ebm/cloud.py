@@ -152,6 +152,10 @@ class Cloud:
         """The same walkers, with positions of this rank alone: for who needs weights."""
         return join(self._present_blocks(), self.active.steps)
 
+    def look(self) -> None:
+        """Evaluate walkers that wait, so that each rank knows all weights; all must ask."""
+        self._present_blocks()
+
     def _present_blocks(self) -> list[Walkers]:
         if self._present is None:
             known = zip(self.place.blocks, self.place.behind, strict=True)
@@ -223,7 +227,7 @@ class Cloud:
 
     def follow(self, visit: Visit | None = None) -> smc.StepInfo:
         """Carry the next block to the present parameters of the model."""
-        turn = (self.place.turn + 1) % self.num_blocks
+        turn = self.place.next
         block, info = smc.step(
             self.place.blocks[turn],
             self.energy,
@@ -234,23 +238,19 @@ class Cloud:
             tools=self.tools,
             visit=visit,
         )
-        self.wait()
-        self._put(turn, block)
+        self.place = self.place.later().put(turn, block)._replace(turn=turn)
         self.num_resamplings += int(info.resampled)
         return info
 
     def wait(self) -> None:
         """Take note that the parameters have changed, without following them."""
-        behind = tuple(number + 1 for number in self.place.behind)
-        self.place = self.place._replace(behind=behind)
+        self.place = self.place.later()
 
     def replace_next(self, draw: Callable[[int], Walkers]) -> None:
         """Put so many walkers of the present parameters in the place of the next block."""
-        turn = (self.place.turn + 1) % self.num_blocks
-        blocks, behind = list(self.place.blocks), list(self.place.behind)
-        fresh = self.team.own(draw(blocks[turn].num_walkers))
-        blocks[turn], behind[turn] = fresh, 0
-        self.place = self.place._replace(blocks=tuple(blocks), behind=tuple(behind))
+        number = self.place.next
+        fresh = self.team.own(draw(self.place.blocks[number].num_walkers))
+        self.place = self.place.put(number, fresh)
 
     def relax(self) -> Tensor:
         """Move the block that followed last once more; return the acceptance rate."""
@@ -261,13 +261,14 @@ class Cloud:
             num_moves=self.num_moves,
             tools=self.tools,
         )
-        self._put(self.place.turn, block)
+        self.place = self.place.put(self.place.turn, block)
         return rate
 
     def forget_weights(self) -> None:
         """Make the last block's weights equal again, as contrastive divergence does."""
         zero = torch.zeros_like(self.active.log_weight)
-        self._put(self.place.turn, self.active._replace(log_weight=zero))
+        equal = self.active._replace(log_weight=zero)
+        self.place = self.place.put(self.place.turn, equal)
 
     def set_step_size(self, step_size: float) -> None:
         """Use another step size from now on."""
@@ -321,9 +322,3 @@ class Cloud:
     @place.setter
     def place(self, place: Place) -> None:
         self._place, self._present = place, None
-
-    def _put(self, turn: int, block: Walkers) -> None:
-        """Replace a block by walkers at the present parameters."""
-        blocks, behind = list(self.place.blocks), list(self.place.behind)
-        blocks[turn], behind[turn] = block, 0
-        self.place = Place(tuple(blocks), tuple(behind), turn)

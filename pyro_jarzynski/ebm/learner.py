@@ -205,6 +205,9 @@ class Learner(TrainingState, ABC):
             return
         self.best.put_back(self.model, self.followers)
         self._negative = self.gradient_now()
+        if self.cloud.team.ranks.size > 1:
+            # So that any rank may ask for the likelihood without the others.
+            self.followers.audit_cloud.look()
 
     def gather(self) -> None:
         """Give every rank all walkers, of the best parameters as well, to go on alone.

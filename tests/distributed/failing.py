@@ -90,7 +90,8 @@ def main(kind: str, folder: str | None = None) -> None:
             disk.pack = exhausted
         if here and kind == "memory for the state":
             pj.JarzynskiLearner.state_dict = until_there_is_none
-        learner = mixture_learner(kernel=pj.MALA(0.3))
+        blocks = {"walker_batch_size": 25} if kind == "blocks" else {}
+        learner = mixture_learner(kernel=pj.MALA(0.3), **blocks)
         kept = folder and pj.Checkpoints(folder, every=1, resume=True)
 
         def watch(learner: Any, row: dict[str, float]) -> None:
@@ -98,7 +99,14 @@ def main(kind: str, folder: str | None = None) -> None:
                 fail(kind)
 
         data = mixture_data(100)
-        learner.fit(data, 6, eval_every=1, callbacks=[watch], checkpoints=kept)
+        learner.fit(
+            data,
+            6,
+            validation=data if blocks else None,
+            eval_every=1,
+            callbacks=[watch],
+            checkpoints=kept,
+        )
         print("updates", learner.num_steps)
         if ranks.rank == 0:
             print("log Z", learner.log_normalizer)

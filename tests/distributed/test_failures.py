@@ -88,3 +88,10 @@ def test_what_is_full_on_one_rank_is_told_by_all_and_the_run_goes_on(
         assert "step 6 in " in text, text
         assert f"rank 1: {reason}" in text, text
     assert pj.Checkpoints(tmp_path).steps == []
+
+
+def test_one_rank_may_ask_for_the_likelihood_of_the_best():
+    for code, text in ends(2, "blocks"):
+        assert code == 0, text
+        assert text.startswith("updates 6"), text
+        assert "Error" not in text, text
