@@ -134,7 +134,9 @@ class TestSelection:
             load_images("cifar", "there")
 
     def test_what_is_missing_or_damaged(self):
-        with pytest.raises(DataError, match=r"not found. Pass `download=True` \(`--download`\), or"):
+        with pytest.raises(
+            DataError, match=r"not found. Pass `download=True` \(`--download`"
+        ):
             load_images("mnist", "absent")
         with pytest.raises(DataError, match=r"no route to host.* Check the connection"):
             load_images("mnist", "absent", download=True)
