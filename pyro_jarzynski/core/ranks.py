@@ -96,23 +96,21 @@ class Ranks:
 
     def largest(self, *numbers: int) -> list[int]:
         """Return the largest of each number on any rank."""
+        return self._reduced(numbers, dist.ReduceOp.MAX)
+
+    def sum(self, number: int) -> int:
+        """Return the sum of a number over all ranks."""
+        return self._reduced([number], dist.ReduceOp.SUM)[0]
+
+    def _reduced(self, numbers: Sequence[int], operation: Any) -> list[int]:
+        """Return integers of all ranks, reduced to one of each."""
         if self.size == 1:
             return list(numbers)
         shared = torch.tensor(numbers, dtype=torch.int64, device=_device())
         with self.watch:
-            dist.all_reduce(shared, dist.ReduceOp.MAX)
+            dist.all_reduce(shared, operation)
         self.bytes_sent += 2 * (self.size - 1) * shared.nbytes // self.size
         return shared.tolist()
-
-    def sum(self, number: int) -> int:
-        """Return the sum of a number over all ranks."""
-        if self.size == 1:
-            return number
-        shared = torch.tensor(number, device=_device())
-        with self.watch:
-            dist.all_reduce(shared)
-        self.bytes_sent += 2 * (self.size - 1) * shared.nbytes // self.size
-        return int(shared)
 
     def spread(self, tensors: Iterable[Tensor]) -> None:
         """Write the values of rank 0 into tensors, in place."""

@@ -48,6 +48,8 @@ class Shards:
             the shards keep their weights, which stay uneven.
 
     Attributes:
+        of_ranks: Shards of each rank.
+        here: Shards of this one.
         num_moved: Walkers that resampling has put on another rank.
     """
 
@@ -69,7 +71,8 @@ class Shards:
             )
         self.ranks, self.num_shards = ranks, num_shards
         self.local_resampling = local_resampling
-        self.here = ranks.range_of(num_shards)
+        self.of_ranks = [ranks.range_of(num_shards, rank) for rank in range(ranks.size)]
+        self.here = self.of_ranks[ranks.rank]
         self.generators = [stream(seed, purpose + _label(k), device) for k in self.here]
         self.num_moved = 0
 
@@ -143,9 +146,8 @@ class Shards:
             ]
         )
         banked, rows = bank(walkers, ancestors, low)
-        of_ranks = self._on_ranks(sizes)
         local = tuple(getattr(walkers, name) for name in LOCAL)
-        found, moved = exchange(self.ranks, local, rows, of_ranks)
+        found, moved = exchange(self.ranks, local, rows, self._on_ranks(sizes))
         self.num_moved += moved
         ancestor = walkers.ancestor[rows]
         return banked._replace(
@@ -154,9 +156,8 @@ class Shards:
 
     def whole(self, walkers: Walkers) -> Walkers:
         """Return the walkers with the positions of all of them; all ranks must ask."""
-        num, islands = walkers.num_walkers, walkers.log_banked.numel()
         everywhere = {
-            name: map_tree(lambda x: self.gathered(x, num, islands), getattr(walkers, name))
+            name: map_tree(lambda x: self._of_all(walkers, x), getattr(walkers, name))
             for name in LOCAL
         }
         return walkers._replace(**everywhere)
@@ -239,13 +240,15 @@ class Shards:
 
     def _on_ranks(self, sizes: list[int]) -> list[int]:
         """Return how many walkers live on each rank."""
-        ranks = [self.ranks.range_of(self.num_shards, r) for r in range(self.ranks.size)]
-        return [sum(sizes[k] for k in shards) for shards in ranks]
+        return [sum(sizes[k] for k in shards) for shards in self.of_ranks]
+
+    def _of_all(self, walkers: Walkers, here: Tensor) -> Tensor:
+        """Return rows of all walkers, of which those here are given."""
+        return self.gathered(here, walkers.num_walkers, walkers.log_banked.numel())
 
     def _of_shards(self, here: Tensor) -> Tensor:
         """Return one number for each shard, of which those here are given."""
-        ranks = [self.ranks.range_of(self.num_shards, r) for r in range(self.ranks.size)]
-        return self.ranks.gather(here, [len(shards) for shards in ranks])
+        return self.ranks.gather(here, [len(shards) for shards in self.of_ranks])
 
     def _joined(
         self, walkers: Walkers, parts: Sequence[Walkers], *, weighs: bool
@@ -259,8 +262,7 @@ class Shards:
         if not weighs:
             return joined
         here = torch.cat([part.log_weight for part in parts])
-        of_ranks = self._on_ranks(self._sizes_of(walkers))
-        return joined._replace(log_weight=self.ranks.gather(here, of_ranks))
+        return joined._replace(log_weight=self._of_all(walkers, here))
 
     def _resample_apart(
         self, walkers: Walkers, threshold: float, resampler: Resampler
@@ -272,8 +274,7 @@ class Shards:
         ]
         joined = self._joined(walkers, parts, weighs=True)
         here = torch.cat([part.ancestor for part in parts])
-        of_ranks = self._on_ranks(self._sizes_of(walkers))
-        return joined._replace(ancestor=self.ranks.gather(here, of_ranks))
+        return joined._replace(ancestor=self._of_all(walkers, here))
 
 
 def _label(shard: int) -> str:

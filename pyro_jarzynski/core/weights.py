@@ -132,7 +132,7 @@ def ratio(log_part: Tensor, log_total: Tensor) -> Tensor:
 def merge(log_total: Tensor, log_part: Tensor) -> tuple[Tensor, Tensor, Tensor]:
     """Return `log(e^a + e^b)` and the shares of `e^a` and `e^b` in the sum."""
     log_sum = torch.logaddexp(log_total, log_part)
-    return log_sum, (log_total - log_sum).exp(), (log_part - log_sum).exp()
+    return log_sum, ratio(log_total, log_sum), ratio(log_part, log_sum)
 
 
 def _raise_collapse(log_weight: Tensor) -> None:

@@ -106,8 +106,7 @@ class Cloud:
         """Put the walkers elsewhere, with equal weights."""
         # Draws may come sorted, mode by mode: each block takes some of every kind.
         blocks = -(-len(position) // (self.block_size or len(position)))
-        rows = torch.arange(len(position), device=position.device)
-        position = torch.cat([position[rows[first::blocks]] for first in range(blocks)])
+        position = torch.cat([position[first::blocks] for first in range(blocks)])
         size = self.block_size or len(position)
         self._go_to(
             [
