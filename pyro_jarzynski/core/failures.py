@@ -7,6 +7,7 @@ are left sign a list, and whoever has not signed is missing.
 
 import itertools
 import time
+import traceback
 from types import TracebackType
 
 from torch import distributed as dist
@@ -47,11 +48,13 @@ class Watch:
     ) -> None:
         """Pass on what is no failure of a collective; else tell who is at fault.
 
+        A collective is one of this package, or of a network that torch shares among ranks.
+
         Raises:
             RankError: A rank has failed; the message is the same on every rank.
         """
         # What a process group raises is a `DistBackendError` or a plain `RuntimeError`.
-        if isinstance(error, RuntimeError) and not isinstance(error, RankError):
+        if isinstance(error, RuntimeError) and self.store and _in_collective(trace):
             raise RankError(self.verdict()) from error
 
     def accuse(self, message: str) -> str:
@@ -107,3 +110,11 @@ class Watch:
         while time.monotonic() < end and not self.store.check(keys) and not self._told():
             time.sleep(0.05)
         return [r for r, key in enumerate(keys) if not self.store.check([key])]
+
+
+def _in_collective(trace: TracebackType | None) -> bool:
+    """Tell whether an error was raised within `torch.distributed`."""
+    if trace is None:
+        return False
+    frame = list(traceback.walk_tb(trace))[-1][0]
+    return frame.f_globals.get("__name__", "").startswith("torch.distributed")

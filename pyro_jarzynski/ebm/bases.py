@@ -8,6 +8,7 @@ from torch import Tensor, nn
 from torch.distributions import Distribution, constraints
 from torch.linalg import solve_triangular
 
+from pyro_jarzynski.core.slices import whole
 from pyro_jarzynski.errors import ArgumentError, DataError, count
 
 
@@ -216,7 +217,7 @@ class ComponentMasses(nn.Module):
 
     def masses(self) -> Tensor:
         """Return the masses of the components of the base by now, `(K,)`."""
-        return (self.base.masses.log() + self.log_ratio.detach()).softmax(0)
+        return (self.base.masses.log() + whole(self.log_ratio.detach())).softmax(0)
 
 
 def _principal(centred: Tensor, rank: int) -> tuple[Tensor, Tensor]:

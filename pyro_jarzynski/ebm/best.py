@@ -7,6 +7,7 @@ from typing import Any, NamedTuple
 
 from torch import Tensor, nn
 
+from pyro_jarzynski.core.slices import apart
 from pyro_jarzynski.ebm.blocks import Place
 from pyro_jarzynski.ebm.followers import Followers
 from pyro_jarzynski.errors import NonFiniteEnergyError
@@ -27,7 +28,8 @@ class Snapshot(NamedTuple):
 
     def state_dict(self, followers: Followers) -> dict[str, Any]:
         """Return the snapshot as a state."""
-        return self._asdict() | {"places": followers.places_state(self.places)}
+        places = followers.places_state(self.places)
+        return self._asdict() | {"parameters": apart(self.parameters), "places": places}
 
     @classmethod
     def from_state(cls, state: Mapping[str, Any], followers: Followers) -> "Snapshot":

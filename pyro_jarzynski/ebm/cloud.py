@@ -23,13 +23,15 @@ from pyro_jarzynski.core.noise import stream
 from pyro_jarzynski.core.resampling import Resampler, get_resampler
 from pyro_jarzynski.core.sharing import team_for
 from pyro_jarzynski.core.shortage import shortage_told
+from pyro_jarzynski.core.slices import is_sliced
 from pyro_jarzynski.core.team import WHOLE, Tools
 from pyro_jarzynski.core.transitions import Visit, reweight
 from pyro_jarzynski.core.trees import map_tree
 from pyro_jarzynski.core.walkers import Walkers, init
 from pyro_jarzynski.ebm.blocks import Place, concatenate, join, split
 from pyro_jarzynski.ebm.energy import StartableEnergy, device_of
-from pyro_jarzynski.ebm.soundness import check_is_bare, check_kernel
+from pyro_jarzynski.ebm.soundness import check_kernel
+from pyro_jarzynski.ebm.wrapped import check_even, check_wrapping, is_fully_sharded
 from pyro_jarzynski.errors import ArgumentError, count, fraction
 
 
@@ -76,9 +78,16 @@ class Cloud:
         jit_compile: bool = False,
     ) -> None:
         """Draw the first walkers."""
-        check_is_bare(model)
         count("num_walkers", num_walkers)
         check_kernel(kernel, model)
+        self.team = team_for(seed=seed, purpose=purpose, device=device_of(model))
+        check_wrapping(model, self.team)
+        self.fully_sharded = is_fully_sharded(model)
+        if jit_compile and self.fully_sharded:
+            raise ArgumentError(
+                "`jit_compile` must be false for a network that `fully_shard` has sliced: "
+                "compiled code would not gather its parameters."
+            )
         self.model, self.kernel = model, kernel
         self.energy = CompiledEnergy(model) if jit_compile else model
         self.num_moves = count("moves_per_update", num_moves)
@@ -92,9 +101,9 @@ class Cloud:
                 f"walkers, got {block_size}."
             )
         self.generator = stream(seed, purpose, device_of(model))
-        self.team = team_for(seed=seed, purpose=purpose, device=device_of(model))
         # Each rank may have made its network by random numbers of its own.
-        self.team.ranks.spread(model.state_dict().values())
+        state = model.state_dict().values()
+        self.team.ranks.spread(x for x in state if not is_sliced(x))
         with shortage_told(num_walkers):
             first = model.draw(num_walkers, self.generator)
         chunk_size = chunk_size_for(chunk_size, model, first)
@@ -128,6 +137,7 @@ class Cloud:
                 gradient=self.kernel.needs_gradient,
             )
 
+        self._check_even(len(position))
         block = self.team.start(len(position), self.generator, place, None)
         return block._replace(ancestor=block.ancestor + first)
 
@@ -144,7 +154,10 @@ class Cloud:
 
     @walkers.setter
     def walkers(self, walkers: Walkers) -> None:
-        self._go_to([self.team.own(block) for block in split(walkers, self.block_size)])
+        blocks = split(walkers, self.block_size)
+        for block in blocks:
+            self._check_even(block.num_walkers)
+        self._go_to([self.team.own(block) for block in blocks])
 
     @property
     def here(self) -> Walkers:
@@ -203,6 +216,15 @@ class Cloud:
         position = self.parts[0].position
         assert isinstance(position, Tensor)
         return position
+
+    @property
+    def shown(self) -> Tensor:
+        """The same; of a network that ranks evaluate together all have those of rank 0."""
+        if not self.fully_sharded:
+            return self.shard
+        shown = self.shard.clone()
+        self.team.ranks.spread([shown])
+        return shown
 
     @property
     def parts(self) -> list[Walkers]:
@@ -308,6 +330,11 @@ class Cloud:
         # Ancestors come sorted: shuffled, a part of the draws is a sample as well.
         order = torch.randperm(num, generator=generator, device=chosen.device)
         return chosen[order]
+
+    def _check_even(self, num_walkers: int) -> None:
+        """Raise where ranks would not evaluate a network equally often that they share."""
+        if self.fully_sharded:
+            check_even(num_walkers, self.team.num_shards)
 
     def _go_to(self, blocks: list[Walkers]) -> None:
         """Stand with these blocks at the present parameters."""

@@ -12,7 +12,7 @@ from torch.optim import Optimizer
 from pyro_jarzynski.ebm.cloud import Cloud
 from pyro_jarzynski.ebm.data import Batches
 from pyro_jarzynski.ebm.energy import StartableEnergy
-from pyro_jarzynski.ebm.gradient import WalkerGradient
+from pyro_jarzynski.ebm.gradient import gather_for
 from pyro_jarzynski.ebm.learner import Learner
 from pyro_jarzynski.ebm.updates import Advance
 from pyro_jarzynski.errors import ArgumentError, count
@@ -47,7 +47,7 @@ class PersistentContrastiveDivergence(Learner):
 
     def advance(self, batches: Batches) -> Advance:
         """Move the walkers under the new parameters, without weights."""
-        gather = WalkerGradient(self.parameters, weighted=False)
+        gather = gather_for(self.parameters, self.cloud.team, weighted=False)
         info = self.cloud.follow(gather)
         gradient = self.gradient_from(gather)
         self.cloud.forget_weights()

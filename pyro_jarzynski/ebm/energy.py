@@ -5,8 +5,8 @@ the base: `Z_0 = 1` exactly, and draws of the base are exact first walkers.
 """
 
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Sequence
-from copy import deepcopy
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from typing import Any, NamedTuple
 
 import torch
@@ -16,8 +16,10 @@ from torch.distributions import Distribution, constraints
 from pyro_jarzynski.core.alone import global_stream
 from pyro_jarzynski.core.evaluation import EnergyFn
 from pyro_jarzynski.core.paths import Path, Tempering
+from pyro_jarzynski.core.slices import any_sliced
 from pyro_jarzynski.ebm.base_energy import energy_of, unvalidated
 from pyro_jarzynski.ebm.distribution import EnergyDistribution, Following
+from pyro_jarzynski.ebm.wrapped import is_fully_sharded, unwrapped
 from pyro_jarzynski.errors import ArgumentError, ArgumentTypeError, EnergyError
 
 
@@ -80,6 +82,11 @@ class StartableEnergy(nn.Module, ABC):
                 they did.
         """
         followers = self.followers
+        if is_fully_sharded(self):
+            raise ArgumentError(
+                "The law of a network that `fully_shard` has sliced is known to its "
+                "learner and tracker alone: ask these for likelihoods and draws."
+            )
         if followers is None:
             raise ArgumentError(
                 "No walkers follow this energy, so that its normaliser is not known. Build "
@@ -157,6 +164,7 @@ class EnergyModel(StartableEnergy):
                 f"`base` must have batch shape (), got {tuple(base.batch_shape)}; call "
                 f"its `to_event({len(base.batch_shape)})`."
             )
+        net = unwrapped(net)
         self.net, self.base = net, unvalidated(base)
         self._check_base()
         self.base_energy = energy_of(self.base)
@@ -180,7 +188,8 @@ class EnergyModel(StartableEnergy):
 
     def forward(self, x: Tensor) -> Tensor:
         """Return the energies of `(N, *event)` walkers, `(N,)`, in nats."""
-        if self.joint_energy is not None:
+        # A call of the module itself gathers parameters that torch has sliced.
+        if self.joint_energy is not None and not any_sliced(self.net.parameters()):
             return self.joint_energy(x)
         values = self.net(x)
         if values.shape == (len(x), 1):
@@ -203,6 +212,13 @@ class EnergyModel(StartableEnergy):
         """Return the way from the base to the model."""
         path = Tempering(self.base_energy, self, betas)
         return Annealing(path, self.draw, 0.0)
+
+    def _without_base(self, x: Tensor) -> Tensor:
+        """Return the energies above those of the base, `(N,)`, zero up to rounding."""
+        base = self.base_energy(x)
+        values = self(x) - base
+        rounding = 100 * torch.finfo(values.dtype).eps * (1 + base.abs())
+        return values.masked_fill(values.abs() <= rounding, 0)
 
     def _check_base(self) -> None:
         probe = self.draw(4, torch.Generator().manual_seed(0))
@@ -233,8 +249,12 @@ class EnergyModel(StartableEnergy):
 
     def _check_start(self) -> None:
         probe = self.draw(4, torch.Generator().manual_seed(0))
-        with torch.no_grad():
-            values = deepcopy(self.net).eval()(probe)
+        with torch.no_grad(), _evaluating(self):
+            if is_fully_sharded(self):
+                # torch wants the first call to be that of the outermost module it sliced.
+                values = self._without_base(probe)
+            else:
+                values = self.net(probe)
         if values.shape not in ((4,), (4, 1)):
             raise EnergyError(
                 "`net` must return one energy per walker: expected shape (4,) or (4, 1) "
@@ -252,6 +272,18 @@ class EnergyModel(StartableEnergy):
 def device_of(model: nn.Module) -> torch.device:
     """Return the device of a model's parameters."""
     return next((p.device for p in model.parameters()), torch.device("cpu"))
+
+
+@contextmanager
+def _evaluating(net: nn.Module) -> Iterator[None]:
+    """Let a network be in the mode of evaluation, and put back that of each module."""
+    modes = [(module, module.training) for module in net.modules()]
+    net.eval()
+    try:
+        yield
+    finally:
+        for module, training in modes:
+            module.training = training
 
 
 def _zero_last_layer(net: nn.Module) -> None:

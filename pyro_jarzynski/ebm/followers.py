@@ -19,6 +19,7 @@ from pyro_jarzynski.ebm.cloud import Cloud
 from pyro_jarzynski.ebm.energy import StartableEnergy
 from pyro_jarzynski.ebm.renewal import Renewal, Renewed, plan_for, renew, renew_next_block
 from pyro_jarzynski.ebm.tracker import LikelihoodTracker
+from pyro_jarzynski.ebm.wrapped import settled
 from pyro_jarzynski.errors import count
 
 
@@ -89,7 +90,7 @@ class Followers:
             "chunk_size": chunk_size,
             "jit_compile": jit_compile,
         }
-        self.model = model
+        self.model = model = settled(model)
         self.audit = LikelihoodTracker(
             model,
             num_walkers=audit_walkers,

@@ -4,16 +4,18 @@
 """
 
 from collections.abc import Sequence
-from typing import NamedTuple
+from typing import NamedTuple, TypeAlias
 
 import torch
 from torch import Tensor, nn
 
 from pyro_jarzynski.core import weights
 from pyro_jarzynski.core.evaluation import EnergyFn
+from pyro_jarzynski.core.slices import any_sliced
 from pyro_jarzynski.core.team import Team, Tools
 from pyro_jarzynski.core.trees import Position, map_tree
 from pyro_jarzynski.core.walkers import Walkers
+from pyro_jarzynski.ebm.sliced_gradient import SlicedGradient, sliced_data_gradient
 
 
 class Part(NamedTuple):
@@ -47,6 +49,11 @@ class WalkerGradient:
         self.parameters, self.weighted = list(parameters), weighted
         self.parts: list[Part] = []
 
+    def chosen(self, log_weight: Tensor) -> tuple[Tensor, Tensor]:
+        """Return the rows of walkers of positive weight, and their log-weights."""
+        alive = log_weight > -torch.inf
+        return alive, log_weight[alive]
+
     def __call__(self, rows: slice, energy: Tensor, log_weight: Tensor) -> None:
         """Take the energies of `rows`, with their graph, and their log-weights."""
         if not rows.start:
@@ -72,6 +79,22 @@ class WalkerGradient:
             [part.log_total for part in self.parts], [part.slopes for part in self.parts]
         )
 
+    def is_finite(self, slopes: Sequence[Tensor]) -> bool:
+        """Tell whether slopes are finite."""
+        return bool(torch.stack([torch.isfinite(slope).all() for slope in slopes]).all())
+
+
+Gather: TypeAlias = WalkerGradient | SlicedGradient
+
+
+def gather_for(
+    parameters: Sequence[nn.Parameter], team: Team, *, weighted: bool = True
+) -> Gather:
+    """Return what gathers the gradient by parameters that are whole, or sliced."""
+    if any_sliced(parameters):
+        return SlicedGradient(parameters, team.ranks, weighted=weighted)
+    return WalkerGradient(parameters, weighted=weighted)
+
 
 def walker_gradient(
     model: EnergyFn,
@@ -87,18 +110,17 @@ def walker_gradient(
         WeightCollapseError: All weights are zero.
     """
     weights.as_log_weight(walkers.log_weight)
-    gather = WalkerGradient(parameters, weighted=weighted)
+    gather = gather_for(parameters, tools.team, weighted=weighted)
     with torch.enable_grad():
         for part in tools.team.parts(walkers):
-            alive = part.log_weight > -torch.inf
-            log_weight = part.log_weight[alive]
-            position = map_tree(lambda x, a=alive: x[a], part.position)
+            chosen, log_weight = gather.chosen(part.log_weight)
+            position = map_tree(lambda x, c=chosen: x[c], part.position)
             _gather(gather, model, position, log_weight, tools.chunk_size)
     return gather.mean(tools.team)
 
 
 def _gather(
-    gather: WalkerGradient,
+    gather: Gather,
     model: EnergyFn,
     position: Position,
     log_weight: Tensor,
@@ -126,6 +148,8 @@ def data_gradient(
         parameters: Parameters to differentiate by.
         team: Who has which part.
     """
+    if any_sliced(parameters):
+        return sliced_data_gradient(model, batch, parameters, team)
     sums = []
     for part in team.share(batch):
         # A shard without data has a sum of zero, of the energy's dtype.

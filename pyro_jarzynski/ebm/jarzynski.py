@@ -2,7 +2,7 @@
 
 from pyro_jarzynski.core.faults import read
 from pyro_jarzynski.ebm.data import Batches
-from pyro_jarzynski.ebm.gradient import WalkerGradient
+from pyro_jarzynski.ebm.gradient import gather_for
 from pyro_jarzynski.ebm.learner import Learner
 from pyro_jarzynski.ebm.updates import Advance
 
@@ -72,7 +72,7 @@ class JarzynskiLearner(Learner):
 
     def advance(self, batches: Batches) -> Advance:
         """Carry the weighted walkers to the new parameters."""
-        gather = WalkerGradient(self.parameters)
+        gather = gather_for(self.parameters, self.cloud.team)
         info = self.cloud.follow(gather)
         size = len(info.log_weight)
         rate, ess, conditional = read(info.acceptance_rate, info.ess, info.conditional_ess)

@@ -14,7 +14,7 @@ from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterable, Sequence
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 from torch.optim import Optimizer
 from torch.optim.lr_scheduler import LRScheduler
 
@@ -32,14 +32,16 @@ from pyro_jarzynski.ebm.course import Course, check_course
 from pyro_jarzynski.ebm.data import Batches, check_data
 from pyro_jarzynski.ebm.energy import StartableEnergy
 from pyro_jarzynski.ebm.followers import Followers, all_or_nothing
-from pyro_jarzynski.ebm.gradient import WalkerGradient, data_gradient, walker_gradient
+from pyro_jarzynski.ebm.gradient import Gather, data_gradient, walker_gradient
 from pyro_jarzynski.ebm.history import History
 from pyro_jarzynski.ebm.parameters import check_followed, trainable
 from pyro_jarzynski.ebm.renewal import Renewal, check_renewal
+from pyro_jarzynski.ebm.sliced_gradient import norm_of
 from pyro_jarzynski.ebm.step_control import StepControl
 from pyro_jarzynski.ebm.training_state import TrainingState
 from pyro_jarzynski.ebm.updates import Advance, Update
-from pyro_jarzynski.errors import NonFiniteEnergyError
+from pyro_jarzynski.ebm.wrapped import settled, take_sums
+from pyro_jarzynski.errors import ArgumentError, NonFiniteEnergyError
 
 Callback = Callable[["Learner", dict[str, float]], None]
 
@@ -68,7 +70,8 @@ class Learner(TrainingState, ABC):
         jit_compile: bool = False,
     ) -> None:
         """Draw the walkers at the model's present parameters."""
-        self.model, self.optimizer, self.lr_scheduler = model, optimizer, lr_scheduler
+        self.model = model = settled(model)
+        self.optimizer, self.lr_scheduler = optimizer, lr_scheduler
         self.seed = seed
         self.parameters = trainable(model, optimizer)
         self.followers = Followers(
@@ -86,6 +89,7 @@ class Learner(TrainingState, ABC):
             chunk_size=chunk_size,
             jit_compile=jit_compile,
         )
+        take_sums(model)
         self.alarms = Alarms(self.followers, weighted=self.weighted)
         self.step_control = StepControl(conditional_ess if self.weighted else None, kernel)
         self.renewal = check_renewal(model, renewal)
@@ -213,7 +217,15 @@ class Learner(TrainingState, ABC):
         """Give every rank all walkers, of the best parameters as well, to go on alone.
 
         All ranks must ask. From then on none of them needs the others.
+
+        Raises:
+            ArgumentError: They have slices of the network, so that they always do.
         """
+        if self.cloud.fully_sharded:
+            raise ArgumentError(
+                "`gather` is for a network that every rank has: one that `fully_shard` has "
+                "sliced can only be evaluated by all ranks together."
+            )
         if self.best is not None:
             self.best = self.best._replace(places=self.followers.whole(self.best.places))
         self.followers.gather()
@@ -228,12 +240,10 @@ class Learner(TrainingState, ABC):
             tools=self.cloud.tools,
         )
 
-    def gradient_from(self, gather: WalkerGradient) -> list[Tensor]:
+    def gradient_from(self, gather: Gather) -> list[Tensor]:
         """Return what was gathered on the way; a NaN at a dropped walker spoils that."""
         slopes = gather.mean(self.cloud.team)
-        if torch.stack([torch.isfinite(slope).all() for slope in slopes]).all():
-            return slopes
-        return self.gradient_now()
+        return slopes if gather.is_finite(slopes) else self.gradient_now()
 
     def _update(self, batch: Tensor, batches: Batches, *, ends_row: bool) -> Update:
         energy, norm = self._differentiate(batch)
@@ -263,7 +273,7 @@ class Learner(TrainingState, ABC):
         slopes = [p - n for p, n in zip(positive, self._negative, strict=True)]
         for parameter, slope in zip(self.parameters, slopes, strict=True):
             parameter.grad = slope
-        mean, norm = read(energy, nn.utils.get_total_norm(slopes))
+        mean, norm = read(energy, norm_of(slopes, team.ranks))
         if not math.isfinite(norm + mean):
             raise NonFiniteEnergyError(
                 f"The energy of the data or its gradient is not finite in update "
@@ -276,7 +286,7 @@ class Learner(TrainingState, ABC):
         self, update: Update, train_nll: float, seconds: float, validation: Tensor | None
     ) -> dict[str, float]:
         if len(self.history) % 50 == 0:
-            warn_if_unstable(self.cloud.kernel, self.model, self.cloud.shard)
+            warn_if_unstable(self.cloud.kernel, self.model, self.cloud.shown)
         self.alarms.look(self.num_steps, update.walkers.ess)
         score = validation_nll(self.followers, validation)
         if validation is not None:

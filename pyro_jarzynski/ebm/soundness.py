@@ -1,5 +1,8 @@
 """What walkers ask of an energy before they set out: that it is whole, and theirs alone."""
 
+from collections.abc import Iterator
+from contextlib import contextmanager
+
 import torch
 from torch import Tensor, nn
 
@@ -7,25 +10,8 @@ from pyro_jarzynski.core.alone import global_stream
 from pyro_jarzynski.core.evaluation import EnergyFn
 from pyro_jarzynski.core.kernels import Kernel
 from pyro_jarzynski.ebm.energy import StartableEnergy
+from pyro_jarzynski.ebm.wrapped import is_fully_sharded, shaken_in_place
 from pyro_jarzynski.errors import ArgumentError, EnergyError
-
-# What of torch shares gradients or parameters among ranks: known by name, because to import
-# all of it takes long, and not every torch has it.
-SHARED = {"DistributedDataParallel", "FullyShardedDataParallel", "FSDPModule", "DTensor"}
-
-
-def check_is_bare(model: nn.Module) -> None:
-    """Raise if torch shares the gradient, or the parameters, of a model among ranks."""
-    for named in (model.named_modules(), model.named_parameters()):
-        for name, part in named:
-            kinds = {kind.__name__ for kind in type(part).__mro__}
-            if kinds & SHARED:
-                what = f"a {min(kinds & SHARED)}" + (f" at {name!r}" if name else "")
-                raise ArgumentError(
-                    f"`model` must be a bare module, got {what}. Pass the module that was "
-                    "wrapped, whole on every rank: the package itself sums the gradient of "
-                    "data and walkers over ranks, inside `pj.distributed()`."
-                )
 
 
 def is_discrete(model: StartableEnergy) -> bool:
@@ -40,6 +26,11 @@ def check_kernel(kernel: Kernel, model: StartableEnergy) -> None:
             f"`kernel` must be one of discrete walkers for {type(model).__name__}, such as "
             f"BlockGibbs(); got {type(kernel).__name__}, which moves along gradients."
         )
+    if not kernel.needs_gradient and is_fully_sharded(model):
+        raise ArgumentError(
+            "`kernel` must be one that only evaluates the energy, such as MALA(), where "
+            f"`fully_shard` has sliced the network; got {type(kernel).__name__}."
+        )
 
 
 def check_walkers_are_independent(model: StartableEnergy, walkers: Tensor) -> None:
@@ -48,8 +39,7 @@ def check_walkers_are_independent(model: StartableEnergy, walkers: Tensor) -> No
     The parameters are shaken for the test: layers that are zero would hide both.
     """
     sample = walkers[: min(len(walkers), 8)]
-    with global_stream(0), torch.no_grad():
-        energy = _shaken(model, sample)
+    with global_stream(0), torch.no_grad(), _shaken(model, sample) as energy:
         first, again = energy(sample), energy(sample)
         if _change(first, again) > 0:
             raise EnergyError(
@@ -86,8 +76,14 @@ def _elsewhere(sample: Tensor, *, discrete: bool) -> Tensor:
     return sample[differs.int().argmax()]
 
 
-def _shaken(model: nn.Module, sample: Tensor) -> EnergyFn:
-    """Return the energy at other parameters, or as it is where those have no meaning."""
+@contextmanager
+def _shaken(model: nn.Module, sample: Tensor) -> Iterator[EnergyFn]:
+    """Give the energy at other parameters, or as it is where those have no meaning."""
+    if is_fully_sharded(model):
+        # Such a network takes no parameters but its own.
+        with shaken_in_place(model):
+            yield model
+        return
 
     def at(parameters: dict[str, Tensor]) -> EnergyFn:
         # Buffers are copied: BatchNorm writes into its own.
@@ -98,6 +94,5 @@ def _shaken(model: nn.Module, sample: Tensor) -> EnergyFn:
         name: p + torch.randn_like(p) * (0.1 + p.abs() / 10)
         for name, p in model.named_parameters()
     }
-    if torch.isfinite(at(shaken)(sample)).all():
-        return at(shaken)
-    return at(dict(model.named_parameters()))
+    meaningful = torch.isfinite(at(shaken)(sample)).all()
+    yield at(shaken if meaningful else dict(model.named_parameters()))

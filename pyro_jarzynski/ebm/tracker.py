@@ -29,6 +29,7 @@ from pyro_jarzynski.ebm.energy import StartableEnergy
 from pyro_jarzynski.ebm.export import audit_groups
 from pyro_jarzynski.ebm.renewal import Renewed, plan_for, renew
 from pyro_jarzynski.ebm.soundness import check_walkers_are_independent
+from pyro_jarzynski.ebm.wrapped import settled
 from pyro_jarzynski.errors import count
 
 
@@ -104,7 +105,7 @@ class LikelihoodTracker:
         jit_compile: bool = False,
     ) -> None:
         """Draw the audit walkers at the model's present parameters."""
-        self.model = model
+        self.model = model = settled(model)
         self.cloud = Cloud(
             model,
             num_walkers=num_walkers,

@@ -10,9 +10,10 @@ from copy import deepcopy
 from typing import Any, ClassVar
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 from torch.optim.lr_scheduler import LRScheduler
 
+from pyro_jarzynski.core.slices import apart, is_sliced, together
 from pyro_jarzynski.core.states import check_settings, settings_of
 from pyro_jarzynski.ebm.alarms import Alarms
 from pyro_jarzynski.ebm.best import Snapshot
@@ -21,6 +22,7 @@ from pyro_jarzynski.ebm.energy import StartableEnergy
 from pyro_jarzynski.ebm.renewal import Renewal
 from pyro_jarzynski.ebm.step_control import StepControl
 from pyro_jarzynski.ebm.trained import Trained
+from pyro_jarzynski.ebm.wrapped import own_class
 
 
 class TrainingState(Trained):
@@ -44,6 +46,7 @@ class TrainingState(Trained):
     step_control: StepControl
     renewal: Renewal | None
     data_generator: torch.Generator
+    parameters: list[nn.Parameter]
     best: Snapshot | None
     course: Course | None
     _negative: list[Tensor]
@@ -63,11 +66,11 @@ class TrainingState(Trained):
         return {
             "settings": self._settings(),
             "num_steps": self.num_steps,
-            "model": dict(self.model.state_dict()),
-            "optimizer": self.optimizer.state_dict(),
+            "model": apart(dict(self.model.state_dict())),
+            "optimizer": apart(self.optimizer.state_dict()),
             "lr_scheduler": None if scheduler is None else scheduler.state_dict(),
             "followers": self.followers.state_dict(),
-            "negative": list(self._negative),
+            "negative": apart(list(self._negative)),
             "step_scale": self.step_control.scale,
             "data_generator": self.data_generator.get_state(),
             "alarms": sorted(self.alarms.told),
@@ -87,6 +90,7 @@ class TrainingState(Trained):
         """
         self._check_settings(state["settings"])
         device = self.cloud.example.device
+        state = self._together(state)
         self.model.load_state_dict(state["model"])
         # torch keeps the tensors that it is given: two learners must not share them.
         self.optimizer.load_state_dict(deepcopy(state["optimizer"]))
@@ -104,13 +108,18 @@ class TrainingState(Trained):
         if self.course is not None and state["course"] is not None:
             self.course.load_state_dict(state["course"])
 
+    def _together(self, state: Mapping[str, Any]) -> Mapping[str, Any]:
+        """Return a state with the parameters that are sliced as they are sliced now."""
+        like = next(filter(is_sliced, self.parameters), None)
+        return state if like is None else together(dict(state), like)
+
     def _settings(self) -> dict[str, Any]:
         """Return what must not change within a run."""
         cloud, scheduler, course = self.cloud, self.lr_scheduler, self.course
         renewal = None if self.renewal is None else self.renewal._asdict()
         return {
             "algorithm": type(self).__name__,
-            "model": type(self.model).__name__,
+            "model": own_class(self.model).__name__,
             "dtype": str(cloud.example.dtype),
             "optimizer": type(self.optimizer).__name__,
             "lr_scheduler": None if scheduler is None else type(scheduler).__name__,
@@ -127,7 +136,12 @@ class TrainingState(Trained):
             "num_shards": cloud.team.num_shards,
             "local_resampling": cloud.team.local_resampling,
             "data": None if course is None else course.batches.described,
-        } | {name: getattr(self, name) for name in self.settings}
+        } | self._further_settings()
+
+    def _further_settings(self) -> dict[str, Any]:
+        """Return those that only some trainings have."""
+        sliced = {"fully_sharded": True} if self.cloud.fully_sharded else {}
+        return sliced | {name: getattr(self, name) for name in self.settings}
 
     def _check_settings(self, saved: Mapping[str, Any]) -> None:
         if self.course is None:

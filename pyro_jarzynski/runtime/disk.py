@@ -5,6 +5,7 @@ import os
 import stat
 from collections.abc import Mapping
 from pathlib import Path
+from uuid import uuid4
 
 import torch
 from safetensors.torch import load, save
@@ -50,9 +51,14 @@ def write(path: Path, content: bytes) -> None:
 
 def replace(path: Path, content: bytes) -> None:
     """Write a file in the place of another, of which one or the other is there, whole."""
-    temporary = path.with_name(path.name + ".part")
-    write(temporary, content)
-    os.replace(temporary, path)
+    # A name of its own: all ranks of a run may write the same.
+    temporary = path.with_name(f"{path.name}.{uuid4().hex}.part")
+    try:
+        write(temporary, content)
+        os.replace(temporary, path)
+    except BaseException:
+        temporary.unlink(missing_ok=True)
+        raise
 
 
 def read(path: Path, limit: int) -> bytes:

@@ -66,7 +66,8 @@ def distributed(
     try:
         with sharing(num_shards, local=local_resampling) as known:
             try:
-                yield known.ranks
+                with known.ranks.watch:
+                    yield known.ranks
             except RankError:
                 raise
             except JarzynskiError as error:

@@ -15,11 +15,14 @@ from safetensors import SafetensorError
 from torch import Tensor
 from torch.distributions import Distribution, Independent, Normal
 
+from pyro_jarzynski.core.sharing import ranks_now
+from pyro_jarzynski.core.slices import whole
 from pyro_jarzynski.core.walkers import Walkers
 from pyro_jarzynski.ebm.bases import ComponentMasses, PCAMixture
 from pyro_jarzynski.ebm.convolutional import ConvNet, Convolution
 from pyro_jarzynski.ebm.energy import EnergyModel, StartableEnergy
 from pyro_jarzynski.ebm.networks import MLP, GaussianMixtureEnergy
+from pyro_jarzynski.ebm.wrapped import is_fully_sharded, own_class
 from pyro_jarzynski.errors import ModelFileError
 from pyro_jarzynski.runtime import disk
 
@@ -62,6 +65,9 @@ def save_model(
 ) -> None:
     """Write a model and the walkers that fit its parameters into a directory.
 
+    Of a network that torch's `fully_shard` has sliced all ranks must call it, and the first
+    writes.
+
     Args:
         directory: Made if it is not there.
         model: The model. Those of this package can be read back without further ado; for
@@ -80,14 +86,17 @@ def save_model(
         ({'data': 'none'}, 0.0)
     """
     folder = Path(directory)
-    folder.mkdir(parents=True, exist_ok=True)
     description, described = _describe(model)
-    tensors = {f"model.{name}": value for name, value in model.state_dict().items()}
+    state = {name: whole(value) for name, value in model.state_dict().items()}
+    if is_fully_sharded(model) and ranks_now().rank > 0:
+        return
+    tensors: dict[str, Any] = {f"model.{name}": value for name, value in state.items()}
     tensors |= {f"base.{name}": value for name, value in described.items()}
     tensors |= {f"extra.{name}": value for name, value in (extras or {}).items()}
     tensors["walkers.position"] = walkers.position
     tensors["walkers.log_weight"] = walkers.log_weight
     content = disk.pack(tensors)
+    folder.mkdir(parents=True, exist_ok=True)
     record = {
         "format": FORMAT,
         "version": VERSION,
@@ -156,7 +165,7 @@ def _describe(model: StartableEnergy) -> tuple[dict[str, Any], dict[str, Tensor]
             network = {name: getattr(net, name) for name in names}
             kind = {"kind": "convolutional", "component_masses": wrapper is not None}
             return kind | network, base.parameters
-    return {"kind": "other", "class": type(model).__qualname__}, {}
+    return {"kind": "other", "class": own_class(model).__qualname__}, {}
 
 
 def _normal_base(base: Distribution) -> Normal | None:

@@ -36,7 +36,7 @@ def fail(kind: str) -> None:
         case "killed" | "killed once":
             os.kill(os.getpid(), signal.SIGKILL)
         case "slow":
-            time.sleep(40)
+            time.sleep(20)
         case "interrupted":
             os.kill(os.getpid(), signal.SIGINT)
         case "told to end":
