@@ -19,7 +19,8 @@ class JarzynskiLearner(Learner):
     once per move; the gradient of the parameters shares that pass.
 
     Args:
-        model: `EnergyModel`, or any `StartableEnergy` module.
+        model: `EnergyModel`, or any `StartableEnergy` module. Ranks may have cut it by
+            torch's `fully_shard`.
         optimizer: Any torch optimiser over the parameters of the model.
         num_walkers: Walkers `N` that train the model.
         audit_walkers: Walkers that only follow, and give every likelihood reported.

@@ -19,12 +19,13 @@ from torch.optim import Optimizer
 from torch.optim.lr_scheduler import LRScheduler
 
 from pyro_jarzynski.core.curvature import warn_if_unstable
-from pyro_jarzynski.core.digests import described, versions
+from pyro_jarzynski.core.digests import described, fingerprint, versions
 from pyro_jarzynski.core.faults import read
 from pyro_jarzynski.core.interrupt import Interrupt, deferred_interrupt
 from pyro_jarzynski.core.kernels import MALA, Kernel
 from pyro_jarzynski.core.noise import stream
 from pyro_jarzynski.core.resampling import Resampler
+from pyro_jarzynski.core.slices import is_sliced
 from pyro_jarzynski.core.states import Checkpointing, Keep, keeping
 from pyro_jarzynski.ebm.alarms import Alarms
 from pyro_jarzynski.ebm.best import better, validation_nll
@@ -282,9 +283,17 @@ class Learner(TrainingState, ABC):
             )
         return mean, norm
 
+    def _check_alike(self) -> None:
+        """Raise unless all ranks have the same of what is whole on each of them."""
+        ranks = self.cloud.team.ranks
+        if ranks.size > 1:
+            whole = (p for p in self.parameters if not is_sliced(p))
+            ranks.agree({f"parameters after update {self.num_steps}": fingerprint(whole)})
+
     def _record(
         self, update: Update, train_nll: float, seconds: float, validation: Tensor | None
     ) -> dict[str, float]:
+        self._check_alike()
         if len(self.history) % 50 == 0:
             warn_if_unstable(self.cloud.kernel, self.model, self.cloud.shown)
         self.alarms.look(self.num_steps, update.walkers.ess)

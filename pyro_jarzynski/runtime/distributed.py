@@ -39,6 +39,10 @@ def distributed(
     that of the shards, one included. What is reported is known to all ranks; what has
     positions of walkers in it (`learner.sample`, `cloud.walkers`) all of them must ask for.
 
+    A network is whole on every rank, or cut among them by torch's `fully_shard`, which
+    gathers it anew for each shard, so that few shards are faster. Its sums over ranks are
+    torch's: results then differ between numbers of ranks by their rounding.
+
     Args:
         num_shards: Shards of every cloud, at least one for each rank. It belongs to the
             settings of a run as its seed does.

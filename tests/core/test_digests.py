@@ -5,7 +5,7 @@ import math
 import pytest
 import torch
 
-from pyro_jarzynski.core.digests import digest, versions
+from pyro_jarzynski.core.digests import digest, fingerprint, versions
 
 ONE = torch.tensor([1.0, 2.0])
 
@@ -44,6 +44,16 @@ def test_other_bits_have_another_digest(first, second):
 )
 def test_the_same_bits_have_the_same_digest(first, second):
     assert digest(first) == digest(second)
+
+
+@pytest.mark.parametrize("dtype", [torch.float64, torch.float32, torch.bfloat16])
+def test_any_bit_changes_the_fingerprint(dtype):
+    x, y = torch.ones(3, 2, dtype=dtype), torch.zeros((), dtype=dtype)
+    known = fingerprint([x, y])
+    assert fingerprint([x.clone(), y.clone()]) == known
+    nearest = torch.nextafter(x, 2 * x)
+    for others in ([torch.where(x.cumsum(0) == 2, nearest, x), y], [x, -y], [y, x], [x]):
+        assert fingerprint(others) != known
 
 
 def test_versions_are_those_of_package_and_torch():

@@ -14,6 +14,8 @@ import warnings
 from collections.abc import Callable
 from typing import Any
 
+import torch
+
 import pyro_jarzynski as pj
 from pyro_jarzynski.ebm import learner as learner_module
 from pyro_jarzynski.ebm.training_state import TrainingState
@@ -26,7 +28,7 @@ BAD, WHEN = 1, 3
 AWAITED = ("killed", "slow")
 
 
-def fail(kind: str) -> None:
+def fail(kind: str, learner: Any) -> None:
     """Do what the kind says, on the rank that fails."""
     match kind:
         case "raises":
@@ -35,6 +37,9 @@ def fail(kind: str) -> None:
             return
         case "killed" | "killed once":
             os.kill(os.getpid(), signal.SIGKILL)
+        case "drifts":
+            with torch.no_grad():
+                learner.parameters[0].flatten()[0] += 1e-12
         case "slow":
             time.sleep(20)
         case "interrupted":
@@ -96,7 +101,7 @@ def main(kind: str, folder: str | None = None) -> None:
 
         def watch(learner: Any, row: dict[str, float]) -> None:
             if here and row["step"] == WHEN:
-                fail(kind)
+                fail(kind, learner)
 
         data = mixture_data(100)
         learner.fit(

@@ -70,10 +70,13 @@ def network_sliced(model: Any) -> None:
 
 
 def partly(model: Any) -> None:
-    """Slice all layers but the first, which every rank keeps whole."""
+    """Slice all layers but the first, of which each rank has another until it is trained."""
     from torch.distributed.fsdp import fully_shard
 
-    for layer in layers(model)[1:]:
+    first, *others = layers(model)
+    with torch.no_grad():
+        first.bias += torch.distributed.get_rank()
+    for layer in others:
         fully_shard(layer)
 
 
@@ -112,9 +115,11 @@ RUNS: dict[str, Run] = {
     "dead walkers": (
         lambda: model_of(Walled()),
         sliced,
-        {"chunk_size": 3, "ess_threshold": 0.0, "conditional_ess": None},
+        # Chunks of the living are 6 on one of two ranks, and 7 on the other.
+        {"chunk_size": 5, "ess_threshold": 0.0, "conditional_ess": None},
         {},
     ),
+    "few data": (network, sliced, {}, {"batch_size": 3}),
     "PCD": (network, sliced, {"kind": pj.PersistentContrastiveDivergence}, {}),
     "CD": (network, sliced, {"kind": pj.ContrastiveDivergence}, {}),
     "copies": (network, in_copies, {}, VALIDATED),

@@ -53,6 +53,12 @@ def test_ranks_that_disagree_are_told_so():
         assert expected[kind] in line
 
 
+def test_ranks_whose_parameters_drift_apart_are_told_so():
+    (_, first), (_, second) = ends(2, "drifts")
+    assert first == second
+    assert "RankError: `parameters after update 4` is '" in first
+
+
 @pytest.mark.parametrize(("kind", "code"), [("interrupted", -2), ("told to end", 143)])
 def test_signal_to_one_rank_ends_all_after_a_checkpoint(tmp_path, kind, code):
     ended = ends(2, kind, str(tmp_path))
