@@ -14,11 +14,12 @@ of float32, and the log-weights of both clouds, in float64, to all ranks.
 With `--sliced` the network is cut by `fully_shard`, and gathered by each pass over it. Of
 `S` shards, and of `m` moves of either cloud, that is
 
-    4 (R - 1) P (S / R (6 + 4 m) + 3) + 8 (R - 1) (N + N_audit)
+    4 (R - 1) P (S / R (5 + 4 m + g) + 2 + g) + 8 (R - 1) (N + N_audit)
 
 bytes: `2 + 2 m` passes of a shard of the audit, and of the training `3 + 2 m` and a sum of
-gradients; two passes and a sum for the data. Memory is the rise of the largest that the
-process had, from before the network to after the updates.
+gradients; two passes and a sum for the data. A sum costs `g = 2`, since gloo scatters one
+by a whole all-reduce; with NCCL it is 1. Memory is the rise of the largest that a process
+had, from before the network to after the updates.
 """
 
 import argparse
@@ -36,6 +37,8 @@ from one_core import one_core
 ROOT = Path(__file__).parents[2]
 # Of each cloud in an update.
 MOVES = 4
+# Vectors that gloo sends to scatter a sum of vectors.
+SUM = 2
 NUMBERS = ("updates", "walkers", "width", "shards")
 
 
@@ -109,7 +112,7 @@ def model_bytes(
     size: int, parameters: int, walkers: int, shards: int, sliced: bool
 ) -> float:
     """Return the bytes that all ranks send in an update."""
-    vectors = shards / size * (6 + 4 * MOVES) + 3 if sliced else 4
+    vectors = shards / size * (5 + 4 * MOVES + SUM) + 2 + SUM if sliced else 4
     gradients = vectors * (size - 1) * 4 * parameters
     weights = 2 * (size - 1) * 8 * walkers
     return gradients + weights

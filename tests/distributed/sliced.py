@@ -70,7 +70,7 @@ def network_sliced(model: Any) -> None:
 
 
 def partly(model: Any) -> None:
-    """Slice all layers but the first, of which each rank has another until it is trained."""
+    """Slice all layers but the first, of which ranks have others until it is trained."""
     from torch.distributed.fsdp import fully_shard
 
     first, *others = layers(model)
