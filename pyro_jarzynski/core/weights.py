@@ -124,6 +124,11 @@ def shares(log_weight: Tensor, group: Tensor, num_groups: int) -> Tensor:
     return sums.index_add_(0, group, relative)
 
 
+def equal(log_weight: Tensor) -> Tensor:
+    """Return log-weights that are all the same, where they are not of a weight of zero."""
+    return torch.zeros_like(log_weight).masked_fill(log_weight == -math.inf, -math.inf)
+
+
 def ratio(log_part: Tensor, log_total: Tensor) -> Tensor:
     """Return `e^{a - b}`; a part of weight zero has none."""
     return (log_part - log_total).exp()

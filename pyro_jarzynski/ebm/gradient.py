@@ -59,11 +59,10 @@ class WalkerGradient:
         if not rows.start:
             nothing = torch.full_like(log_weight[0], -torch.inf)
             self.parts.append(Part(nothing, [torch.zeros_like(p) for p in self.parameters]))
-        alive = log_weight > -torch.inf
-        if not alive.any():
+        if not (log_weight > -torch.inf).any():
             return
         if not self.weighted:
-            log_weight = torch.zeros_like(log_weight).masked_fill(~alive, -torch.inf)
+            log_weight = weights.equal(log_weight)
         log_part, share = weights.sum_and_shares(log_weight)
         share = share.to(energy.dtype)
         slopes = torch.autograd.grad(

@@ -53,11 +53,10 @@ class SlicedGradient:
     def __call__(self, rows: slice, energy: Tensor, log_weight: Tensor) -> None:
         """Take the energies of `rows`, with their graph, and their log-weights."""
         del rows
-        alive = log_weight > -torch.inf
         if not self.weighted:
-            log_weight = torch.zeros_like(log_weight).masked_fill(~alive, -torch.inf)
+            log_weight = weights.equal(log_weight)
         log_part, share = log_weight.new_tensor(-torch.inf), torch.zeros_like(log_weight)
-        if alive.any():
+        if (log_weight > -torch.inf).any():
             log_part, share = weights.sum_and_shares(log_weight)
         log_parts = self.ranks.gather(log_part[None], [1] * self.ranks.size)
         if (log_parts == -torch.inf).all():
