@@ -125,8 +125,8 @@ def shares(log_weight: Tensor, group: Tensor, num_groups: int) -> Tensor:
 
 
 def equal(log_weight: Tensor) -> Tensor:
-    """Return log-weights that are all the same, where they are not of a weight of zero."""
-    return torch.zeros_like(log_weight).masked_fill(log_weight == -math.inf, -math.inf)
+    """Return log-weights that are all the same, but for weights of zero."""
+    return torch.zeros_like(log_weight).masked_fill(~(log_weight > -math.inf), -math.inf)
 
 
 def ratio(log_part: Tensor, log_total: Tensor) -> Tensor:
