@@ -62,9 +62,7 @@ from pyro_jarzynski.ebm.convolutional import ResidualMLP as ResidualMLP
 from pyro_jarzynski.ebm.convolutional import cifar_network as cifar_network
 from pyro_jarzynski.ebm.convolutional import mnist_network as mnist_network
 from pyro_jarzynski.ebm.distribution import EnergyDistribution as EnergyDistribution
-from pyro_jarzynski.ebm.energy import Annealing as Annealing
 from pyro_jarzynski.ebm.energy import EnergyModel as EnergyModel
-from pyro_jarzynski.ebm.energy import StartableEnergy as StartableEnergy
 from pyro_jarzynski.ebm.followers import Followers as Followers
 from pyro_jarzynski.ebm.history import History as History
 from pyro_jarzynski.ebm.inception import inception_distance as inception_distance
@@ -78,6 +76,8 @@ from pyro_jarzynski.ebm.networks import GaussianMixtureEnergy as GaussianMixture
 from pyro_jarzynski.ebm.optimizers import JointOptimizer as JointOptimizer
 from pyro_jarzynski.ebm.optimizers import muon_and_adam as muon_and_adam
 from pyro_jarzynski.ebm.renewal import Renewal as Renewal
+from pyro_jarzynski.ebm.startable import Annealing as Annealing
+from pyro_jarzynski.ebm.startable import StartableEnergy as StartableEnergy
 from pyro_jarzynski.ebm.svi import JarzynskiOptim as JarzynskiOptim
 from pyro_jarzynski.ebm.tracker import Likelihood as Likelihood
 from pyro_jarzynski.ebm.tracker import LikelihoodTracker as LikelihoodTracker

@@ -20,7 +20,7 @@ from pyro_jarzynski.core.noise import stream
 from pyro_jarzynski.core.paths import check_betas
 from pyro_jarzynski.ebm.binary_units import Units
 from pyro_jarzynski.ebm.data import check_data
-from pyro_jarzynski.ebm.energy import Annealing, StartableEnergy
+from pyro_jarzynski.ebm.startable import Annealing, StartableEnergy
 from pyro_jarzynski.errors import (
     ArgumentError,
     ArgumentTypeError,

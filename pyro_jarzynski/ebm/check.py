@@ -23,8 +23,8 @@ from pyro_jarzynski.core.smc import Stage
 from pyro_jarzynski.core.team import Tools
 from pyro_jarzynski.core.walkers import Walkers, init
 from pyro_jarzynski.ebm.data import check_data
-from pyro_jarzynski.ebm.energy import Annealing, StartableEnergy, device_of
 from pyro_jarzynski.ebm.soundness import check_kernel
+from pyro_jarzynski.ebm.startable import Annealing, StartableEnergy, device_of
 from pyro_jarzynski.errors import count
 
 

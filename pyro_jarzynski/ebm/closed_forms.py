@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from torch.nn.functional import softplus
 
 from pyro_jarzynski.core.noise import normal_like, stream
-from pyro_jarzynski.ebm.energy import StartableEnergy
+from pyro_jarzynski.ebm.startable import StartableEnergy
 from pyro_jarzynski.errors import ArgumentError, count, positive
 
 # 2¹⁶ hidden states: a sum over them takes milliseconds.

@@ -25,17 +25,16 @@ from pyro_jarzynski.core.sharing import team_for
 from pyro_jarzynski.core.shortage import shortage_told
 from pyro_jarzynski.core.slices import is_sliced
 from pyro_jarzynski.core.team import WHOLE, Tools
-from pyro_jarzynski.core.transitions import Visit, reweight
-from pyro_jarzynski.core.trees import map_tree
+from pyro_jarzynski.core.transitions import Visit
 from pyro_jarzynski.core.walkers import Walkers, init
-from pyro_jarzynski.ebm.blocks import Place, concatenate, join, split
-from pyro_jarzynski.ebm.energy import StartableEnergy, device_of
 from pyro_jarzynski.ebm.soundness import check_kernel
-from pyro_jarzynski.ebm.wrapped import check_even, check_wrapping, is_fully_sharded
+from pyro_jarzynski.ebm.standing import Standing
+from pyro_jarzynski.ebm.startable import StartableEnergy, device_of
+from pyro_jarzynski.ebm.wrapped import check_wrapping, is_fully_sharded
 from pyro_jarzynski.errors import ArgumentError, count, fraction
 
 
-class Cloud:
+class Cloud(Standing):
     """Walkers weighted for a model, carried along when its parameters change.
 
     Args:
@@ -57,9 +56,6 @@ class Cloud:
         Carbone, Hua, Coste, Vanden-Eijnden (2023), arXiv:2305.19414: the batches of
         walkers of its code for images, which evaluates all of them at every update.
     """
-
-    _place: Place
-    _present: list[Walkers] | None
 
     @torch.inference_mode(mode=False)
     def __init__(
@@ -140,96 +136,6 @@ class Cloud:
         self._check_even(len(position))
         block = self.team.start(len(position), self.generator, place, None)
         return block._replace(ancestor=block.ancestor + first)
-
-    @property
-    def walkers(self) -> Walkers:
-        """All walkers, weighted for the present parameters: no block is resampled or moved.
-
-        What is evaluated for this is kept for the next who asks, and used by nobody else:
-        to look at the walkers does not change the course of a run. Of walkers on several
-        ranks all must ask.
-        """
-        here = self._present_blocks()
-        return join([self.team.whole(block) for block in here], self.active.steps)
-
-    @walkers.setter
-    def walkers(self, walkers: Walkers) -> None:
-        blocks = split(walkers, self.block_size)
-        for block in blocks:
-            self._check_even(block.num_walkers)
-        self._go_to([self.team.own(block) for block in blocks])
-
-    @property
-    def here(self) -> Walkers:
-        """The same walkers, with positions of this rank alone: for who needs weights."""
-        return join(self._present_blocks(), self.active.steps)
-
-    def look(self) -> None:
-        """Evaluate walkers that wait, so that each rank knows all weights; all must ask."""
-        self._present_blocks()
-
-    def _present_blocks(self) -> list[Walkers]:
-        if self._present is None:
-            known = zip(self.place.blocks, self.place.behind, strict=True)
-            self._present = [
-                self._reweighted(block) if behind else block for block, behind in known
-            ]
-        return self._present
-
-    def _reweighted(self, block: Walkers) -> Walkers:
-        def act(part: Walkers, own: Tools) -> tuple[Walkers, Tensor]:
-            return reweight(part, self.model, own, None), torch.ones_like(part.log_banked)
-
-        return self.team.each(block, self.tools, act, weighs=True)[0]
-
-    @property
-    def active(self) -> Walkers:
-        """The block that followed last, which gives the gradient."""
-        return self.place.blocks[self.place.turn]
-
-    @property
-    def num_blocks(self) -> int:
-        """Number of blocks."""
-        return len(self.place.blocks)
-
-    @property
-    def num_walkers(self) -> int:
-        """Number of walkers."""
-        return sum(block.num_walkers for block in self.place.blocks)
-
-    @property
-    def position(self) -> Tensor:
-        """Positions of the walkers, `(N, *event)`; all ranks must ask."""
-        blocks = self.place.whole(self.team).blocks
-        position = map_tree(concatenate, *(block.position for block in blocks))
-        assert isinstance(position, Tensor)
-        return position
-
-    @property
-    def example(self) -> Tensor:
-        """Some walker, to see of which shape, dtype and device they are, `(1, *event)`."""
-        return self.shard[:1]
-
-    @property
-    def shard(self) -> Tensor:
-        """Walkers of one shard that is here, to try things out, `(n, *event)`."""
-        position = self.parts[0].position
-        assert isinstance(position, Tensor)
-        return position
-
-    @property
-    def shown(self) -> Tensor:
-        """The same; of a network that ranks evaluate together all have those of rank 0."""
-        if not self.fully_sharded:
-            return self.shard
-        shown = self.shard.clone()
-        self.team.ranks.spread([shown])
-        return shown
-
-    @property
-    def parts(self) -> list[Walkers]:
-        """The shards of the active block that are here."""
-        return self.team.parts(self.active)
 
     def gather(self) -> None:
         """Give every rank all walkers, to go on alone; all must ask."""
@@ -317,34 +223,3 @@ class Cloud:
         self.generator.set_state(state["generator"].cpu())
         self.team.set_generators(state["generators"])
         self.place = place
-
-    def sample(self, num: int, seed: int) -> Tensor:
-        """Draw `num` walkers by their weights, `(num, *event)`."""
-        return self.position[self.draw_index(num, seed)]
-
-    def draw_index(self, num: int, seed: int) -> Tensor:
-        """Draw the indices of `num` walkers by their weights, `(num,)`."""
-        log_weight = self.here.log_weight
-        generator = stream(seed, "sample", log_weight.device)
-        chosen = self.resampler(log_weight, num, generator)
-        # Ancestors come sorted: shuffled, a part of the draws is a sample as well.
-        order = torch.randperm(num, generator=generator, device=chosen.device)
-        return chosen[order]
-
-    def _check_even(self, num_walkers: int) -> None:
-        """Raise where ranks would not evaluate a network equally often that they share."""
-        if self.fully_sharded:
-            check_even(num_walkers, self.team.num_shards)
-
-    def _go_to(self, blocks: list[Walkers]) -> None:
-        """Stand with these blocks at the present parameters."""
-        self.place = Place(tuple(blocks), (0,) * len(blocks), 0)
-
-    @property
-    def place(self) -> Place:
-        """Where the walkers stand."""
-        return self._place
-
-    @place.setter
-    def place(self, place: Place) -> None:
-        self._place, self._present = place, None

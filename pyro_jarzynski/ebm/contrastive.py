@@ -11,9 +11,9 @@ from torch.optim import Optimizer
 
 from pyro_jarzynski.ebm.cloud import Cloud
 from pyro_jarzynski.ebm.data import Batches
-from pyro_jarzynski.ebm.energy import StartableEnergy
 from pyro_jarzynski.ebm.gradient import gather_for
 from pyro_jarzynski.ebm.learner import Learner
+from pyro_jarzynski.ebm.startable import StartableEnergy
 from pyro_jarzynski.ebm.updates import Advance
 from pyro_jarzynski.errors import ArgumentError, count
 

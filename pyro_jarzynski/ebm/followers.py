@@ -16,8 +16,8 @@ from pyro_jarzynski.core.transitions import Visit
 from pyro_jarzynski.core.walkers import Walkers
 from pyro_jarzynski.ebm.blocks import Place
 from pyro_jarzynski.ebm.cloud import Cloud
-from pyro_jarzynski.ebm.energy import StartableEnergy
 from pyro_jarzynski.ebm.renewal import Renewal, Renewed, plan_for, renew, renew_next_block
+from pyro_jarzynski.ebm.startable import StartableEnergy
 from pyro_jarzynski.ebm.tracker import LikelihoodTracker
 from pyro_jarzynski.ebm.wrapped import settled
 from pyro_jarzynski.errors import count

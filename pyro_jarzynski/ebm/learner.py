@@ -19,35 +19,31 @@ from torch.optim import Optimizer
 from torch.optim.lr_scheduler import LRScheduler
 
 from pyro_jarzynski.core.curvature import warn_if_unstable
-from pyro_jarzynski.core.digests import described, fingerprint, versions
-from pyro_jarzynski.core.faults import read
+from pyro_jarzynski.core.digests import described, versions
 from pyro_jarzynski.core.interrupt import Interrupt, deferred_interrupt
 from pyro_jarzynski.core.kernels import MALA, Kernel
 from pyro_jarzynski.core.noise import stream
 from pyro_jarzynski.core.resampling import Resampler
-from pyro_jarzynski.core.slices import is_sliced
 from pyro_jarzynski.core.states import Checkpointing, Keep, keeping
 from pyro_jarzynski.ebm.alarms import Alarms
 from pyro_jarzynski.ebm.best import better, validation_nll
 from pyro_jarzynski.ebm.course import Course, check_course
+from pyro_jarzynski.ebm.cross_entropy import CrossEntropy
 from pyro_jarzynski.ebm.data import Batches, check_data
-from pyro_jarzynski.ebm.energy import StartableEnergy
 from pyro_jarzynski.ebm.followers import Followers, all_or_nothing
-from pyro_jarzynski.ebm.gradient import Gather, data_gradient, walker_gradient
 from pyro_jarzynski.ebm.history import History
 from pyro_jarzynski.ebm.parameters import check_followed, trainable
 from pyro_jarzynski.ebm.renewal import Renewal, check_renewal
-from pyro_jarzynski.ebm.sliced_gradient import norm_of
+from pyro_jarzynski.ebm.startable import StartableEnergy
 from pyro_jarzynski.ebm.step_control import StepControl
-from pyro_jarzynski.ebm.training_state import TrainingState
 from pyro_jarzynski.ebm.updates import Advance, Update
 from pyro_jarzynski.ebm.wrapped import settled, take_sums
-from pyro_jarzynski.errors import ArgumentError, NonFiniteEnergyError
+from pyro_jarzynski.errors import ArgumentError
 
 Callback = Callable[["Learner", dict[str, float]], None]
 
 
-class Learner(TrainingState, ABC):
+class Learner(CrossEntropy, ABC):
     """The training loop that all learners share; see `JarzynskiLearner`."""
 
     def __init__(
@@ -231,21 +227,6 @@ class Learner(TrainingState, ABC):
             self.best = self.best._replace(places=self.followers.whole(self.best.places))
         self.followers.gather()
 
-    def gradient_now(self) -> list[Tensor]:
-        """Return `E_ρ[∂_θ U]` at the walkers as they are, by a pass of its own."""
-        return walker_gradient(
-            self.model,
-            self.cloud.active,
-            self.parameters,
-            weighted=self.weighted,
-            tools=self.cloud.tools,
-        )
-
-    def gradient_from(self, gather: Gather) -> list[Tensor]:
-        """Return what was gathered on the way; a NaN at a dropped walker spoils that."""
-        slopes = gather.mean(self.cloud.team)
-        return slopes if gather.is_finite(slopes) else self.gradient_now()
-
     def _update(self, batch: Tensor, batches: Batches, *, ends_row: bool) -> Update:
         energy, norm = self._differentiate(batch)
         # Where the audit waits, log Z would cost an evaluation of its walkers.
@@ -265,30 +246,6 @@ class Learner(TrainingState, ABC):
         if self.renewal is not None and self.num_steps % self.renewal.every == 0:
             self.followers.renew(self.renewal)
         return Update(nll, norm, walkers)
-
-    def _differentiate(self, batch: Tensor) -> tuple[float, float]:
-        """Set the gradients; return the mean energy of the data and their norm."""
-        self.optimizer.zero_grad()
-        team = self.cloud.team
-        energy, positive = data_gradient(self.model, batch, self.parameters, team)
-        slopes = [p - n for p, n in zip(positive, self._negative, strict=True)]
-        for parameter, slope in zip(self.parameters, slopes, strict=True):
-            parameter.grad = slope
-        mean, norm = read(energy, norm_of(slopes, team.ranks))
-        if not math.isfinite(norm + mean):
-            raise NonFiniteEnergyError(
-                f"The energy of the data or its gradient is not finite in update "
-                f"{self.num_steps + 1}: training diverged. Use a smaller learning rate or "
-                "more moves per update; parameters and walkers are those before."
-            )
-        return mean, norm
-
-    def _check_alike(self) -> None:
-        """Raise unless all ranks have the same of what is whole on each of them."""
-        ranks = self.cloud.team.ranks
-        if ranks.size > 1:
-            whole = (p for p in self.parameters if not is_sliced(p))
-            ranks.agree({f"parameters after update {self.num_steps}": fingerprint(whole)})
 
     def _record(
         self, update: Update, train_nll: float, seconds: float, validation: Tensor | None

@@ -7,7 +7,7 @@ import torch
 from torch import Tensor, nn
 
 from pyro_jarzynski.core.alone import global_stream
-from pyro_jarzynski.ebm.energy import StartableEnergy
+from pyro_jarzynski.ebm.startable import StartableEnergy
 from pyro_jarzynski.errors import ArgumentError, count, one_of
 
 ACTIVATIONS: dict[str, type[nn.Module]] = {

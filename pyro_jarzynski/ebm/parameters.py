@@ -3,8 +3,8 @@
 from torch import nn
 from torch.optim import Optimizer
 
-from pyro_jarzynski.ebm.energy import device_of
 from pyro_jarzynski.ebm.followers import Followers
+from pyro_jarzynski.ebm.startable import device_of
 from pyro_jarzynski.errors import ArgumentError
 
 

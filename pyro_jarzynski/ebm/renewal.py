@@ -14,7 +14,7 @@ import torch
 
 from pyro_jarzynski.ebm.check import Plan
 from pyro_jarzynski.ebm.cloud import Cloud
-from pyro_jarzynski.ebm.energy import StartableEnergy
+from pyro_jarzynski.ebm.startable import StartableEnergy
 from pyro_jarzynski.errors import ArgumentError, ArgumentTypeError, AuditWarning, count
 
 # Standard errors, and nats, by which two estimates of one `log Z` must not differ.

@@ -9,7 +9,7 @@ from torch import Tensor, nn
 from pyro_jarzynski.core.alone import global_stream
 from pyro_jarzynski.core.evaluation import EnergyFn
 from pyro_jarzynski.core.kernels import Kernel
-from pyro_jarzynski.ebm.energy import StartableEnergy
+from pyro_jarzynski.ebm.startable import StartableEnergy
 from pyro_jarzynski.ebm.wrapped import is_fully_sharded, shaken_in_place
 from pyro_jarzynski.errors import ArgumentError, EnergyError
 

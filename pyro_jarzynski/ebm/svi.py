@@ -7,8 +7,8 @@ from typing import Any
 from pyro.optim import PyroOptim
 from torch import Tensor
 
-from pyro_jarzynski.ebm.energy import StartableEnergy
 from pyro_jarzynski.ebm.followers import Followers, all_or_nothing
+from pyro_jarzynski.ebm.startable import StartableEnergy
 from pyro_jarzynski.ebm.step_control import StepControl
 from pyro_jarzynski.errors import ArgumentError, ArgumentTypeError
 

@@ -25,10 +25,10 @@ from pyro_jarzynski.core.smc import StepInfo
 from pyro_jarzynski.diagnostics.inference_data import Coords, Dims, build
 from pyro_jarzynski.ebm.cloud import Cloud
 from pyro_jarzynski.ebm.data import check_data
-from pyro_jarzynski.ebm.energy import StartableEnergy
 from pyro_jarzynski.ebm.export import audit_groups
 from pyro_jarzynski.ebm.renewal import Renewed, plan_for, renew
 from pyro_jarzynski.ebm.soundness import check_walkers_are_independent
+from pyro_jarzynski.ebm.startable import StartableEnergy
 from pyro_jarzynski.ebm.wrapped import settled
 from pyro_jarzynski.errors import count
 

@@ -18,8 +18,8 @@ from pyro_jarzynski.core.states import check_settings, settings_of
 from pyro_jarzynski.ebm.alarms import Alarms
 from pyro_jarzynski.ebm.best import Snapshot
 from pyro_jarzynski.ebm.course import Course
-from pyro_jarzynski.ebm.energy import StartableEnergy
 from pyro_jarzynski.ebm.renewal import Renewal
+from pyro_jarzynski.ebm.startable import StartableEnergy
 from pyro_jarzynski.ebm.step_control import StepControl
 from pyro_jarzynski.ebm.trained import Trained
 from pyro_jarzynski.ebm.wrapped import own_class

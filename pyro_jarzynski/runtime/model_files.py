@@ -20,8 +20,9 @@ from pyro_jarzynski.core.slices import whole
 from pyro_jarzynski.core.walkers import Walkers
 from pyro_jarzynski.ebm.bases import ComponentMasses, PCAMixture
 from pyro_jarzynski.ebm.convolutional import ConvNet, Convolution
-from pyro_jarzynski.ebm.energy import EnergyModel, StartableEnergy
+from pyro_jarzynski.ebm.energy import EnergyModel
 from pyro_jarzynski.ebm.networks import MLP, GaussianMixtureEnergy
+from pyro_jarzynski.ebm.startable import StartableEnergy
 from pyro_jarzynski.ebm.wrapped import is_fully_sharded, own_class
 from pyro_jarzynski.errors import ModelFileError
 from pyro_jarzynski.runtime import disk

@@ -4,11 +4,12 @@
 
 Rank 0 writes parameters and weights of each to a file there. A name with a number, as in
 `MALA:4`, is a training of so many updates that keeps checkpoints, and goes on from what is
-there. In one process without a process group the networks are whole: that is what the
-others must come to.
+there. After the word `whole`, and in one process without a process group, networks are
+whole: that is what the others must come to.
 """
 
 import math
+import os
 import sys
 import warnings
 from collections.abc import Callable
@@ -24,6 +25,8 @@ from pyro_jarzynski.core.slices import whole
 from tests.ebm.models import FLOAT, mixture_data
 
 STEPS = 6
+# GPUs, where a test lets programs see them.
+DEVICE = "cuda" if os.environ.get("CUDA_VISIBLE_DEVICES") else "cpu"
 
 
 class Walled(nn.Module):
@@ -40,9 +43,9 @@ class Walled(nn.Module):
 
 def model_of(net: nn.Module) -> pj.EnergyModel:
     """Return a model in float64."""
-    zero = torch.zeros(3, dtype=FLOAT)
+    zero = torch.zeros(3, dtype=FLOAT, device=DEVICE)
     base = torch.distributions.Normal(zero, zero + 1.2)
-    return pj.EnergyModel(net.to(FLOAT), torch.distributions.Independent(base, 1))
+    return pj.EnergyModel(net.to(zero), torch.distributions.Independent(base, 1))
 
 
 def network() -> pj.EnergyModel:
@@ -85,7 +88,7 @@ def in_copies(model: nn.Module) -> None:
     from torch.distributed.device_mesh import init_device_mesh
 
     half = torch.distributed.get_world_size() // 2
-    sliced(model, mesh=init_device_mesh("cpu", (2, half), mesh_dim_names=("a", "b")))
+    sliced(model, mesh=init_device_mesh(DEVICE, (2, half), mesh_dim_names=("a", "b")))
 
 
 def learner_of(
@@ -97,8 +100,8 @@ def learner_of(
 
 
 # Within the wall, and not of a number that all shards have alike.
-DATA = mixture_data(101) * 0.5
-VALIDATED = {"validation": mixture_data(40, seed=3) * 0.6}
+DATA = mixture_data(101).to(DEVICE) * 0.5
+VALIDATED = {"validation": mixture_data(40, seed=3).to(DEVICE) * 0.6}
 RENEWED = {
     "walker_batch_size": 32,
     "renewal": pj.Renewal(every=3, num_temperatures=3, num_moves=1),
@@ -111,7 +114,7 @@ RUNS: dict[str, Run] = {
     "HMC": (network, network_sliced, {"kernel": pj.HMC(0.2, 2)}, {}),
     "underdamped": (network, sliced, {"kernel": pj.UnderdampedLangevin(0.2)}, {}),
     "renewed blocks": (network, sliced, RENEWED, VALIDATED),
-    "whole layers": (network, partly, {"ess_threshold": 0.1}, VALIDATED),
+    "one layer whole": (network, partly, {"ess_threshold": 0.1}, VALIDATED),
     "dead walkers": (
         lambda: model_of(Walled()),
         sliced,
@@ -126,11 +129,11 @@ RUNS: dict[str, Run] = {
 }
 
 
-def train(name: str, *, steps: int = STEPS, folder: str = "") -> Any:
+def train(name: str, *, slices: bool, steps: int, folder: str) -> Any:
     """Make a training, whole or sliced, and fit it."""
     build, slice_up, settings, arguments = RUNS[name]
     model = build()
-    if torch.distributed.is_initialized():
+    if slices:
         slice_up(model)
     learner = learner_of(model, **settings)
     kept = pj.Checkpoints(f"{folder}/kept", every=2, resume=True) if folder else None
@@ -166,11 +169,12 @@ def in_slices(model: nn.Module) -> nn.Module:
 
 def outcome(name: str, folder: str = "") -> dict[str, Tensor]:
     """Return parameters, weights and likelihood of what is trained or audited."""
-    shared = torch.distributed.is_initialized()
-    name, _, steps = name.partition(":")
+    shared = torch.distributed.is_initialized() and not name.startswith("whole ")
+    name, _, steps = name.removeprefix("whole ").partition(":")
     followed: Any
     if name in RUNS:
-        followed = train(name, steps=int(steps or STEPS), folder=steps and folder)
+        count = int(steps or STEPS)
+        followed = train(name, slices=shared, steps=count, folder=steps and folder)
     elif name == "learner of DDP":
         model = network()
         followed = learner_of(replicated(model) if shared else model)
@@ -188,7 +192,7 @@ def outcome(name: str, folder: str = "") -> dict[str, Tensor]:
     if isinstance(followed, pj.JarzynskiLearner):
         found["norm"] = torch.tensor(followed.history["grad_norm"])
     found["nll"] = torch.tensor(followed.nll(DATA[:30]).nll)
-    return {key: x.clone().contiguous() for key, x in found.items()}
+    return {key: x.cpu().clone().contiguous() for key, x in found.items()}
 
 
 def main(folder: str, *names: str) -> None:

@@ -30,13 +30,13 @@ def folder(tmp_path_factory):
 
 @pytest.fixture(scope="module")
 def on_two(folder):
-    run(2, MODULE, str(folder), *ON_TWO, "MALA:4")
+    run(2, MODULE, str(folder), *ON_TWO, "MALA:4", CUDA_VISIBLE_DEVICES="")
     return {name: load_file(folder / f"{name} on 2") for name in ON_TWO}
 
 
 @pytest.fixture(scope="module")
 def on_four(folder, on_two):
-    run(4, MODULE, str(folder), *ON_FOUR)
+    run(4, MODULE, str(folder), *ON_FOUR, CUDA_VISIBLE_DEVICES="")
     return {name: load_file(folder / f"{name} on 4") for name in ON_FOUR}
 
 
@@ -79,3 +79,16 @@ def test_training_goes_on_on_another_number_of_ranks(folder, on_four):
     saved = pj.load_model(folder / "saved").model
     for name, value in saved.named_parameters():
         torch.testing.assert_close(value.detach(), expected[name], **ROUNDING)
+
+
+@pytest.mark.gpu
+@pytest.mark.parametrize("num", [1, 2])
+def test_gpus_come_to_what_a_whole_network_comes_to(tmp_path, num):
+    if torch.cuda.device_count() < num:
+        pytest.skip(f"{num} GPUs are not here")
+    seen = ",".join(map(str, range(num)))
+    run(num, MODULE, str(tmp_path), "MALA", "whole MALA", CUDA_VISIBLE_DEVICES=seen)
+    found, expected = (
+        load_file(tmp_path / f"{name} on {num}") for name in ("MALA", "whole MALA")
+    )
+    check(found, expected, **ROUNDING)

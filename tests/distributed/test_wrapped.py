@@ -20,17 +20,17 @@ DATA = mixture_data(40).float()
 
 
 @pytest.fixture(autouse=True)
-def mesh():
+def _group():
     """Be the only rank of a process group."""
     store = distributed.HashStore()
     distributed.init_process_group("gloo", store=store, rank=0, world_size=1)
-    yield init_device_mesh("cpu", (1,))
+    yield
     distributed.destroy_process_group()
 
 
 def sliced_model(net=None):
     model = network_model() if net is None else pj.EnergyModel(net, standard_normal())
-    return fully_shard(model)
+    return fully_shard(model, mesh=init_device_mesh("cpu", (1,)))
 
 
 def learner_of(model, **settings):
@@ -186,7 +186,7 @@ def test_masses_of_a_sliced_base_are_known():
         net = pj.ComponentMasses(pj.MLP([3, 8], seed=0), base)
         model = pj.EnergyModel(net, base)
         if slices:
-            fully_shard(net)
+            fully_shard(net, mesh=init_device_mesh("cpu", (1,)))
         learner_of(model).fit(DATA, 3)
         found.append(net.masses())
     torch.testing.assert_close(*found)

@@ -1,0 +1,59 @@
+"""The gradient of the cross-entropy, from data and from walkers.
+
+∂_θ H = E_data[∂_θ U_θ] - E_ρθ[∂_θ U_θ]
+"""
+
+import math
+
+from torch import Tensor
+
+from pyro_jarzynski.core.digests import fingerprint
+from pyro_jarzynski.core.faults import read
+from pyro_jarzynski.core.slices import is_sliced
+from pyro_jarzynski.ebm.gradient import Gather, data_gradient, walker_gradient
+from pyro_jarzynski.ebm.sliced_gradient import norm_of
+from pyro_jarzynski.ebm.training_state import TrainingState
+from pyro_jarzynski.errors import NonFiniteEnergyError
+
+
+class CrossEntropy(TrainingState):
+    """A training that knows the gradient of its objective."""
+
+    def gradient_now(self) -> list[Tensor]:
+        """Return `E_ρ[∂_θ U]` at the walkers as they are, by a pass of its own."""
+        return walker_gradient(
+            self.model,
+            self.cloud.active,
+            self.parameters,
+            weighted=self.weighted,
+            tools=self.cloud.tools,
+        )
+
+    def gradient_from(self, gather: Gather) -> list[Tensor]:
+        """Return what was gathered on the way; a NaN at a dropped walker spoils that."""
+        slopes = gather.mean(self.cloud.team)
+        return slopes if gather.is_finite(slopes) else self.gradient_now()
+
+    def _differentiate(self, batch: Tensor) -> tuple[float, float]:
+        """Set the gradients; return the mean energy of the data and their norm."""
+        self.optimizer.zero_grad()
+        team = self.cloud.team
+        energy, positive = data_gradient(self.model, batch, self.parameters, team)
+        slopes = [p - n for p, n in zip(positive, self._negative, strict=True)]
+        for parameter, slope in zip(self.parameters, slopes, strict=True):
+            parameter.grad = slope
+        mean, norm = read(energy, norm_of(slopes, team.ranks))
+        if not math.isfinite(norm + mean):
+            raise NonFiniteEnergyError(
+                f"The energy of the data or its gradient is not finite in update "
+                f"{self.num_steps + 1}: training diverged. Use a smaller learning rate or "
+                "more moves per update; parameters and walkers are those before."
+            )
+        return mean, norm
+
+    def _check_alike(self) -> None:
+        """Raise unless all ranks have the same of what is whole on each of them."""
+        ranks = self.cloud.team.ranks
+        if ranks.size > 1:
+            whole = (p for p in self.parameters if not is_sliced(p))
+            ranks.agree({f"parameters after update {self.num_steps}": fingerprint(whole)})

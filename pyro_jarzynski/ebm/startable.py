@@ -1,0 +1,123 @@
+"""An energy that can be drawn exactly at its start, as training by walkers asks for."""
+
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Sequence
+from typing import Any, NamedTuple
+
+import torch
+from torch import Tensor, nn
+from torch.distributions import constraints
+
+from pyro_jarzynski.core.paths import Path, Tempering
+from pyro_jarzynski.ebm.distribution import EnergyDistribution, Following
+from pyro_jarzynski.ebm.wrapped import is_fully_sharded
+from pyro_jarzynski.errors import ArgumentError
+
+
+class Annealing(NamedTuple):
+    """A way from a law that can be drawn to a model.
+
+    Attributes:
+        path: Energies from that law to the model.
+        draw: Function of a number and a generator that draws the law, `(num, *event)`.
+        log_normalizer: `log Z` of `path[0]`.
+    """
+
+    path: Path | Tempering
+    draw: Callable[[int, torch.Generator], Tensor]
+    log_normalizer: float
+
+
+class StartableEnergy(nn.Module, ABC):
+    """An energy module whose law at its present parameters can be drawn exactly.
+
+    What can be trained from exact first walkers: `EnergyModel`, `GaussianMixtureEnergy`,
+    or a subclass of your own. `forward` takes `(N, *event)` walkers to `(N,)` energies in
+    nats.
+
+    Attributes:
+        followers: Walkers that follow its parameters, once there are any.
+
+    Example:
+        >>> class Shifted(pj.StartableEnergy):
+        ...     def __init__(self):
+        ...         super().__init__()
+        ...         self.mean = torch.nn.Parameter(torch.zeros(2))
+        ...
+        ...     def forward(self, x):
+        ...         return (x - self.mean).square().sum(1) / 2
+        ...
+        ...     def draw(self, num, generator):
+        ...         noise = torch.randn(num, 2, generator=generator)
+        ...         return self.mean.detach() + noise
+        ...
+        ...     def start_log_normalizer(self):
+        ...         return 1.8378770664093453  # log 2π
+        >>> tracker = pj.LikelihoodTracker(Shifted())
+        >>> round(tracker.log_normalizer, 4)
+        1.8379
+    """
+
+    followers: Following | None = None
+
+    @property
+    def support(self) -> Any:
+        """Where the density is positive; `None` is everywhere."""
+        return None
+
+    def distribution(self) -> EnergyDistribution:
+        """Return the law of the model as a distribution of Pyro.
+
+        Raises:
+            ArgumentError: No walkers follow the model, or its parameters have changed since
+                they did.
+        """
+        followers = self.followers
+        if is_fully_sharded(self):
+            raise ArgumentError(
+                "The law of a network that `fully_shard` has sliced is known to its "
+                "learner and tracker alone: ask these for likelihoods and draws."
+            )
+        if followers is None:
+            raise ArgumentError(
+                "No walkers follow this energy, so that its normaliser is not known. Build "
+                "`JarzynskiOptim(optim, energy)`, a learner, or `Followers(energy)` first, "
+                "while it can be drawn exactly."
+            )
+        if not followers.are_current():
+            raise ArgumentError(
+                "The parameters of this energy have changed since its walkers followed "
+                "them. Train it by `JarzynskiOptim` or a learner, or call "
+                "`energy.followers.update()` after each change."
+            )
+        event = followers.audit_cloud.example.ndim - 1
+        everywhere = constraints.independent(constraints.real, event)
+        return EnergyDistribution(self, followers, support=self.support or everywhere)
+
+    @abstractmethod
+    def draw(self, num: int, generator: torch.Generator) -> Tensor:
+        """Draw `num` walkers of the law at the start, `(num, *event)`."""
+
+    @abstractmethod
+    def start_log_normalizer(self) -> float:
+        """Return `log Z` at the start."""
+
+    def annealing(self, betas: Sequence[float]) -> Annealing:
+        """Return a way to the model at its present parameters, for `annealed_walkers`.
+
+        Args:
+            betas: Increasing inverse temperatures from 0 to 1, one for each energy.
+
+        Raises:
+            ArgumentError: The energy has none.
+        """
+        del betas
+        raise ArgumentError(
+            f"{type(self).__name__} cannot be annealed: it has no law to start from. "
+            "Define `annealing(betas)`, or use an `EnergyModel`."
+        )
+
+
+def device_of(model: nn.Module) -> torch.device:
+    """Return the device of a model's parameters."""
+    return next((p.device for p in model.parameters()), torch.device("cpu"))
