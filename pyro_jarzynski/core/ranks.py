@@ -14,7 +14,7 @@ from torch import Tensor
 from torch import distributed as dist
 
 from pyro_jarzynski.core.failures import Watch
-from pyro_jarzynski.core.shard_tree import combine, nodes_of
+from pyro_jarzynski.core.shard_tree import Node, add_leaf, combine, nodes_of
 from pyro_jarzynski.errors import RankError
 
 
@@ -58,17 +58,20 @@ class Ranks:
         parts = found.unflatten(0, (self.size, longest))
         return torch.cat([p[:n] for p, n in zip(parts, sizes, strict=True)])
 
-    def total(self, leaves: Sequence[Tensor], num: int) -> Tensor:
+    def total(self, leaves: Iterable[Tensor], num: int) -> Tensor:
         """Return the sum of `num` vectors, of which this rank has those of its shards.
 
         Each rank sums one part of all vectors, so that `2 (R - 1) / R` times the bytes of a
         vector leave it if the number of ranks `R` is a power of two.
 
         Args:
-            leaves: Vectors `(P,)` of the shards that live here, in order.
+            leaves: Vectors `(P,)` of the shards that live here, in order, of which only
+                as many are held at once as the tree has levels.
             num: Number of shards on all ranks.
         """
-        here = dict(zip(((0, s) for s in self.range_of(num)), leaves, strict=True))
+        here: dict[Node, Tensor] = {}
+        for shard, leaf in zip(self.range_of(num), leaves, strict=True):
+            add_leaf(shard, leaf, here)
         ranges = [self.range_of(num, rank) for rank in range(self.size)]
         nodes = [nodes_of(shards, num) for shards in ranges]
         mine = torch.stack([combine(node, here) for node in nodes[self.rank]])

@@ -18,15 +18,27 @@ def nodes_of(shards: range, num: int) -> list[Node]:
     first, end, nodes = shards.start, shards.stop, []
     top = max(num - 1, 0).bit_length()
     if end == num:
-        # Those that are not there belong to the last.
+        # Those that are not there belong to the last, unless they fill a node of their own.
         end = 2**top
-    while first < end:
+    while first < min(end, num):
         level = (first & -first).bit_length() - 1 if first else top
         while 2**level > end - first:
             level -= 1
         nodes.append((level, first >> level))
         first += 2**level
     return nodes
+
+
+def add_leaf(shard: int, leaf: Tensor, known: dict[Node, Tensor]) -> None:
+    """Add what a shard has to the sums of nodes, as far up as those beside it are known.
+
+    Shards that come in order leave no more sums than the tree has levels.
+    """
+    level, index = 0, shard
+    while index % 2 and (level, index - 1) in known:
+        leaf = known.pop((level, index - 1)) + leaf
+        level, index = level + 1, index // 2
+    known[level, index] = leaf
 
 
 def combine(node: Node, known: Mapping[Node, Tensor]) -> Tensor:

@@ -7,7 +7,7 @@ as its seed is; the number of ranks is not.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 import torch
@@ -179,20 +179,24 @@ class Shards:
         here = torch.stack(list(log_totals))
         log_total = weights.log_sum_exp(self._of_shards(here))
         shares = weights.ratio(here, log_total)
-        scaled = [
+        return self.total(
             [share * slope for slope in slopes]
             for share, slopes in zip(shares, sums, strict=True)
-        ]
-        return self.total(scaled)
+        )
 
-    def total(self, sums: Sequence[list[Tensor]]) -> list[Tensor]:
+    def total(self, sums: Iterable[list[Tensor]]) -> list[Tensor]:
         """Return the sums over all shards, from those here."""
-        leaves = [torch.cat([slope.flatten() for slope in slopes]) for slopes in sums]
-        whole = self.ranks.total(leaves, self.num_shards)
-        parts = whole.split([slope.numel() for slope in sums[0]])
+        kinds: list[tuple[torch.Size, torch.dtype]] = []
+
+        def joined(slopes: list[Tensor]) -> Tensor:
+            kinds[:] = [(slope.shape, slope.dtype) for slope in slopes]
+            return torch.cat([slope.flatten() for slope in slopes])
+
+        whole = self.ranks.total(map(joined, sums), self.num_shards)
+        parts = whole.split([shape.numel() for shape, _ in kinds])
         return [
-            part.view_as(slope).to(slope.dtype)
-            for part, slope in zip(parts, sums[0], strict=True)
+            part.view(shape).to(dtype)
+            for part, (shape, dtype) in zip(parts, kinds, strict=True)
         ]
 
     def share(self, rows: Tensor) -> list[Tensor]:

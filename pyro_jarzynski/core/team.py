@@ -9,7 +9,7 @@ must offer, and the plain way of one process; `shards.py` has the other.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any, ClassVar, NamedTuple, Protocol, TypeAlias
 
 import torch
@@ -89,8 +89,8 @@ class Team(Protocol):
     ) -> list[Tensor]:
         """Return `Σ_s S_s e^{T_s} / Σ_s e^{T_s}` over all shards, from those here."""
 
-    def total(self, sums: Sequence[list[Tensor]]) -> list[Tensor]:
-        """Return the sums over all shards, from those here."""
+    def total(self, sums: Iterable[list[Tensor]]) -> list[Tensor]:
+        """Return the sums over all shards, from those here; few are held at once."""
 
     def share(self, rows: Tensor) -> list[Tensor]:
         """Return the parts of rows that every rank has which are this one's to work on."""
@@ -174,9 +174,10 @@ class Whole:
         del log_totals
         return sums[0]
 
-    def total(self, sums: Sequence[list[Tensor]]) -> list[Tensor]:
+    def total(self, sums: Iterable[list[Tensor]]) -> list[Tensor]:
         """Return the only sum."""
-        return sums[0]
+        (only,) = sums
+        return only
 
     def share(self, rows: Tensor) -> list[Tensor]:
         """Return all rows."""

@@ -149,11 +149,12 @@ def data_gradient(
     """
     if any_sliced(parameters):
         return sliced_data_gradient(model, batch, parameters, team)
-    sums = []
-    for part in team.share(batch):
+
+    def of(part: Tensor) -> list[Tensor]:
         # A shard without data has a sum of zero, of the energy's dtype.
         energy = model(part if len(part) else batch[:1]).sum() * bool(len(part))
         slopes = torch.autograd.grad(energy, parameters, materialize_grads=True)
-        sums.append([x / len(batch) for x in (energy.detach()[None], *slopes)])
-    total = team.total(sums)
+        return [x / len(batch) for x in (energy.detach()[None], *slopes)]
+
+    total = team.total(map(of, team.share(batch)))
     return total[0][0], total[1:]

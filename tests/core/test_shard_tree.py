@@ -4,7 +4,7 @@ import pytest
 import torch
 
 from pyro_jarzynski.core.resampling import RESAMPLERS
-from pyro_jarzynski.core.shard_tree import arrange
+from pyro_jarzynski.core.shard_tree import add_leaf, arrange, combine, nodes_of
 
 
 def crossing(ancestors, arranged, sizes, level):
@@ -50,3 +50,24 @@ def test_as_few_as_possible_leave_a_node(level):
         unarranged += crossing(ancestors, ancestors, sizes, level)[0] - least
     # Thirteen shards are all in one node of the highest level.
     assert (unarranged > 0) == (level < 4)
+
+
+@pytest.mark.parametrize("num", range(1, 14))
+def test_sums_on_the_way_are_few_and_have_the_bits_of_the_tree(num):
+    """Whichever rank has which shards; the order of leaves alone would have other bits."""
+    leaves = torch.randn(num, 50, generator=torch.Generator().manual_seed(num))
+    (root,) = nodes_of(range(num), num)
+    expected = combine(root, {(0, k): leaf for k, leaf in enumerate(leaves)})
+    for size in range(1, num + 1):
+        of_ranks = {}
+        for rank in range(size):
+            shards, known = range(rank * num // size, (rank + 1) * num // size), {}
+            for shard in shards:
+                add_leaf(shard, leaves[shard], known)
+                assert len(known) <= 2 * len(shards).bit_length()
+            of_ranks |= {node: combine(node, known) for node in nodes_of(shards, num)}
+        assert torch.equal(combine(root, of_ranks), expected)
+    in_order = leaves[0]
+    for leaf in leaves[1:]:
+        in_order = in_order + leaf
+    assert torch.equal(in_order, expected) == (num < 4)
