@@ -63,7 +63,9 @@ class Alarms:
         coarse = coarseness(_energies(cloud, cloud.active))
         if coarse:
             self._tell("precision", f"At update {step}: {coarse}", PrecisionWarning)
-        shift = energy_shift(self.followers) if self.weighted else math.nan
+        # Energies that cannot be told apart tell nothing of their means.
+        judged = self.weighted and not coarse
+        shift = energy_shift(self.followers) if judged else math.nan
         if abs(shift) > MIN_SHIFT:
             self._tell(
                 "exploitation",
