@@ -15,12 +15,13 @@ from collections.abc import Callable
 from typing import Any
 
 import torch
+from torch.distributed.fsdp import fully_shard
 
 import pyro_jarzynski as pj
 from pyro_jarzynski.ebm import learner as learner_module
 from pyro_jarzynski.ebm.training_state import TrainingState
 from pyro_jarzynski.runtime import disk
-from tests.ebm.models import mixture_data, mixture_learner
+from tests.ebm.models import mixture_data, mixture_learner, network_model
 
 # The rank that fails, and after which update.
 BAD, WHEN = 1, 3
@@ -41,7 +42,7 @@ def fail(kind: str, learner: Any) -> None:
             with torch.no_grad():
                 learner.parameters[0].flatten()[0] += 1e-12
         case "slow":
-            time.sleep(20)
+            time.sleep(16)
         case "interrupted":
             os.kill(os.getpid(), signal.SIGINT)
         case "told to end":
@@ -81,6 +82,21 @@ def disagree(kind: str, *, here: bool) -> None:
     learner_module.versions = known
 
 
+def fit_sliced(*, here: bool) -> None:
+    """Train a network of slices, of which one rank fails while all gather layers."""
+    model = network_model()
+    fully_shard(model.net.layers[0])
+    fully_shard(model)
+    learner = mixture_learner(model=model, num_walkers=64, audit_walkers=32)
+
+    def raises(*args: Any) -> None:
+        if here and learner.num_steps == WHEN:
+            raise ZeroDivisionError("the energy of rank 1")
+
+    model.net.layers[0].register_forward_pre_hook(raises)
+    learner.fit(mixture_data(100).float(), 6)
+
+
 def main(kind: str, folder: str | None = None) -> None:
     """Train until something fails."""
     with pj.distributed(timeout=8 if kind in AWAITED else 60) as ranks:
@@ -89,6 +105,8 @@ def main(kind: str, folder: str | None = None) -> None:
             for each in DISAGREEMENTS:
                 told(lambda name=each: disagree(name, here=here))
             return
+        if kind == "slices":
+            fit_sliced(here=here)
         if here and kind == "disk":
             disk.write = full
         if here and kind == "memory":

@@ -3,8 +3,11 @@
 import time
 
 import pytest
+import torch
+from torch import distributed
 
 import pyro_jarzynski as pj
+from pyro_jarzynski.core.failures import Watch
 from tests.distributed.failing import DISAGREEMENTS
 from tests.distributed.launch import finish, start, torchrun
 
@@ -31,6 +34,13 @@ def test_rank_that_raises_is_named_by_all():
     ]
 
 
+def test_rank_that_raises_while_torch_gathers_a_network_is_named():
+    own = "ZeroDivisionError: the energy of rank 1"
+    (_, first), (_, second) = ends(2, "slices")
+    assert first.strip() == f"RankError: Rank 1 failed: {own}"
+    assert second.strip() == own
+
+
 @pytest.mark.parametrize(("kind", "num"), [("killed", 3), ("slow", 2)])
 def test_rank_that_does_not_answer_is_named_by_all_others(kind, num):
     ended = ends(num, kind)
@@ -51,6 +61,22 @@ def test_ranks_that_disagree_are_told_so():
     }
     for kind, line in zip(DISAGREEMENTS, first.splitlines(), strict=True):
         assert expected[kind] in line
+
+
+def test_only_what_torch_raises_within_a_collective_is_blamed_on_a_rank():
+    distributed.init_process_group(
+        "gloo", store=distributed.HashStore(), rank=0, world_size=1
+    )
+    try:
+        watch, x = Watch(0, 2), torch.zeros(2)
+        with pytest.raises(RuntimeError, match=r"^of the user's own$"), watch:
+            raise RuntimeError("of the user's own")
+        with pytest.raises(RuntimeError, match="shapes cannot be multiplied"), watch:
+            x[None] @ torch.zeros(3, 3)
+        with pytest.raises(pj.RankError, match="Rank 1 does not answer"), watch:
+            distributed.all_to_all_single(torch.zeros(3), x, [3], [2])
+    finally:
+        distributed.destroy_process_group()
 
 
 def test_ranks_whose_parameters_drift_apart_are_told_so():
