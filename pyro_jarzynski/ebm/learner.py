@@ -147,6 +147,7 @@ class Learner(CrossEntropy, ABC):
                 the update that failed.
             WeightCollapseError: All weights are zero; as above.
             CheckpointError: Checkpoints cannot be used, or are of another training.
+            RankError: A rank has failed, or has other settings, data or parameters.
             KeyboardInterrupt: Ctrl-C was pressed.
             SystemExit: The process was told to end (SIGTERM), and has checkpoints.
         """

@@ -1,5 +1,6 @@
 """Models on disk come back bit by bit, and nothing else is ever read from them."""
 
+import errno
 import hashlib
 import json
 import os
@@ -20,6 +21,7 @@ from pyro_jarzynski import (
     save_model,
 )
 from pyro_jarzynski.errors import ModelFileError
+from pyro_jarzynski.runtime import disk
 from tests.ebm.models import Bowl, Shifted, network_model, standard_normal, start_mixture
 
 
@@ -281,3 +283,33 @@ def test_a_torch_file_is_refused_and_never_run(folder, tmp_path):
     with pytest.raises(ModelFileError, match="is not a safetensors file"):
         load_model(folder)
     assert not sentinel.exists()
+
+
+def test_several_writers_of_one_file_do_not_meet(tmp_path, monkeypatch):
+    """As where all ranks of a run save the model that they have trained."""
+    file, write = tmp_path / "model.json", disk.write
+
+    def write_while_another_does(path, content):
+        write(path, content)
+        if content == b"first":
+            disk.replace(file, b"second")
+
+    monkeypatch.setattr(disk, "write", write_while_another_does)
+    disk.replace(file, b"first")
+    assert file.read_bytes() == b"first"
+    assert list(tmp_path.iterdir()) == [file]
+
+
+def test_a_file_that_could_not_be_written_leaves_nothing(tmp_path, monkeypatch):
+    file, write = tmp_path / "model.json", disk.write
+    file.write_bytes(b"known")
+
+    def full(path, content):
+        write(path, content[:2])
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    monkeypatch.setattr(disk, "write", full)
+    with pytest.raises(OSError, match="No space left"):
+        disk.replace(file, b"other")
+    assert file.read_bytes() == b"known"
+    assert list(tmp_path.iterdir()) == [file]
