@@ -24,6 +24,9 @@ from pyro_jarzynski.ebm.step_control import StepControl
 from pyro_jarzynski.ebm.trained import Trained
 from pyro_jarzynski.ebm.wrapped import own_class
 
+# What of a state has the shapes of parameters in it.
+SLICED = ("model", "optimizer", "negative", "best")
+
 
 class TrainingState(Trained):
     """A training whose state can be taken and put back.
@@ -111,7 +114,9 @@ class TrainingState(Trained):
     def _together(self, state: Mapping[str, Any]) -> Mapping[str, Any]:
         """Return a state with the parameters that are sliced as they are sliced now."""
         like = next(filter(is_sliced, self.parameters), None)
-        return state if like is None else together(dict(state), like)
+        if like is None:
+            return state
+        return {**state, **{key: together(state[key], like) for key in SLICED}}
 
     def _settings(self) -> dict[str, Any]:
         """Return what must not change within a run."""

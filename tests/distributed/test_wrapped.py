@@ -1,5 +1,6 @@
 """Networks that torch wraps are taken, unwrapped, or refused with a word on what to do."""
 
+from collections import Counter
 from types import SimpleNamespace
 
 import pytest
@@ -9,6 +10,7 @@ from torch.distributed.device_mesh import init_device_mesh
 from torch.distributed.fsdp import FullyShardedDataParallel, fully_shard
 from torch.distributed.tensor import distribute_tensor
 from torch.nn.parallel import DistributedDataParallel
+from torch.optim.lr_scheduler import MultiStepLR
 
 import pyro_jarzynski as pj
 from pyro_jarzynski.core.slices import whole
@@ -176,6 +178,22 @@ def test_checkpoint_of_a_whole_network_is_none_of_a_sliced_one(tmp_path, first):
     learner_of(first()).fit(DATA, 1, checkpoints=kept)
     with pytest.raises(CheckpointError, match="`fully_sharded` was"):
         learner_of(second()).fit(DATA, 2, checkpoints=kept)
+
+
+def test_scheduler_of_a_sliced_training_goes_on_as_it_was(tmp_path):
+    """Its state is no part of what is put together: milestones are counted as before."""
+    found = []
+    for steps in (1, 2):
+        model = sliced_model()
+        optimizer = torch.optim.SGD(model.parameters(), 0.5)
+        fall = MultiStepLR(optimizer, [2])
+        learner = pj.JarzynskiLearner(
+            model, optimizer, num_walkers=16, audit_walkers=8, lr_scheduler=fall
+        )
+        kept = pj.Checkpoints(tmp_path, every=1, resume=True)
+        learner.fit(DATA, steps, checkpoints=kept)
+        found.append((learner.num_steps, type(fall.milestones), fall.get_last_lr()))
+    assert found == [(1, Counter, [0.5]), (2, Counter, [0.05])]
 
 
 def test_masses_of_a_sliced_base_are_known():
