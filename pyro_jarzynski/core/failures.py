@@ -54,7 +54,8 @@ class Watch:
             RankError: A rank has failed; the message is the same on every rank.
         """
         # What a process group raises is a `DistBackendError` or a plain `RuntimeError`.
-        if isinstance(error, RuntimeError) and self.store and _in_collective(trace):
+        shared = self.store is not None
+        if shared and isinstance(error, RuntimeError) and _in_collective(trace):
             raise RankError(self.verdict()) from error
 
     def accuse(self, message: str) -> str:

@@ -86,6 +86,21 @@ class Ranks:
         root = nodes_of(range(num), num)[0]
         return self.gather(combine(root, known), [part] * self.size)[:length]
 
+    def totals(self, sums: Iterable[list[Tensor]], num: int) -> list[Tensor]:
+        """Return the sums of `num` lists of tensors, of which this rank has its shards'."""
+        kinds: list[tuple[torch.Size, torch.dtype]] = []
+
+        def joined(tensors: list[Tensor]) -> Tensor:
+            kinds[:] = [(tensor.shape, tensor.dtype) for tensor in tensors]
+            return torch.cat([tensor.flatten() for tensor in tensors])
+
+        whole = self.total(map(joined, sums), num)
+        parts = whole.split([shape.numel() for shape, _ in kinds])
+        return [
+            part.view(shape).to(dtype)
+            for part, (shape, dtype) in zip(parts, kinds, strict=True)
+        ]
+
     def swap(self, rows: Tensor, sent: Sequence[int], received: Sequence[int]) -> Tensor:
         """Send `sent[r]` rows to each rank `r`, and return those that come from each."""
         if self.size == 1:

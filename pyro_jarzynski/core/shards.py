@@ -186,18 +186,7 @@ class Shards:
 
     def total(self, sums: Iterable[list[Tensor]]) -> list[Tensor]:
         """Return the sums over all shards, from those here."""
-        kinds: list[tuple[torch.Size, torch.dtype]] = []
-
-        def joined(slopes: list[Tensor]) -> Tensor:
-            kinds[:] = [(slope.shape, slope.dtype) for slope in slopes]
-            return torch.cat([slope.flatten() for slope in slopes])
-
-        whole = self.ranks.total(map(joined, sums), self.num_shards)
-        parts = whole.split([shape.numel() for shape, _ in kinds])
-        return [
-            part.view(shape).to(dtype)
-            for part, (shape, dtype) in zip(parts, kinds, strict=True)
-        ]
+        return self.ranks.totals(sums, self.num_shards)
 
     def share(self, rows: Tensor) -> list[Tensor]:
         """Return the parts of rows that every rank has which are this one's to work on."""

@@ -7,9 +7,7 @@ import math
 
 from torch import Tensor
 
-from pyro_jarzynski.core.digests import fingerprint
 from pyro_jarzynski.core.faults import read
-from pyro_jarzynski.core.slices import is_sliced
 from pyro_jarzynski.ebm.gradient import Gather, data_gradient, walker_gradient
 from pyro_jarzynski.ebm.sliced_gradient import norm_of
 from pyro_jarzynski.ebm.training_state import TrainingState
@@ -50,10 +48,3 @@ class CrossEntropy(TrainingState):
                 "more moves per update; parameters and walkers are those before."
             )
         return mean, norm
-
-    def _check_alike(self) -> None:
-        """Raise unless all ranks have the same of what is whole on each of them."""
-        ranks = self.cloud.team.ranks
-        if ranks.size > 1:
-            whole = (p for p in self.parameters if not is_sliced(p))
-            ranks.agree({f"parameters after update {self.num_steps}": fingerprint(whole)})

@@ -32,7 +32,7 @@ from pyro_jarzynski.ebm.cross_entropy import CrossEntropy
 from pyro_jarzynski.ebm.data import Batches, check_data
 from pyro_jarzynski.ebm.followers import Followers, all_or_nothing
 from pyro_jarzynski.ebm.history import History
-from pyro_jarzynski.ebm.parameters import check_followed, trainable
+from pyro_jarzynski.ebm.parameters import check_alike, check_followed, trainable
 from pyro_jarzynski.ebm.renewal import Renewal, check_renewal
 from pyro_jarzynski.ebm.startable import StartableEnergy
 from pyro_jarzynski.ebm.step_control import StepControl
@@ -251,7 +251,7 @@ class Learner(CrossEntropy, ABC):
     def _record(
         self, update: Update, train_nll: float, seconds: float, validation: Tensor | None
     ) -> dict[str, float]:
-        self._check_alike()
+        check_alike(self.parameters, self.cloud.team.ranks, self.num_steps)
         if len(self.history) % 50 == 0:
             warn_if_unstable(self.cloud.kernel, self.model, self.cloud.shown)
         self.alarms.look(self.num_steps, update.walkers.ess)

@@ -1,8 +1,13 @@
-"""Checks of the parameters of a model: who trains them, and whether walkers follow them."""
+"""Checks of the parameters of a model: who trains them, and who follows them."""
+
+from collections.abc import Sequence
 
 from torch import nn
 from torch.optim import Optimizer
 
+from pyro_jarzynski.core.digests import fingerprint
+from pyro_jarzynski.core.ranks import Ranks
+from pyro_jarzynski.core.slices import is_sliced
 from pyro_jarzynski.ebm.followers import Followers
 from pyro_jarzynski.ebm.startable import device_of
 from pyro_jarzynski.errors import ArgumentError
@@ -46,3 +51,14 @@ def check_followed(followers: Followers) -> None:
             "what it is sent, or they were loaded or set. Let one optimiser hold them, "
             "and build the learner anew after other changes."
         )
+
+
+def check_alike(parameters: Sequence[nn.Parameter], ranks: Ranks, step: int) -> None:
+    """Raise unless all ranks have the same of what is whole on each of them.
+
+    Raises:
+        RankError: Names the ranks that differ.
+    """
+    if ranks.size > 1:
+        whole = (parameter for parameter in parameters if not is_sliced(parameter))
+        ranks.agree({f"parameters after update {step}": fingerprint(whole)})

@@ -43,10 +43,10 @@ class SlicedGradient:
 
         Otherwise ranks would not evaluate equally often.
         """
-        alive = (log_weight > -torch.inf).nonzero().flatten()
-        if not len(alive):
-            alive = torch.arange(len(log_weight), device=log_weight.device)
         order = torch.arange(len(log_weight), device=log_weight.device)
+        alive = order[log_weight > -torch.inf]
+        if not len(alive):
+            alive = order
         rows = alive[order % len(alive)]
         return rows, log_weight[rows].masked_fill(order >= len(alive), -torch.inf)
 
@@ -108,12 +108,8 @@ def whole_summed(slopes: Sequence[Tensor], ranks: Ranks) -> list[Tensor]:
     here = [slope for slope in slopes if not is_sliced(slope)]
     if not here:
         return list(slopes)
-    total = ranks.total([torch.cat([slope.flatten() for slope in here])], ranks.size)
-    parts = iter(total.split([slope.numel() for slope in here]))
-    return [
-        slope if is_sliced(slope) else next(parts).view_as(slope).to(slope.dtype)
-        for slope in slopes
-    ]
+    of_all = iter(ranks.totals([here], ranks.size))
+    return [slope if is_sliced(slope) else next(of_all) for slope in slopes]
 
 
 def norm_of(slopes: Sequence[Tensor], ranks: Ranks) -> Tensor:
