@@ -46,11 +46,14 @@ def sharing(num_shards: int = NUM_SHARDS, *, local: bool = False) -> Iterator[Sh
 
 
 def current() -> Sharing | None:
-    """Return how the work is shared: as was said, or by a process group that is there."""
+    """Return how the work is shared: as was said, or by a process group of several ranks.
+
+    A process group of one rank shares nothing, unless `sharing` says so.
+    """
     known = _CURRENT.get()
-    if known is None and dist.is_available() and dist.is_initialized():
-        return _of_group()
-    return known
+    if known is not None or not (dist.is_available() and dist.is_initialized()):
+        return known
+    return _of_group() if dist.get_world_size() > 1 else None
 
 
 def ranks_now() -> Ranks:

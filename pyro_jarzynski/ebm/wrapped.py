@@ -76,7 +76,7 @@ def check_wrapping(model: nn.Module, team: Team) -> None:
     sliced = {n: p for n, p in model.named_parameters() if is_sliced(p)}
     if not sliced:
         return
-    if team.num_shards is None or team.num_shards % team.ranks.size:
+    if (team.num_shards or 1) % team.ranks.size:
         raise ArgumentError(
             f"`num_shards` is {team.num_shards}: with a network that `fully_shard` has "
             f"sliced it must be a multiple of the {team.ranks.size} ranks, which evaluate "

@@ -43,7 +43,8 @@ class AnnealedSMC:
     Inside a process group of `torch.distributed` all ranks run the same program. They share
     the walkers that count, in shards of which there must be a multiple of `num_chains`, and
     each goes with a scout and a pilot of its own that are all alike. The result has the
-    same bits on any number of ranks, and is whole on each.
+    same bits on any number of ranks, and is whole on each. A process group of one rank has
+    no shards, and the bits of a process without one, except inside `pj.distributed`.
 
     Args:
         model: A Pyro model, or a `Target`.

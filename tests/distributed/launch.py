@@ -4,7 +4,11 @@ import os
 import socket
 import subprocess
 import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
+
+from torch import distributed
 
 ROOT = Path(__file__).parents[2]
 
@@ -14,6 +18,17 @@ def free_port() -> int:
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         return probe.getsockname()[1]
+
+
+@contextmanager
+def group_of_one() -> Iterator[None]:
+    """Be the only rank of a process group."""
+    store = distributed.HashStore()
+    distributed.init_process_group("gloo", store=store, rank=0, world_size=1)
+    try:
+        yield
+    finally:
+        distributed.destroy_process_group()
 
 
 def start(num: int, *arguments: str, **variables: str) -> list[subprocess.Popen]:

@@ -5,7 +5,7 @@ from types import SimpleNamespace
 
 import pytest
 import torch
-from torch import distributed, nn
+from torch import nn
 from torch.distributed.device_mesh import init_device_mesh
 from torch.distributed.fsdp import FullyShardedDataParallel, fully_shard
 from torch.distributed.tensor import distribute_tensor
@@ -13,9 +13,11 @@ from torch.nn.parallel import DistributedDataParallel
 from torch.optim.lr_scheduler import MultiStepLR
 
 import pyro_jarzynski as pj
+from pyro_jarzynski.core.sharing import sharing
 from pyro_jarzynski.core.slices import whole
 from pyro_jarzynski.ebm.wrapped import check_wrapping, shaken_in_place
 from pyro_jarzynski.errors import ArgumentError, CheckpointError, EnergyError
+from tests.distributed.launch import group_of_one
 from tests.ebm.models import mixture_data, network_model, seeded, standard_normal
 
 DATA = mixture_data(40).float()
@@ -23,11 +25,9 @@ DATA = mixture_data(40).float()
 
 @pytest.fixture(autouse=True)
 def _group():
-    """Be the only rank of a process group."""
-    store = distributed.HashStore()
-    distributed.init_process_group("gloo", store=store, rank=0, world_size=1)
-    yield
-    distributed.destroy_process_group()
+    """Be the only rank of a process group, with walkers in the shards of several."""
+    with group_of_one(), sharing():
+        yield
 
 
 def sliced_model(net=None):
