@@ -40,6 +40,13 @@ class AnnealedSMC:
     arrives. A pilot chooses temperatures, step sizes, preconditioners and numbers of
     moves; the walkers that count follow its plan with fresh noise, so `E[Ẑ] = Z` exactly.
 
+    Masks leave out data. A latent under a mask keeps its own distribution, so that padding
+    changes neither the evidence nor the other latents. A scale raises the densities of its
+    sites to a power, except where a mask leaves them out; that of discrete latents within
+    the sum over their values, as in Pyro's NUTS, and not outside as in `TraceEnum_ELBO`:
+
+        log joint = log Σ_z Π_sites p(site)^scale
+
     Inside a process group of `torch.distributed` all ranks run the same program. They share
     the walkers that count, in shards of which there must be a multiple of `num_chains`, and
     each goes with a scout and a pilot of its own that are all alike. The result has the

@@ -17,14 +17,14 @@ from pyro_jarzynski.core.walkers import init
 from pyro_jarzynski.errors import ArgumentError, ModelError, count
 from pyro_jarzynski.infer.annealed_smc import AnnealedSMC
 from pyro_jarzynski.infer.annealing import anneal
-from pyro_jarzynski.infer.enumeration import Site
+from pyro_jarzynski.infer.enumeration import Site, is_density
 from pyro_jarzynski.infer.legs import Leg, prepare
 from pyro_jarzynski.infer.model import PyroModel
 from pyro_jarzynski.infer.posterior import ModelPosterior
 from pyro_jarzynski.infer.probe import NUM_PROBES
 from pyro_jarzynski.infer.schedules import DataTempering
 from pyro_jarzynski.infer.settings import Settings
-from pyro_jarzynski.infer.sites import Simulate, is_factor
+from pyro_jarzynski.infer.sites import Simulate, is_factor, is_scaled
 
 
 class EvidenceBounds(NamedTuple):
@@ -73,8 +73,8 @@ def evidence_bounds(
 
     Raises:
         ArgumentError: The sampler does not start from the prior, or data arrive.
-        ModelError: The model has factors, whose data cannot be simulated, or fails at
-            some draws of its prior.
+        ModelError: The model has factors, whose data cannot be simulated, or scales, or
+            fails at some draws of its prior.
 
     Source:
         Grosse, Ghahramani, Adams (2015), arXiv:1511.02543; Bennett (1976), J. Comput.
@@ -156,10 +156,17 @@ def _bounds(leg: Leg, settings: Settings) -> tuple[Tensor, Tensor, Tensor, Tenso
 def _check_simulated(model: PyroModel) -> None:
     sites: dict[str, Site] = dict(model.traces[0].nodes)
     for name, site in sites.items():
+        if not is_density(site):
+            continue
         if is_factor(site):
             raise ModelError(
                 f"The factor {name!r} has no data that could be simulated; "
                 "`evidence_bounds` needs a model of observed sites."
+            )
+        if is_scaled(site):
+            raise ModelError(
+                f"The site {name!r} is under a scale, so that draws of the model do not "
+                "have its density; `evidence_bounds` needs a model without scales."
             )
 
 

@@ -17,7 +17,12 @@ from pyro_jarzynski.core.evaluation import CombinedEnergy
 from pyro_jarzynski.core.gradients import GradedTerms, Term, TermsFn, grade
 from pyro_jarzynski.core.memory import MORE, chunk_size_for
 from pyro_jarzynski.core.ranks import Ranks
-from pyro_jarzynski.errors import ArgumentError, CompilationWarning, ModelError
+from pyro_jarzynski.errors import (
+    ArgumentError,
+    CompilationWarning,
+    EvidenceWarning,
+    ModelError,
+)
 from pyro_jarzynski.infer.agreement import agree_on_path, agree_to_begin
 from pyro_jarzynski.infer.posterior import (
     ModelPosterior,
@@ -73,6 +78,7 @@ def prepare(
     agree_to_begin(model, args, kwargs, settings)
     legs = _make_legs(model, args, kwargs, settings)
     settings = _with_chunks(legs, settings)
+    _warn_of_scales(legs[-1].posterior)
     agree_on_path([leg.posterior for leg in legs], settings)
     return legs, settings
 
@@ -87,6 +93,19 @@ def _with_chunks(legs: list[Leg], settings: Settings) -> Settings:
     few = posterior.draw(MORE, seed=settings.seed, purpose="memory")
     energy = CombinedEnergy(posterior.terms, (0.5, 0.5))
     return replace(settings, chunk_size=chunk_size_for("auto", energy, few))
+
+
+def _warn_of_scales(posterior: Posterior) -> None:
+    """Warn of latents under a scale, whose densities are not normalised."""
+    names = posterior.model.scaled_latents if isinstance(posterior, ModelPosterior) else []
+    if names:
+        warnings.warn(
+            f"The latent {names[0]!r} is under a scale, which raises its density to a "
+            "power, as in Pyro's NUTS, and leaves it without a norm: the evidence is not the "
+            "probability of the data. Scale observed sites alone.",
+            EvidenceWarning,
+            stacklevel=3,
+        )
 
 
 def _make_legs(

@@ -32,6 +32,8 @@ class JarzynskiKernel(MCMCKernel):
     the `"acceptance rate"`, the `"betas"`, the `"ess"` at each, the number of
     `"unique draws"` and of `"unique ancestors"`. Draws have equal weight.
 
+    Masks and scales are those of `AnnealedSMC`: masked latents keep their distributions.
+
     For ArviZ take `pj.to_arviz(mcmc)`. Its own `from_pyro` works up to version 0.2x, but
     takes deterministic and factor sites for data, leaves out most log-likelihoods, and has
     wrong ones where there are as many draws as data.

@@ -4,10 +4,11 @@ One walker is a vector `u` of `D` numbers: the unconstrained values of all conti
 latents, one after the other. The model is run with each latent set to `x = T(u)`, `T` the
 bijection of its support; with `J` the log-Jacobians of all `T`,
 
-    log prior = Σ_latents log p(x) + J        unscaled and unmasked, hence normalised
-    log joint = Σ_all sites log p + J         as Pyro has it, discrete latents summed out
+    log prior = Σ_latents log p(x) + J        unscaled, hence normalised
+    log joint = Σ_all sites s log p + J       with the scales s, discrete latents summed out
 
-and the likelihood is their difference, so that factors, scales and masks need no cases.
+and the likelihood is their difference, so that factors and scales need no cases. Masks
+leave out data; latents keep their distribution under them.
 """
 
 import math
@@ -29,11 +30,11 @@ from pyro_jarzynski.infer.probe import latent_sites, probe
 from pyro_jarzynski.infer.sites import (
     Given,
     Unconstrain,
+    Unmask,
     bijection,
     check_dtype,
     is_deterministic,
-    is_masked_imputation,
-    prior_log_prob,
+    is_scaled,
 )
 
 
@@ -129,7 +130,7 @@ class PyroModel:
         # In the order of the model: a set's would differ from one process to the next.
         names = list(feed.constrained)
         if self.enumerated is None:
-            prior: Any = sum(total(prior_log_prob(sites[name])) for name in names)
+            prior: Any = sum(total(sites[name]["unscaled_log_prob"]) for name in names)
             joint: Any = sum(total(site["log_prob"]) for site in sites.values())
         else:
             prior, joint = self._summed_out(trace, sites, names)
@@ -172,12 +173,9 @@ class PyroModel:
         feed = Unconstrain(values, self._padding(num_particles))
         given, plate = Given(discrete or {}), self.plate(num_particles)
         with quiet_pyro():
-            with poutine.trace() as recorder, feed, given, plate:
+            with poutine.trace() as recorder, feed, given, Unmask(), plate:
                 model(*self.args, **self.kwargs)
             recorder.trace.compute_log_prob()
-        for name, site in dict[str, Site](recorder.trace.nodes).items():
-            if is_density(site) and is_masked_imputation(name, site):
-                site["log_prob"] = site["unscaled_log_prob"] * site["scale"]
         missing = values.keys() - feed.constrained.keys()
         if missing:
             raise ModelError(
@@ -195,6 +193,13 @@ class PyroModel:
             for name, site in sites.items()
             if is_density(site) and not torch.isfinite(site["log_prob"]).all()
         ]
+
+    @property
+    def scaled_latents(self) -> list[str]:
+        """Names of the latents whose densities are raised to a power, discrete included."""
+        nodes: dict[str, Site] = dict(self.traces[0].nodes)
+        names = [latent.name for latent in self.latents] + self.discrete
+        return [name for name in names if is_scaled(nodes[name])]
 
     @property
     def first_coordinates(self) -> Tensor:
@@ -231,7 +236,7 @@ class PyroModel:
         packed = [sites[name]["packed"]["log_prob"] for name in names]
         if any(dims & set(tensor._pyro_dims) for tensor in packed):
             return self.enumerated.log_sum(trace, names, "unscaled_log_prob"), joint
-        return sum(prior_log_prob(sites[name]).sum() for name in names), joint
+        return sum(sites[name]["unscaled_log_prob"].sum() for name in names), joint
 
 
 @contextmanager

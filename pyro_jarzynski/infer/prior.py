@@ -16,7 +16,7 @@ from torch import Tensor
 from pyro_jarzynski.errors import EvidenceWarning, ModelError
 from pyro_jarzynski.infer.enumeration import Site, is_density
 from pyro_jarzynski.infer.model import PyroModel, quiet_pyro
-from pyro_jarzynski.infer.sites import Given, bijection, proper, seeded
+from pyro_jarzynski.infer.sites import Given, Unmask, bijection, seeded
 
 # What a model raises inside a plate that it was not written for.
 PLATE_ERRORS = (
@@ -88,14 +88,14 @@ class _Draw(Messenger):
         return torch.cat([self.unconstrained[x.name] for x in self.model.latents], 1)
 
     def _pyro_sample(self, msg: Any) -> None:
-        fn = proper(msg["fn"])
+        fn = msg["fn"]
         if isinstance(fn, dist.LKJCholesky) and not (msg["is_observed"] or msg["done"]):
             msg["value"], msg["done"] = draw_lkj(fn), True
 
     def _pyro_post_sample(self, msg: Any) -> None:
         if msg["is_observed"] or not is_density(msg):
             return
-        name, fn, value = msg["name"], proper(msg["fn"]), msg["value"].detach()
+        name, fn, value = msg["name"], msg["fn"], msg["value"].detach()
         rows = self.num or 1
         self.values[name] = value
         self.log_prob = self.log_prob + fn.log_prob(value).reshape(rows, -1).sum(1)
@@ -137,7 +137,7 @@ def _run(
     draw = _Draw(model, num_particles, watch_edges=given is None)
     program = model.model if given is None else Given(given)(model.model)
     try:
-        with quiet_pyro(), draw, model.plate(num_particles), torch.no_grad():
+        with quiet_pyro(), draw, Unmask(), model.plate(num_particles), torch.no_grad():
             program(*model.args, **model.kwargs)
     except _LastLatent:
         return draw

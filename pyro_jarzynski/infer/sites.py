@@ -1,5 +1,6 @@
 """The sample sites of a Pyro model: which there are, and how they are set and read."""
 
+import copy
 import math
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -67,6 +68,37 @@ class Given(Messenger):
             msg["value"], msg["done"] = self.values[msg["name"]], True
 
 
+class Unmask(Messenger):
+    """Takes the masks off latents, continuous and discrete.
+
+    Under a mask Pyro gives a latent no density, which leaves it improper where it is
+    continuous and counts its values where it is discrete. Here it keeps its own density:
+    what is masked of it changes neither the evidence nor any other site, unless other sites
+    use its value. Scales apply where the mask does not.
+    """
+
+    def _pyro_sample(self, msg: Any) -> None:
+        if msg["is_observed"] or not is_density(msg):
+            return
+        fn, mask = msg["fn"], True if msg["mask"] is None else msg["mask"]
+        while isinstance(fn, dist.MaskedDistribution):
+            fn, mask = fn.base_dist, mask & fn._mask
+        scaled = is_scaled(msg)
+        msg["fn"], msg["mask"] = unmasked(fn), None
+        if not scaled or mask is True:
+            pass
+        elif mask is False:
+            msg["scale"] = 1.0
+        else:
+            msg["scale"] = torch.where(mask, msg["scale"], 1.0)
+        if scaled and msg["fn"] is not fn:
+            raise ModelError(
+                f"The latent {msg['name']!r} has a mask inside of its distribution and is "
+                "under a scale, which cannot be applied to a part of an event. Put the parts "
+                "into a plate under `poutine.mask`, or leave out the scale."
+            )
+
+
 class Simulate(Messenger):
     """Puts draws in the place of data: the same in every run of the model."""
 
@@ -116,19 +148,20 @@ def check_dtype(what: str, dtype: torch.dtype) -> None:
         )
 
 
-def prior_log_prob(site: Site) -> Tensor:
-    """Return the normalised log-density of a latent, without scales and masks."""
-    fn = site["fn"]
-    if isinstance(fn, dist.MaskedDistribution):
-        return proper(fn).log_prob(site["value"])
-    return site["unscaled_log_prob"]
-
-
-def proper(fn: Any) -> Any:
-    """Return the distribution below any mask, which is the one that draws are of."""
+def unmasked(fn: Any) -> Any:
+    """Return a distribution without the masks in it, at whatever depth they are."""
     while isinstance(fn, dist.MaskedDistribution):
         fn = fn.base_dist
-    return fn
+    parts = {
+        name: unmasked(part)
+        for name, part in vars(fn).items()
+        if isinstance(part, torch.distributions.Distribution)
+    }
+    if all(part is vars(fn)[name] for name, part in parts.items()):
+        return fn
+    found = copy.copy(fn)
+    vars(found).update(parts)
+    return found
 
 
 def is_deterministic(site: Site) -> bool:
@@ -151,6 +184,11 @@ def is_factor(site: Site) -> bool:
     return site["type"] == "sample" and isinstance(innermost(site["fn"]), dist.Unit)
 
 
+def is_scaled(site: Site) -> bool:
+    """Tell whether the log-density of a site is multiplied by a number."""
+    return isinstance(site["scale"], Tensor) or site["scale"] != 1
+
+
 def is_observation(site: Site) -> bool:
     """Tell whether a site holds data: observed, and neither computed nor a factor."""
     return (
@@ -158,19 +196,6 @@ def is_observation(site: Site) -> bool:
         and site["is_observed"]
         and not is_deterministic(site)
         and not is_factor(site)
-    )
-
-
-def is_masked_imputation(name: str, site: Site) -> bool:
-    """Tell whether a site holds the unobserved part of an `obs_mask`.
-
-    Its observed entries have no density in Pyro, which makes the law improper there; they
-    are given the one of the unobserved.
-    """
-    return (
-        name.endswith("_unobserved")
-        and site["mask"] is not None
-        and not site["is_observed"]
     )
 
 

@@ -3,6 +3,7 @@
 import pyro
 import pyro.distributions as dist
 import torch
+from pyro import poutine
 from pyro.ops.indexing import Vindex
 
 from tests.infer.zoo.case import PATH, TWO_HUMPS, Y, case
@@ -97,3 +98,20 @@ def markov_by_plain_index(y):
     for t in pyro.markov(range(len(y))):
         z = pyro.sample(f"z{t}", dist.Categorical(step[z]))
         pyro.sample(f"y{t}", dist.Normal(mean[z], 1.0), obs=y[t])
+
+
+PADDED = "Pyro counts the values of a masked state: log 2 for each"
+
+
+@case(PATH.reshape(2, 3), torch.tensor([3, 2]), no_potential=PADDED)
+def padded_markov(y, length):
+    """Sequences of several lengths, as Pyro's tutorial on hidden Markov models has them."""
+    rows = dist.Dirichlet(torch.ones(2, 2)).to_event(1)
+    step = pyro.sample("step", rows)
+    mean = pyro.sample("mean", dist.Normal(0.0, 3.0).expand([2]).to_event(1))
+    with pyro.plate("sequences", len(y)):
+        z = torch.tensor(0)
+        for t in pyro.markov(range(y.shape[1])):
+            with poutine.mask(mask=t < length):
+                z = pyro.sample(f"z{t}", dist.Categorical(step[z]))
+                pyro.sample(f"y{t}", dist.Normal(mean[z], 1.0), obs=y[:, t])

@@ -140,11 +140,21 @@ def partly_observed(y):
         pyro.sample("y", dist.Normal(m, 1.0), obs=y, obs_mask=seen)
 
 
-@case(Y)
+MASKED = "Pyro gives a masked latent no density, which leaves it improper"
+
+
+@case(Y, no_potential=MASKED)
 def masked_latent(y):
-    """The latent has no density in the posterior, only at its start."""
     m = pyro.sample("m", dist.Normal(0.0, 3.0).mask(False))
     with pyro.plate("data", len(y)):
+        pyro.sample("y", dist.Normal(m, 1.0), obs=y)
+
+
+@case(Y, no_potential=MASKED)
+def latents_and_data_under_a_mask(y):
+    spread = pyro.sample("spread", dist.HalfNormal(1.0))
+    with pyro.plate("data", len(y)), poutine.mask(mask=y > 0):
+        m = pyro.sample("m", dist.LogNormal(0.0, spread))
         pyro.sample("y", dist.Normal(m, 1.0), obs=y)
 
 
