@@ -101,7 +101,7 @@ def _warn_of_scales(posterior: Posterior) -> None:
     if names:
         warnings.warn(
             f"The latent {names[0]!r} is under a scale, which raises its density to a "
-            "power, as in Pyro's NUTS, and leaves it without a norm: the evidence is not the "
+            "power, as in Pyro's NUTS. That is not normalised: the evidence is not the "
             "probability of the data. Scale observed sites alone.",
             EvidenceWarning,
             stacklevel=3,

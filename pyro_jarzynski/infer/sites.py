@@ -94,8 +94,8 @@ class Unmask(Messenger):
         if scaled and msg["fn"] is not fn:
             raise ModelError(
                 f"The latent {msg['name']!r} has a mask inside of its distribution and is "
-                "under a scale, which cannot be applied to a part of an event. Put the parts "
-                "into a plate under `poutine.mask`, or leave out the scale."
+                "under a scale, which cannot be applied to a part of an event. Put its "
+                "parts into a plate under `poutine.mask`, or leave out the scale."
             )
 
 
