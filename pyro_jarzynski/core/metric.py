@@ -21,6 +21,10 @@ from pyro_jarzynski.errors import ArgumentTypeError
 SMALLEST = 1e-10
 # Most that the preconditioner exceeds the inverse mean Hessian by, in any direction.
 MAX_STRETCH = 4.0
+# Deviations below this share of the largest value are those of equal numbers.
+ROUNDING = 1e-13
+# Most that the spread of a coordinate by itself exceeds that, so that others keep digits.
+MAX_SPREAD = 1e6
 
 
 def metric(walkers: Walkers, *, dense: bool = True) -> Tensor:
@@ -31,12 +35,17 @@ def metric(walkers: Walkers, *, dense: bool = True) -> Tensor:
     sample size, each in coordinates that the other one whitens: there all directions are
     of one scale, and what is lent to a narrow one is no more than its own width.
 
+    Coordinates are first brought to units in which positions and gradients vary by as
+    much, so that no unit is too large or too small. A coordinate in which all walkers
+    agree has the width that its gradients tell; without these, that of its positions.
+
     Args:
         walkers: Weighted walkers whose position is one tensor `(N, d)`.
         dense: Whether to return a matrix `(d, d)`, or its diagonal alone, `(d,)`.
 
     Returns:
-        A positive definite matrix or positive numbers, in the dtype of the positions.
+        A positive definite matrix or positive numbers, in float64: matrices that narrow
+        posteriors need have no factor in float32.
 
     Source:
         Bhatia (2007), Positive Definite Matrices, ch. 4, for the mean; draws and
@@ -50,19 +59,29 @@ def metric(walkers: Walkers, *, dense: bool = True) -> Tensor:
         )
     weight = walkers.weight.flatten()
     weight = weight / weight.sum()
-    effective = float(1 / weight.square().sum())
+    spread, places = _standardised(position, weight)
+    steepness, slopes = _standardised(gradient, weight)
+    spread = torch.where(spread > 0, spread, 1 / steepness)
+    spread = torch.where(torch.isfinite(spread), spread, 1.0)
+    steepness = torch.where(steepness > 0, steepness, 1 / spread)
+    width = (spread * steepness).clamp(max=MAX_SPREAD).sqrt()
+    # Squares of a unit, and products of two, must be numbers as well.
+    limits = torch.finfo(position.dtype)
+    unit = (width / steepness).clamp(limits.tiny**0.4, limits.max**0.4)
     if not dense:
-        spread, steepness = (_variances(x, weight) for x in (position, gradient))
-        stretch = (spread * steepness).sqrt().clamp(max=MAX_STRETCH)
-        return (stretch / steepness).to(position.dtype)
-    spread, steepness = (_covariance(x, weight) for x in (position, gradient))
-    spread, steepness = (
-        _shrunk_beside(spread, steepness, effective),
-        _shrunk_beside(steepness, spread, effective),
+        return unit.square() * (MAX_STRETCH / width.square()).clamp(max=1)
+    effective = float(1 / weight.square().sum())
+    outer = width[:, None] * width
+    wide, steep = (outer * _correlation(x, weight) for x in (places, slopes))
+    wide, steep = (
+        _shrunk_beside(wide, steep, effective),
+        _shrunk_beside(steep, wide, effective),
     )
-    root, inverse = _roots(steepness)
-    stretch, _ = _roots(root @ spread @ root, most=MAX_STRETCH)
-    return _symmetric(inverse @ stretch @ inverse).to(position.dtype)
+    root, inverse = _roots(steep)
+    stretch, _ = _roots(root @ wide @ root, most=MAX_STRETCH)
+    found = _symmetric(inverse @ stretch @ inverse)
+    found = found + SMALLEST * found.diagonal().diag()
+    return unit[:, None] * found * unit
 
 
 def shrunk(covariance: Tensor, effective: float) -> Tensor:
@@ -100,17 +119,27 @@ def squared_jump(start: Position, end: Position, factor: Factor) -> Tensor:
     return shift.square().mean() / 2
 
 
-def _variances(values: Tensor, weight: Tensor) -> Tensor:
-    values = values.to(torch.float64)
-    variance = weight @ (values - weight @ values).square()
-    floor = SMALLEST * variance.max().clamp(min=torch.finfo(torch.float64).tiny)
-    return variance.clamp(min=floor)
+def _standardised(values: Tensor, weight: Tensor) -> tuple[Tensor, Tensor]:
+    """Return standard deviations, `(d,)`, and values less their mean in units of these.
 
-
-def _covariance(values: Tensor, weight: Tensor) -> Tensor:
-    values = values.to(torch.float64)
+    Values of weight zero are left out, and may be anything.
+    """
+    values = torch.where((weight > 0)[:, None], values.to(torch.float64), 0.0)
+    # By the largest first: squares would overflow from 1e154 on.
+    largest = values.abs().amax(0).clamp(min=torch.finfo(torch.float64).tiny)
+    values = values / largest
     centred = values - weight @ values
-    return (weight[:, None] * centred).mT @ centred
+    # Once more, for the rounding of the first sum.
+    centred = centred - weight @ centred
+    deviation = (weight @ centred.square()).sqrt()
+    # What rounding of the mean leaves of equal values is no spread.
+    deviation = torch.where(deviation > ROUNDING, deviation, 0.0)
+    return largest * deviation, centred / torch.where(deviation > 0, deviation, 1.0)
+
+
+def _correlation(values: Tensor, weight: Tensor) -> Tensor:
+    """Return the correlations of standardised values; constant ones have none."""
+    return ((weight * values.mT) @ values).fill_diagonal_(1.0)
 
 
 def _shrunk_beside(matrix: Tensor, dual: Tensor, effective: float) -> Tensor:
@@ -129,5 +158,6 @@ def _symmetric(matrix: Tensor) -> Tensor:
 def _roots(matrix: Tensor, most: float = math.inf) -> tuple[Tensor, Tensor]:
     """Return the square root of a matrix, bounded, and its inverse."""
     values, vectors = torch.linalg.eigh(matrix)
-    values = values.clamp(min=SMALLEST * float(values[-1])).sqrt().clamp(max=most)
+    floor = SMALLEST * min(float(values[-1]), most**2)
+    values = values.clamp(min=floor).sqrt().clamp(max=most)
     return (vectors * values) @ vectors.mT, (vectors / values) @ vectors.mT

@@ -55,9 +55,9 @@ def _apply(
     def apply(x: Tensor, root: Root) -> Tensor:
         event = x.shape[1:]
         if root.diagonal is not None and root.shape == event:
-            return x * root.diagonal
+            return x * root.diagonal.to(x.dtype)
         if root.lower is not None and len(event) == 1 and root.shape[:1] == event:
-            return multiply(root.lower, x)
+            return multiply(root.lower.to(x.dtype), x)
         raise ArgumentError(
             "`preconditioner` must be positive numbers in the shape of the event, "
             f"{tuple(event)}, or a positive definite matrix over an event of one "

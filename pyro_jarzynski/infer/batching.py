@@ -9,6 +9,7 @@ a plate can be silently wrong with right shapes: `a - a.mean()` then mixes walke
 import math
 import warnings
 from collections.abc import Callable
+from contextlib import nullcontext
 from typing import Any, NamedTuple, TypeAlias
 
 import torch
@@ -18,6 +19,7 @@ from pyro_jarzynski.core.trees import leaves, map_tree
 from pyro_jarzynski.errors import ModelError, SlowModelWarning
 from pyro_jarzynski.infer.model import PyroModel
 from pyro_jarzynski.infer.prior import PLATE_ERRORS
+from pyro_jarzynski.infer.singular import SingularAsNaN
 from pyro_jarzynski.infer.sites import seeded
 
 # From coordinates `(n, D)` to log prior and log joint, each `(n,)`.
@@ -68,14 +70,16 @@ def map_walkers(
             randomness="different" if randomness else "error",
         )
         try:
-            return mapped(*arguments)
+            with SingularAsNaN():
+                return mapped(*arguments)
         except PLATE_ERRORS:
             pass
     num = len(next(leaves(arguments[0])))
-    rows = [
-        function(*(map_tree(lambda x, i=i: x[i], argument) for argument in arguments))
-        for i in range(num)
-    ]
+    with SingularAsNaN():
+        rows = [
+            function(*(map_tree(lambda x, i=i: x[i], argument) for argument in arguments))
+            for i in range(num)
+        ]
     return {name: torch.stack([row[name] for row in rows]) for name in rows[0]}
 
 
@@ -94,7 +98,7 @@ def batch(model: PyroModel, walkers: Tensor, *, seed: int = 0) -> Batched:
         SlowModelWarning: The model can only be evaluated for one walker at a time.
     """
     few = torch.linspace(0, len(walkers) - 1, min(NUM_CHECKED, len(walkers))).long()
-    loop = _loop(model)
+    loop = Guarded(_loop(model))
     truth, again = (_alone(model, loop, walkers[few], seed, run) for run in ("1", "2"))
     if not all(_equal(a, b, 0.0) for a, b in zip(truth, again, strict=True)):
         raise ModelError(
@@ -104,7 +108,8 @@ def batch(model: PyroModel, walkers: Tensor, *, seed: int = 0) -> Batched:
         )
     tolerance = 1e-3 if walkers.dtype != torch.float64 else 1e-7
     reasons = {}
-    for method, densities in (("vmap", _vmap(model)), ("plate", _plate(model))):
+    for method, plain in (("vmap", _vmap(model)), ("plate", _plate(model))):
+        densities = Guarded(plain)
         try:
             with seeded(seed, method):
                 # A few walkers first: a plate can need memory that grows as their square.
@@ -115,7 +120,7 @@ def batch(model: PyroModel, walkers: Tensor, *, seed: int = 0) -> Batched:
             reasons[method] = f"{type(error).__name__}: {first_line}"
             continue
         if all(_equal(a, b, tolerance) for a, b in zip(found, truth, strict=True)):
-            return Batched(Guarded(densities), method, reasons)
+            return Batched(densities, method, reasons)
         reasons[method] = "its numbers differ from those of one walker at a time"
     told = "; ".join(f"{method}: {reason}" for method, reason in reasons.items())
     warnings.warn(
@@ -124,7 +129,7 @@ def batch(model: PyroModel, walkers: Tensor, *, seed: int = 0) -> Batched:
         SlowModelWarning,
         stacklevel=2,
     )
-    return Batched(Guarded(loop), "loop", reasons)
+    return Batched(loop, "loop", reasons)
 
 
 def _alone(
@@ -150,12 +155,18 @@ class Guarded:
     def __init__(self, densities: Densities) -> None:
         """Guard some densities."""
         self.densities = densities
+        # Watching every operation takes time, which most models need not spend.
+        self.watches = False
 
     def __call__(self, walkers: Tensor) -> tuple[Tensor, Tensor]:
         """Return log prior and log joint, each `(n,)`."""
         try:
-            return self.densities(walkers)
+            with SingularAsNaN() if self.watches else nullcontext():
+                return self.densities(walkers)
         except torch.linalg.LinAlgError:
+            if not self.watches:
+                self.watches = True
+                return self(walkers)
             if len(walkers) == 1:
                 nothing = walkers.sum(1) * math.nan
                 return nothing, nothing

@@ -115,7 +115,7 @@ def _fit(scout: Walkers) -> GaussianBase:
     weight = scout.weight.flatten()
     values = position.to(torch.float64)
     mean = weight @ values
-    scale = torch.linalg.cholesky(metric(scout).to(torch.float64))
+    scale = torch.linalg.cholesky(metric(scout))
     centred = torch.linalg.solve_triangular(scale, (values - mean).mT, upper=False)
     covariance = shrunk((centred * weight) @ centred.mT, float(1 / weight.square().sum()))
     lower = scale @ torch.linalg.cholesky(WIDENING * covariance)

@@ -27,6 +27,7 @@ from pyro_jarzynski.core.alone import ALONE
 from pyro_jarzynski.errors import ModelError
 from pyro_jarzynski.infer.enumeration import EnumeratedModel, Site, is_density
 from pyro_jarzynski.infer.probe import latent_sites, probe
+from pyro_jarzynski.infer.singular import SingularAsNaN
 from pyro_jarzynski.infer.sites import (
     Given,
     Unconstrain,
@@ -186,7 +187,8 @@ class PyroModel:
 
     def broken_sites(self, coordinates: Tensor) -> list[str]:
         """Return the names of sites whose log-density is not finite at one walker."""
-        trace, _ = self.run(coordinates)
+        with SingularAsNaN():
+            trace, _ = self.run(coordinates)
         sites: dict[str, Site] = dict(trace.nodes)
         return [
             name

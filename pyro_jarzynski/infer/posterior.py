@@ -15,10 +15,11 @@ from pyro_jarzynski.core.gradients import TermsFn
 from pyro_jarzynski.core.noise import stream
 from pyro_jarzynski.errors import ArgumentError, ArgumentTypeError, EnergyError
 from pyro_jarzynski.infer.bases import Base, make_base
-from pyro_jarzynski.infer.batching import batch, map_walkers
+from pyro_jarzynski.infer.batching import Guarded, batch, map_walkers
 from pyro_jarzynski.infer.discrete import draw_discrete
 from pyro_jarzynski.infer.model import PyroModel
 from pyro_jarzynski.infer.prior import draw_prior
+from pyro_jarzynski.infer.singular import SingularAsNaN
 from pyro_jarzynski.infer.sites import check_dtype
 
 # Different walkers at which the ways of evaluating a model are compared.
@@ -99,6 +100,10 @@ class TorchPosterior:
 
     def terms(self, walkers: Tensor) -> tuple[Tensor, Tensor]:
         """Return the energies of prior and posterior, each `(N,)`."""
+        prior, joint = Guarded(self._log_densities)(walkers)
+        return -prior, -joint
+
+    def _log_densities(self, walkers: Tensor) -> tuple[Tensor, Tensor]:
         x = walkers.reshape(-1, *self.event)
         prior, likelihood = self.target.log_prior(x), self.target.log_likelihood(x)
         for name, value in (("log_prior", prior), ("log_likelihood", likelihood)):
@@ -107,7 +112,7 @@ class TorchPosterior:
                     f"`{name}` must return one number per walker, shape "
                     f"({len(walkers)},); got {tuple(value.shape)}."
                 )
-        return -prior, -prior - likelihood
+        return prior, prior + likelihood
 
     def constrain(
         self,
@@ -121,10 +126,11 @@ class TorchPosterior:
     def explain(self, walker: Tensor) -> str:
         """Tell which of the two functions is not finite at one walker."""
         x = walker.reshape(1, *self.event)
-        found = {
-            "log_prior": self.target.log_prior(x),
-            "log_likelihood": self.target.log_likelihood(x),
-        }
+        with SingularAsNaN():
+            found = {
+                "log_prior": self.target.log_prior(x),
+                "log_likelihood": self.target.log_likelihood(x),
+            }
         broken = [name for name, value in found.items() if not torch.isfinite(value).all()]
         return f"`{broken[0]}` is not finite there." if broken else ""
 

@@ -5,6 +5,7 @@ from torch import Tensor
 from tqdm.auto import tqdm
 
 from pyro_jarzynski.infer.model import PyroModel, quiet_pyro
+from pyro_jarzynski.infer.singular import SingularAsNaN
 from pyro_jarzynski.infer.sites import Given, Simulate, seeded
 
 # Seconds after which a bar tells how long it will take.
@@ -36,7 +37,7 @@ def draw_predictive(
     """
     num = len(next(iter(values.values())))
     rows = []
-    with seeded(seed, purpose), quiet_pyro(), torch.no_grad():
+    with seeded(seed, purpose), quiet_pyro(), SingularAsNaN(), torch.no_grad():
         for index in tqdm(range(num), desc=purpose, delay=PATIENCE, disable=not progress):
             simulate = Simulate()
             with Given({name: value[index] for name, value in values.items()}), simulate:

@@ -16,6 +16,7 @@ from torch import Tensor
 from pyro_jarzynski.errors import EvidenceWarning, ModelError
 from pyro_jarzynski.infer.enumeration import Site, is_density
 from pyro_jarzynski.infer.model import PyroModel, quiet_pyro
+from pyro_jarzynski.infer.singular import SingularAsNaN
 from pyro_jarzynski.infer.sites import Given, Unmask, bijection, seeded
 
 # What a model raises inside a plate that it was not written for.
@@ -137,7 +138,14 @@ def _run(
     draw = _Draw(model, num_particles, watch_edges=given is None)
     program = model.model if given is None else Given(given)(model.model)
     try:
-        with quiet_pyro(), draw, Unmask(), model.plate(num_particles), torch.no_grad():
+        with (
+            quiet_pyro(),
+            SingularAsNaN(),
+            draw,
+            Unmask(),
+            model.plate(num_particles),
+            torch.no_grad(),
+        ):
             program(*model.args, **model.kwargs)
     except _LastLatent:
         return draw
@@ -182,8 +190,9 @@ def _agrees(model: PyroModel, drawn: _Draw, *, seed: int) -> bool:
         given = {name: v[row].reshape(shapes[name]) for name, v in drawn.values.items()}
         with seeded(seed, "alone"):
             alone = _run(model, None, given)
-        same_place = torch.allclose(alone.coordinates[0], drawn.coordinates[row])
+        places = alone.coordinates[0], drawn.coordinates[row]
         log_probs = alone.log_prob[0], drawn.log_prob[row]
-        if not same_place or not torch.allclose(*log_probs, rtol=1e-4, atol=1e-4):
+        same = torch.allclose(*places, equal_nan=True)
+        if not same or not torch.allclose(*log_probs, 1e-4, 1e-4, equal_nan=True):
             return False
     return True

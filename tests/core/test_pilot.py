@@ -104,6 +104,86 @@ def test_dense_metric_follows_a_rotation():
 
 
 @pytest.mark.parametrize("dense", [True, False])
+def test_metric_of_units_that_differ_by_sixteen_orders(dense):
+    """Without units of their own, the widest eigenvalues hide the narrowest."""
+    scale = torch.tensor([1e8, 1e-8], dtype=FLOAT)
+    white, wide = noise(50, 2), scale[:, None] * COVARIANCE * scale
+    plain = metric(gaussian_cloud(COVARIANCE, white), dense=dense)
+    found = metric(gaussian_cloud(wide, white), dense=dense)
+    expected = scale[:, None] * plain * scale if dense else scale.square() * plain
+    torch.testing.assert_close(found / expected, plain / plain, rtol=1e-5, atol=0)
+
+
+def cloud_of(position, grad, log_weight=None):
+    """Walkers at some positions, of given gradients."""
+    walkers = init(position, lambda x: 0 * x.sum(1), log_weight=log_weight)
+    evaluation = walkers.evaluation._replace(grad_or_none=grad)
+    return walkers._replace(evaluation=evaluation)
+
+
+@pytest.mark.parametrize("dense", [True, False])
+@pytest.mark.parametrize(
+    ("dtype", "size"),
+    [(torch.float32, 1e15), (torch.float32, 1e30), (FLOAT, 1e150), (FLOAT, 1e300)],
+)
+def test_metric_of_gradients_whose_squares_overflow(dtype, size, dense):
+    """The coordinate of such gradients is narrow, and the other as it would be."""
+    position, grad = noise(4000, 2), noise(4000, 2, seed=1)
+    plain = metric(cloud_of(position, grad), dense=dense)
+    steep = torch.tensor([size, 1.0], dtype=FLOAT)
+    found = metric(cloud_of(position.to(dtype), (grad * steep).to(dtype)), dense=dense)
+    assert torch.isfinite(found).all()
+    factorise(found)
+    first, other = (found.diagonal() if dense else found).tolist()
+    assert 0 < first < 1e-25
+    expected = float((plain.diagonal() if dense else plain)[1])
+    assert other == pytest.approx(expected, rel=0.05)
+
+
+@pytest.mark.parametrize("dense", [True, False])
+@pytest.mark.parametrize("dtype", [torch.float32, FLOAT])
+@pytest.mark.parametrize("which", ["one place", "few", "flat", "constant", "dead"])
+def test_metric_of_degenerate_clouds(which, dtype, dense):
+    position, grad = noise(40, 3).to(dtype), noise(40, 3, seed=1).to(dtype)
+    log_weight = torch.zeros(40, dtype=FLOAT)
+    if which == "one place":
+        position, grad = position[:1].expand(40, 3), grad[:1].expand(40, 3)
+    elif which == "few":
+        log_weight[2:] = -math.inf
+    elif which == "flat":
+        grad = torch.zeros_like(grad)
+    elif which == "constant":
+        position[:, 1] = 3.0
+    walkers = cloud_of(position, grad, log_weight)
+    if which == "dead":
+        # Weights of zero do not make infinite numbers finite.
+        position, log_weight = position.clone(), log_weight.clone()
+        position[0], log_weight[0] = math.inf, -math.inf
+        walkers = walkers._replace(position=position, log_weight=log_weight)
+    found = metric(walkers, dense=dense)
+    assert torch.isfinite(found).all()
+    assert factorise(found).lower is not None or not dense
+    widths = found.diagonal() if dense else found
+    assert 1e-4 < float(widths.min()) <= float(widths.max()) < 1e4
+
+
+def test_metric_that_has_no_factor_in_float32():
+    """Rounded to float32, the covariance of a narrow posterior has none."""
+    narrow = torch.tensor([1.0, 1e-4], dtype=FLOAT)
+    turn = torch.tensor([[0.6, -0.8], [0.8, 0.6]], dtype=FLOAT)
+
+    def energy(x):
+        return ((x.double() @ turn) / narrow).square().sum(1) / 2
+
+    walkers = init(((noise(2000, 2) * narrow) @ turn.mT).float(), energy)
+    found = metric(walkers)
+    assert int(torch.linalg.cholesky_ex(found.float()).info) > 0
+    kernel = MALA(0.1, preconditioner=found)
+    _, rate = kernel.move(walkers, energy, Tools(seeded(1)))
+    assert float(rate) > 0.9
+
+
+@pytest.mark.parametrize("dense", [True, False])
 def test_metric_of_far_modes_is_bounded_by_the_modes(dense):
     """Two unit modes at ±10: the variance of all is 101, of a mode 1; the bound is 4."""
 
