@@ -1,9 +1,6 @@
 """Annealed sequential Monte Carlo for Pyro models: draws, evidence, diagnostics."""
 
 import time
-import warnings
-from collections.abc import Iterator
-from contextlib import contextmanager
 from typing import Any
 
 import torch
@@ -16,17 +13,13 @@ from pyro_jarzynski.core.kernels import MALA, Kernel
 from pyro_jarzynski.core.shortage import shortage_told
 from pyro_jarzynski.core.states import Checkpointing, keeping
 from pyro_jarzynski.core.walkers import Walkers
-from pyro_jarzynski.errors import (
-    EvidenceWarning,
-    NonFiniteEnergyWarning,
-    SupportWarning,
-)
 from pyro_jarzynski.infer.annealing import anneal
 from pyro_jarzynski.infer.legs import Leg, prepare
 from pyro_jarzynski.infer.posterior import ModelPosterior
 from pyro_jarzynski.infer.recorder import Recorder
 from pyro_jarzynski.infer.result import SMCResult
 from pyro_jarzynski.infer.run_state import RunState
+from pyro_jarzynski.infer.run_warnings import RunWarnings
 from pyro_jarzynski.infer.schedules import AdaptiveTempering, Schedule
 from pyro_jarzynski.infer.settings import Settings
 
@@ -192,16 +185,17 @@ class AnnealedSMC:
         """Anneal, and leave in `result` what was reached."""
         start = time.monotonic()
         self.result = None
-        legs, settings = prepare(self.model, args, kwargs, self.settings)
-        if not legs[-1].posterior.size:
-            self.result = _without_latents(legs[-1], settings)
-            return self.result
-        recorder = Recorder(settings, start)
-        try:
-            with told_once(NonFiniteEnergyWarning, SupportWarning, EvidenceWarning):
+        found = RunWarnings()
+        with found.told():
+            legs, settings = prepare(self.model, args, kwargs, self.settings)
+            if not legs[-1].posterior.size:
+                self.result = _without_latents(legs[-1], settings)
+                return self.result
+            recorder = Recorder(settings, start, found)
+            try:
                 self._anneal(legs, recorder)
-        finally:
-            self.result = recorder.result(len(legs))
+            finally:
+                self.result = recorder.result(len(legs))
         assert self.result is not None
         self.result.warn()
         return self.result
@@ -268,23 +262,5 @@ def _without_latents(leg: Leg, settings: Settings) -> SMCResult:
         seconds=0.0,
         stage_log_weights=[],
         num_undecorrelated=0,
+        run_warnings=[],
     )
-
-
-@contextmanager
-def told_once(*categories: type[Warning]) -> Iterator[None]:
-    """Hold back warnings of some categories, and tell of each once, with its number."""
-    with warnings.catch_warnings(record=True) as caught:
-        for category in categories:
-            warnings.simplefilter("always", category)
-        yield
-    for category in categories:
-        found = [str(w.message) for w in caught if w.category is category]
-        if found:
-            more = f" ({len(found)} warnings like this.)" if len(found) > 1 else ""
-            warnings.warn(found[0] + more, category, stacklevel=5)
-    for other in caught:
-        if other.category not in categories:
-            warnings.warn_explicit(
-                other.message, other.category, other.filename, other.lineno
-            )

@@ -39,8 +39,12 @@ class Doubted(Protocol):
         """Shape of the largest weights at each stage."""
 
     @property
-    def largest_r_hat(self) -> float:
-        """How far the islands disagree about a latent, at most."""
+    def largest_r_hat(self) -> tuple[str, float]:
+        """The latent about which the islands disagree most, and how far."""
+
+    @property
+    def nonfinite_latents(self) -> list[str]:
+        """Latents of which some draws are not finite."""
 
 
 def find_doubts(result: Doubted) -> list[str]:
@@ -93,11 +97,17 @@ def find_doubts(result: Doubted) -> list[str]:
             f"At {result.num_undecorrelated} of {stages} temperatures `max_moves` ended "
             "the moves before the walkers had decorrelated. Allow more moves."
         )
-    r_hat = result.largest_r_hat if len(islands) > 1 else 1.0
-    if r_hat > MAX_R_HAT:
+    found += [
+        f"Some draws of the latent {name!r} are not finite, and so its mean and r_hat are "
+        "no numbers. Use `torch.set_default_dtype(torch.float64)`, or reparametrise."
+        for name in result.nonfinite_latents
+    ]
+    name, r_hat = result.largest_r_hat if len(islands) > 1 else ("", 1.0)
+    # NaN is doubted as well, where the draws are finite and their squares are not.
+    if not (r_hat <= MAX_R_HAT or name in result.nonfinite_latents):
         found.append(
-            f"The islands disagree about a latent (r_hat {r_hat:.2f}): there may be "
-            "modes that some have missed. Use more walkers, or a wider base."
+            f"The islands disagree about the latent {name!r} (r_hat {r_hat:.2f}): there "
+            "may be modes that some have missed. Use more walkers, or a wider base."
         )
     return found
 

@@ -22,6 +22,7 @@ from pyro_jarzynski.infer.legs import Leg, prepare
 from pyro_jarzynski.infer.model import PyroModel
 from pyro_jarzynski.infer.posterior import ModelPosterior
 from pyro_jarzynski.infer.probe import NUM_PROBES
+from pyro_jarzynski.infer.run_warnings import RunWarnings
 from pyro_jarzynski.infer.schedules import DataTempering
 from pyro_jarzynski.infer.settings import Settings
 from pyro_jarzynski.infer.sites import Simulate, is_factor, is_scaled
@@ -102,12 +103,13 @@ def evidence_bounds(
             "leave `base` and `schedule` of the sampler at their defaults."
         )
     rows = []
-    for index in range(num_simulations):
-        seed = stream(settings.seed, f"simulation {index}").initial_seed()
-        simulated = Simulate()(sampler.model)
-        fresh = replace(settings, seed=seed)
-        (leg,), fitting = prepare(simulated, args, kwargs, fresh)
-        rows.append(_bounds(leg, fitting))
+    with RunWarnings().told():
+        for index in range(num_simulations):
+            seed = stream(settings.seed, f"simulation {index}").initial_seed()
+            simulated = Simulate()(sampler.model)
+            fresh = replace(settings, seed=seed)
+            (leg,), fitting = prepare(simulated, args, kwargs, fresh)
+            rows.append(_bounds(leg, fitting))
     lower, upper, forward, backward = (torch.stack(c) for c in zip(*rows, strict=True))
     works = zip(forward, backward, strict=True)
     bennett = torch.tensor([_bennett(*work) for work in works], dtype=torch.float64)

@@ -14,6 +14,7 @@ from pyro_jarzynski.core.weights import log_mean_exp, log_sum_exp
 from pyro_jarzynski.infer.annealing import Reached
 from pyro_jarzynski.infer.legs import Counted
 from pyro_jarzynski.infer.result import SMCResult
+from pyro_jarzynski.infer.run_warnings import RunWarnings
 from pyro_jarzynski.infer.settings import Settings
 
 
@@ -40,11 +41,12 @@ class Recorder:
     Args:
         settings: Settings of the run.
         start: Monotonic time at which it began.
+        warnings: Records the warnings of the run.
     """
 
-    def __init__(self, settings: Settings, start: float) -> None:
+    def __init__(self, settings: Settings, start: float, warnings: RunWarnings) -> None:
         """Start without stages."""
-        self.settings, self.start = settings, start
+        self.settings, self.start, self.warnings = settings, start, warnings
         self.rows: list[Row] = []
         self.log_weights: list[Tensor] = []
         self.ranks = ranks_now()
@@ -105,6 +107,7 @@ class Recorder:
             "num_undecorrelated": self.num_undecorrelated,
             "num_gradients": self.num_gradients,
             "seconds": self.seconds,
+            "warnings": self.warnings.state_dict(),
         }
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
@@ -116,6 +119,7 @@ class Recorder:
         self.num_known = int(state["num_gradients"])
         self.seconds = float(state["seconds"])
         self.start = time.monotonic() - self.seconds
+        self.warnings.load_state_dict(state["warnings"])
 
     @property
     def half_time(self) -> float:
@@ -164,6 +168,7 @@ class Recorder:
             seconds=self.seconds,
             stage_log_weights=self.log_weights,
             num_undecorrelated=self.num_undecorrelated,
+            run_warnings=self.warnings.texts,
         )
 
 

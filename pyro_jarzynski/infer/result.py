@@ -1,7 +1,6 @@
 """The result of an annealing: draws, evidence, and whether to trust them."""
 
 import math
-import warnings
 from collections.abc import Mapping
 from functools import cached_property
 from typing import Any
@@ -23,6 +22,7 @@ from pyro_jarzynski.infer.export.attributes import attributes
 from pyro_jarzynski.infer.export.content import content_of
 from pyro_jarzynski.infer.export.groups import Wanted, result_groups
 from pyro_jarzynski.infer.posterior import Posterior
+from pyro_jarzynski.infer.run_warnings import kind_of, warn
 from pyro_jarzynski.infer.settings import Settings
 from pyro_jarzynski.infer.summary import Summary, largest_r_hat, summarise
 
@@ -46,6 +46,7 @@ class SMCResult(LogWeightsMixin):
         stage_log_weights: Log-weights of all walkers before the resampling of each stage,
             `(N C,)`, normalised on each island.
         num_undecorrelated: Stages whose moves ended before the walkers had decorrelated.
+        run_warnings: Warnings that were given in the course of the run, one of each kind.
 
     Example:
         >>> def model(y):
@@ -77,6 +78,7 @@ class SMCResult(LogWeightsMixin):
         seconds: float,
         stage_log_weights: list[Tensor],
         num_undecorrelated: int,
+        run_warnings: list[str],
     ) -> None:
         """Keep what a run left."""
         self.posterior = posterior
@@ -88,6 +90,7 @@ class SMCResult(LogWeightsMixin):
         self.seconds = seconds
         self.stage_log_weights = stage_log_weights
         self.num_undecorrelated = num_undecorrelated
+        self.run_warnings = run_warnings
 
     @property
     def log_evidence(self) -> float:
@@ -274,14 +277,28 @@ class SMCResult(LogWeightsMixin):
         return Summary(summarise(draws, values, walkers, probability), headline)
 
     @cached_property
-    def largest_r_hat(self) -> float:
-        """The largest `r_hat` of all latents; 1 for a single island."""
+    def largest_r_hat(self) -> tuple[str, float]:
+        """The latent of the largest `r_hat`, and this; 1 for a single island."""
         return largest_r_hat(self.get_samples(group_by_chain=True))
 
     @cached_property
+    def nonfinite_latents(self) -> list[str]:
+        """Latents of which some draws are not finite."""
+        values = self._latent_values.items()
+        return [name for name, value in values if not torch.isfinite(value).all()]
+
+    @property
     def doubts(self) -> list[str]:
-        """Reasons not to trust the result, each with a remedy."""
-        return find_doubts(self)
+        """Reasons not to trust the result: warnings of the run, and what it looks like."""
+        return [*self.run_warnings, *self._own_doubts]
+
+    @cached_property
+    def _own_doubts(self) -> list[str]:
+        """Doubts that the run has not warned of."""
+        known = tuple(kind_of(text) for text in self.run_warnings)
+        found = ((text, kind_of(text)) for text in find_doubts(self))
+        # The run adds how often it has warned.
+        return [text for text, kind in found if not any(k.startswith(kind) for k in known)]
 
     @property
     def status(self) -> str:
@@ -291,12 +308,12 @@ class SMCResult(LogWeightsMixin):
         return "doubtful" if self.doubts else "ok"
 
     def warn(self) -> None:
-        """Warn of the doubts, if there are any."""
-        if self.doubts:
-            told = self.doubts
-            if len(told) > 1:
-                told = [f"There are {len(told)} doubts.", *(f"- {doubt}" for doubt in told)]
-            warnings.warn("\n".join(told), EvidenceWarning, stacklevel=4)
+        """Warn of the doubts that the run has not warned of, if there are any."""
+        told = self._own_doubts
+        if len(told) > 1:
+            told = [f"There are {len(told)} doubts.", *(f"- {doubt}" for doubt in told)]
+        if told:
+            warn("\n".join(told), EvidenceWarning)
 
     @cached_property
     def _latent_values(self) -> dict[str, Tensor]:

@@ -18,6 +18,7 @@ from pyro_jarzynski.errors import ArgumentError, ModelError
 from pyro_jarzynski.infer.annealed_smc import AnnealedSMC
 from pyro_jarzynski.infer.annealing import anneal
 from pyro_jarzynski.infer.legs import Leg, prepare
+from pyro_jarzynski.infer.run_warnings import RunWarnings
 from pyro_jarzynski.infer.schedules import DataTempering
 from pyro_jarzynski.infer.settings import Settings
 
@@ -79,7 +80,13 @@ def self_test(model: Any, *args: Any, **kwargs: Any) -> SelfTest:
     sampler = model if isinstance(model, AnnealedSMC) else AnnealedSMC(model)
     # From the first base: a learned one would hide what is wrong with its draws.
     settings = replace(sampler.settings, learn_base=False)
-    leg, settings = _single_leg(sampler.model, args, kwargs, settings)
+    with RunWarnings().told():
+        leg, settings = _single_leg(sampler.model, args, kwargs, settings)
+        return _toss(_there_and_back(leg, settings))
+
+
+def _there_and_back(leg: Leg, settings: Settings) -> Tensor:
+    """Return the log-weights of walkers that go to the posterior and back, `(N,)`."""
     plan = [reached for reached in anneal([leg], settings) if reached.counts]
     stages, leg = [reached.stage for reached in plan], plan[-1].leg
     num = settings.num_walkers * settings.num_chains
@@ -90,8 +97,7 @@ def self_test(model: Any, *args: Any, **kwargs: Any) -> SelfTest:
     forward = [stage._replace(ess_threshold=0.0) for stage in stages]
     for moved, _ in smc.follow(walkers, forward, tools=tools):
         walkers = moved
-    walkers = go_back(walkers, stages, base, tools, at_top=True)
-    return _toss(walkers.log_weight)
+    return go_back(walkers, stages, base, tools, at_top=True).log_weight
 
 
 def _toss(log_weight: Tensor) -> SelfTest:

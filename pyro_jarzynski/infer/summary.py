@@ -77,14 +77,18 @@ def summarise(
     return pd.DataFrame.from_dict(rows, orient="index", columns=[*names, "mcse", "r_hat"])
 
 
-def largest_r_hat(draws: dict[str, Tensor]) -> float:
-    """Return the largest `r_hat` of all scalar latents; NaN if one is not a number.
+def largest_r_hat(draws: dict[str, Tensor]) -> tuple[str, float]:
+    """Return the latent of the largest `r_hat`, and this; NaN if one is not a number.
 
     Args:
         draws: Draws of equal weight by site, `(C, N, *shape)`.
     """
-    found = [_r_hats(x.double().reshape(*x.shape[:2], -1)) for x in draws.values()]
-    return float(torch.cat(found).max())
+    names = [name for name, values in draws.items() if values[0, 0].numel()]
+    sites = [draws[name] for name in names]
+    found = [float(_r_hats(x.double().reshape(*x.shape[:2], -1)).max()) for x in sites]
+    # The largest of numbers with a NaN is NaN.
+    index = int(torch.tensor(found).argmax())
+    return names[index], found[index]
 
 
 def _r_hats(values: Tensor) -> Tensor:

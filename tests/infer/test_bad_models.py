@@ -200,8 +200,14 @@ def test_nan_at_many_draws_of_the_prior():
 
 
 def test_nan_at_few_draws_of_the_prior():
-    with pytest.warns(NonFiniteEnergyWarning, match=r"site 'hole'.*get weight zero"):
+    # One warning of draws, and one of the moves into the hole.
+    with (
+        pytest.warns(NonFiniteEnergyWarning, match="they stay where they were"),
+        pytest.warns(NonFiniteEnergyWarning, match=r"site 'hole'.*get weight zero"),
+    ):
         result = run(with_a_hole(2.0, 2.05), Y, num_walkers=1000)
+    assert len(result.doubts) == 2
+    assert result.status == "doubtful"
     m = result.get_samples()["m"]
     assert not ((m > 2.0) & (m < 2.05)).any()
 

@@ -64,6 +64,7 @@ def content(result):
         "weights": [bits(each) for each in result.stage_log_weights],
         "gradients": result.num_gradients,
         "undecorrelated": result.num_undecorrelated,
+        "warnings": result.run_warnings,
         "evidence": result.log_evidence,
     }
 
