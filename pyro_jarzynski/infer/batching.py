@@ -99,7 +99,7 @@ def batch(model: PyroModel, walkers: Tensor, *, seed: int = 0) -> Batched:
     """
     few = torch.linspace(0, len(walkers) - 1, min(NUM_CHECKED, len(walkers))).long()
     loop = Guarded(_loop(model))
-    truth, again = (_alone(model, loop, walkers[few], seed, run) for run in ("1", "2"))
+    truth, again = (_alone(loop, walkers[few], seed, run) for run in ("1", "2"))
     if not all(_equal(a, b, 0.0) for a, b in zip(truth, again, strict=True)):
         raise ModelError(
             "Two runs of the model at the same latents differ: it draws random numbers "
@@ -132,21 +132,10 @@ def batch(model: PyroModel, walkers: Tensor, *, seed: int = 0) -> Batched:
     return Batched(loop, "loop", reasons)
 
 
-def _alone(
-    model: PyroModel, loop: Densities, walkers: Tensor, seed: int, run: str
-) -> list[Tensor]:
+def _alone(loop: Densities, walkers: Tensor, seed: int, run: str) -> list[Tensor]:
     """Evaluate walkers one at a time."""
     with seeded(seed, f"run {run}"):
-        try:
-            return _with_gradients(loop, walkers)
-        except PLATE_ERRORS as error:
-            if model.enumerated is None or isinstance(error, ModelError):
-                raise
-            raise ModelError(
-                "The model cannot be run with all values of its discrete latents at once, "
-                f"which is how they are enumerated ({error}). Index tensors by them, and "
-                "do not use them as Python numbers."
-            ) from error
+        return _with_gradients(loop, walkers)
 
 
 class Guarded:

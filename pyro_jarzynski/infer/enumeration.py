@@ -85,16 +85,24 @@ def check_enumerable(name: str, site: Site) -> None:
             f"{site['infer']['enumerate']!r}; only 'parallel' is possible here."
         )
     if not getattr(fn, "has_enumerate_support", False):
+        inner = _innermost(fn)
+        in_event = fn.event_dim > inner.event_dim
+        if in_event and getattr(inner, "has_enumerate_support", False):
+            raise ModelError(
+                f"The discrete latent {name!r} is declared as one event of shape "
+                f"{tuple(fn.event_shape)} by `.to_event`, which cannot be enumerated. Use "
+                "a plate for each dimension of it in place of `.to_event`."
+            )
         raise ModelError(
-            f"The latent {name!r} ({_name_of(fn)}) is discrete and cannot be enumerated; "
-            "sum it out by hand, or use a distribution of finite support."
+            f"The latent {name!r} ({type(inner).__name__}) is discrete and cannot be "
+            "enumerated; sum it out by hand, or use a distribution of finite support."
         )
 
 
-def _name_of(fn: Any) -> str:
+def _innermost(fn: Any) -> Any:
     while hasattr(fn, "base_dist"):
         fn = fn.base_dist
-    return type(fn).__name__
+    return fn
 
 
 class _VmapRing(LogRing):

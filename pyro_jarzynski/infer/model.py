@@ -28,6 +28,7 @@ from pyro_jarzynski.errors import ModelError
 from pyro_jarzynski.infer.enumeration import EnumeratedModel, Site, is_density
 from pyro_jarzynski.infer.probe import latent_sites, probe
 from pyro_jarzynski.infer.singular import SingularAsNaN
+from pyro_jarzynski.infer.site_checks import check_enumerated
 from pyro_jarzynski.infer.sites import (
     Given,
     Unconstrain,
@@ -36,6 +37,16 @@ from pyro_jarzynski.infer.sites import (
     check_dtype,
     is_deterministic,
     is_scaled,
+)
+
+# What a model raises whose discrete latents are enumerated if it was not written for that.
+ENUMERATION_ERRORS = (
+    RuntimeError,
+    ValueError,
+    TypeError,
+    LookupError,
+    AssertionError,
+    NotImplementedError,
 )
 
 
@@ -101,6 +112,8 @@ class PyroModel:
         self.enumerated = (
             EnumeratedModel(model, self.max_plate_nesting) if discrete else None
         )
+        if self.enumerated is not None:
+            self._check_enumerated()
 
     def unflatten(self, coordinates: Tensor) -> dict[str, Tensor]:
         """Return coordinates `(..., D)` as unconstrained values by site."""
@@ -211,13 +224,31 @@ class PyroModel:
             latent.transform.inv(nodes[latent.name]["value"]).detach().flatten()
             for latent in self.latents
         ]
-        return torch.cat(values)
+        return torch.cat(values) if values else torch.empty(0)
 
     def plate(self, num_particles: int | None) -> Any:
         """Return the plate of particles, to the left of all plates of the model."""
         if num_particles is None:
             return _nothing()
         return pyro.plate("_walkers", num_particles, dim=-1 - self.max_plate_nesting)
+
+    def _check_enumerated(self) -> None:
+        """Raise if the model cannot be run with all values of its discrete latents."""
+        coordinates = self.first_coordinates
+        try:
+            trace, _ = self.run(coordinates)
+            check_enumerated(trace, self.max_plate_nesting)
+            self.log_densities(coordinates)
+        except ModelError:
+            raise
+        except ENUMERATION_ERRORS as error:
+            told = " ".join(str(error).split()) or type(error).__name__
+            raise ModelError(
+                "The model cannot be run with all values of its discrete latents at once, "
+                f"which is how they are enumerated ({told}). Index tensors by them, and do "
+                "not use them as Python numbers; in `pyro.markov`, let `history` be the "
+                "number of states before that one depends on."
+            ) from error
 
     def _padding(self, num_particles: int | None) -> dict[str, int] | None:
         if num_particles is None:

@@ -13,8 +13,16 @@ from pyro.poutine.trace_struct import Trace
 from torch.distributions import biject_to
 
 from pyro_jarzynski.errors import ModelError
-from pyro_jarzynski.infer.enumeration import Site, check_enumerable, is_density
-from pyro_jarzynski.infer.sites import innermost, seeded, support_of
+from pyro_jarzynski.infer.enumeration import Site, is_density
+from pyro_jarzynski.infer.site_checks import (
+    check_bijection,
+    check_indices,
+    check_latent,
+    check_shapes,
+    check_whole,
+    known_support,
+)
+from pyro_jarzynski.infer.sites import innermost, seeded
 
 # Runs of a model that must agree on its sites.
 NUM_PROBES = 3
@@ -25,7 +33,7 @@ def latent_sites(trace: Trace) -> tuple[list[str], list[str]]:
     names: tuple[list[str], list[str]] = ([], [])
     for name, site in trace.nodes.items():
         if is_density(site) and not site["is_observed"]:
-            names[_support_of(name, site).is_discrete].append(name)
+            names[known_support(name, site).is_discrete].append(name)
     return names
 
 
@@ -111,55 +119,24 @@ def _checked_trace(
     with poutine.block(), poutine.trace() as recorder, _DrawImproper(allowed=improper):
         model(*args, **kwargs)
     trace = recorder.trace
-    for name, site in trace.nodes.items():
+    sites: dict[str, Site] = dict(trace.nodes)
+    for name, site in sites.items():
         if poutine.util.site_is_subsample(site):
-            _check_whole(name, site)
-        elif is_density(site) and not site["is_observed"]:
-            _check_latent(name, site)
+            check_indices(name, site)
+        elif is_density(site):
+            check_whole(site)
+            if not site["is_observed"]:
+                check_latent(name, site)
     with warnings.catch_warnings():
         # Sites that are not finite are named by an error where walkers meet them.
         warnings.filterwarnings("ignore", "Encountered")
         trace.compute_log_prob()
+    # Sums over discrete latents use the dimensions to the left of the plates.
+    summed = bool(latent_sites(trace)[1])
+    for name, site in sites.items():
+        if is_density(site):
+            check_shapes(name, site, in_plates=summed)
     return trace
-
-
-def _check_whole(name: str, site: Site) -> None:
-    size, part = site["fn"].size, site["fn"].subsample_size
-    if part is not None and part < size:
-        raise ModelError(
-            f"The plate {name!r} is subsampled ({part} of {size}); the posterior needs all "
-            "of the data. Leave out `subsample_size`."
-        )
-
-
-def _check_latent(name: str, site: Site) -> None:
-    support = _support_of(name, site)
-    if support.is_discrete:
-        check_enumerable(name, site)
-        return
-    if isinstance(innermost(site["fn"]), dist.Delta):
-        raise ModelError(
-            f"The latent {name!r} has a Delta distribution, which has no density; use "
-            "`pyro.deterministic`."
-        )
-    try:
-        biject_to(support)
-    except NotImplementedError as error:
-        raise ModelError(_no_bijection(name, support)) from error
-
-
-def _no_bijection(name: str, support: Any) -> str:
-    return f"The latent {name!r} has support {support}, to which torch knows no bijection."
-
-
-def _support_of(name: str, site: Site) -> Any:
-    try:
-        return support_of(site["fn"])
-    except NotImplementedError as error:
-        raise ModelError(
-            f"The latent {name!r} ({type(site['fn']).__name__}) does not tell its support. "
-            "Give its distribution a `support`, a constraint of torch or Pyro."
-        ) from error
 
 
 class _DrawImproper(Messenger):
@@ -179,9 +156,7 @@ class _DrawImproper(Messenger):
                 "and leaves the evidence undefined. Give it a proper prior, or give "
                 '`base="normal"` for draws of the posterior alone.'
             )
-        try:
-            transform = biject_to(fn.support)
-        except NotImplementedError as error:
-            raise ModelError(_no_bijection(msg["name"], fn.support)) from error
+        check_bijection(msg["name"], fn.support)
+        transform = biject_to(fn.support)
         shape = transform.inverse_shape(fn.shape())
         msg["value"], msg["done"] = transform(torch.randn(shape) / 10), True

@@ -108,7 +108,7 @@ class Simulate(Messenger):
         self.data: dict[str, Tensor] = {}
 
     def _pyro_sample(self, msg: Any) -> None:
-        if not is_observation(msg):
+        if not is_observation(msg) or are_crossed(msg["fn"], msg["value"]):
             return
         if msg["name"] not in self.data:
             fn, value = msg["fn"], msg["value"]
@@ -177,6 +177,23 @@ def plate_frames(site: Site) -> list[Any]:
     """Return the vectorised plates that a site is in, from left to right."""
     frames = [frame for frame in site["cond_indep_stack"] if frame.vectorized]
     return sorted(frames, key=lambda frame: frame.dim)
+
+
+def are_crossed(fn: Any, value: Tensor) -> bool:
+    """Tell whether a distribution and a value are broadcast to more terms than either has.
+
+    So are `(n,)` and `(n, 1)`, to `n²`, and an event of which the value has one number.
+    """
+    declared, given = fn.shape(), value.shape
+    try:
+        both = torch.broadcast_shapes(declared, given)
+    except RuntimeError:
+        # Some distributions take values of other shapes.
+        return False
+    # An event may be a sequence of which the distribution does not know the length.
+    parts = zip(given[len(given) - fn.event_dim :], fn.event_shape, strict=False)
+    repeated = any(part == 1 < whole for part, whole in parts)
+    return repeated or both.numel() > max(declared.numel(), given.numel())
 
 
 def is_factor(site: Site) -> bool:

@@ -1,6 +1,7 @@
 """Models and data that cannot be used, and what the errors say."""
 
 import math
+from functools import partial
 
 import pyro
 import pyro.distributions as dist
@@ -36,6 +37,24 @@ def test_discrete_latent_without_end():
 
     with pytest.raises(ModelError, match=r"'k' \(Poisson\) is discrete and cannot be enum"):
         run(model, Y)
+
+
+def test_discrete_latents_of_one_event():
+    """The advice is taken: in a plate they can be enumerated."""
+
+    def model(y, *, in_a_plate):
+        law = dist.Bernoulli(0.5 * torch.ones(3))
+        if in_a_plate:
+            with pyro.plate("k_plate", 3):
+                k = pyro.sample("k", law)
+                pyro.sample("y", dist.Normal(k, 1.0), obs=y[:3])
+        else:
+            k = pyro.sample("k", law.to_event(1))
+            pyro.sample("y", dist.Normal(k, 1.0).to_event(1), obs=y[:3])
+
+    with pytest.raises(ModelError, match=r"'k' is declared as one event of shape \(3,\)"):
+        run(partial(model, in_a_plate=False), Y)
+    assert run(partial(model, in_a_plate=True), Y).complete
 
 
 def test_sequential_enumeration():

@@ -1,0 +1,144 @@
+"""What the sites of a model must be: supports, shapes and whole plates."""
+
+from typing import Any
+
+import pyro.distributions as dist
+import torch
+from pyro.poutine.trace_struct import Trace
+from pyro.util import check_site_shape
+from torch import Tensor
+from torch.distributions import biject_to
+
+from pyro_jarzynski.errors import ModelError
+from pyro_jarzynski.infer.enumeration import Site, check_enumerable, is_density
+from pyro_jarzynski.infer.sites import (
+    are_crossed,
+    innermost,
+    is_deterministic,
+    is_factor,
+    plate_frames,
+    support_of,
+)
+
+
+def check_latent(name: str, site: Site) -> None:
+    """Raise if a latent can be neither enumerated nor moved."""
+    support = known_support(name, site)
+    if support.is_discrete:
+        check_enumerable(name, site)
+        return
+    if isinstance(innermost(site["fn"]), dist.Delta):
+        raise ModelError(
+            f"The latent {name!r} has a Delta distribution, which has no density; use "
+            "`pyro.deterministic`."
+        )
+    check_bijection(name, support)
+
+
+def check_enumerated(trace: Trace, max_plate_nesting: int) -> None:
+    """Raise if sites share a dimension for different discrete latents.
+
+    Args:
+        trace: Trace of a model of which the discrete latents are enumerated.
+        max_plate_nesting: Dimensions to the right that plates use.
+    """
+    for name, site in dict[str, Site](trace.nodes).items():
+        if not is_density(site):
+            continue
+        try:
+            check_site_shape(site, max_plate_nesting)
+        except ValueError as error:
+            told = " ".join(str(error).split())
+            raise ModelError(
+                f"The site {name!r} cannot be summed over the discrete latents: {told}"
+            ) from error
+
+
+def check_bijection(name: str, support: Any) -> None:
+    """Raise if there is no way from unconstrained space to the support of a latent."""
+    try:
+        biject_to(support)
+    except NotImplementedError as error:
+        raise ModelError(
+            f"The latent {name!r} has support {support}, to which torch knows no bijection."
+        ) from error
+
+
+def known_support(name: str, site: Site) -> Any:
+    """Return the support of a latent."""
+    try:
+        return support_of(site["fn"])
+    except NotImplementedError as error:
+        raise ModelError(
+            f"The latent {name!r} ({type(site['fn']).__name__}) does not tell its support. "
+            "Give its distribution a `support`, a constraint of torch or Pyro."
+        ) from error
+
+
+def check_whole(site: Site) -> None:
+    """Raise if one of the plates that a site is in does not hold all of its places."""
+    for frame in site["cond_indep_stack"]:
+        if frame.full_size not in (None, frame.size):
+            raise _subsampled(frame.name, frame.size, frame.full_size)
+
+
+def check_indices(name: str, site: Site) -> None:
+    """Raise if the indices of a plate are not those of all of its places, in any order."""
+    indices, size = torch.as_tensor(site["value"]), site["fn"].size
+    if len(indices) != size:
+        raise _subsampled(name, len(indices), size)
+    if not torch.equal(indices.sort().values.cpu(), torch.arange(size, device="cpu")):
+        raise ModelError(
+            f"The plate {name!r} has some of its {size} places twice and lacks others; the "
+            "posterior needs each of the data once. Leave out `subsample`."
+        )
+
+
+def _subsampled(name: str, part: int, size: int) -> ModelError:
+    return ModelError(
+        f"The plate {name!r} is subsampled ({part} of {size}); the posterior needs all of "
+        "the data. Leave out `subsample_size` and `subsample`."
+    )
+
+
+def check_shapes(name: str, site: Site, *, in_plates: bool) -> None:
+    """Raise if a log-density has more terms than its site has values.
+
+    Data against a distribution of another shape are broadcast, `(n, 1)` against `(n,)` to
+    `n²` terms, and so are masks and scales. Inside of plates shapes must be theirs, as for
+    Pyro's ELBOs; outside of all plates a batch may be undeclared, as for Pyro's NUTS.
+
+    Args:
+        name: Name of the site.
+        site: The site, with its log-density.
+        in_plates: Whether all batches must be declared by plates.
+    """
+    fn, value = site["fn"], site["value"]
+    if is_deterministic(site) or not isinstance(value, Tensor) or not hasattr(fn, "shape"):
+        return
+    kind = "factor" if is_factor(site) else "data" if site["is_observed"] else "latent"
+    declared, given = fn.shape(), value.shape
+    if are_crossed(fn, value):
+        both = torch.broadcast_shapes(declared, given)
+        raise ModelError(
+            f"The {kind} {name!r} must have the shape of the distribution, "
+            f"{tuple(declared)}, and has shape {tuple(given)}: together they would be "
+            f"broadcast to {tuple(both)}. Reshape one of them."
+        )
+    if in_plates or plate_frames(site):
+        try:
+            check_site_shape(site, len(site["log_prob"].shape))
+        except ValueError as error:
+            told = " ".join(str(error).split())
+            raise ModelError(
+                f"The shape of the {kind} {name!r} does not fit its plates: {told}"
+            ) from error
+        return
+    batch = torch.broadcast_shapes(fn.batch_shape, given[: len(given) - fn.event_dim])
+    found = site["log_prob"].shape
+    if found.numel() > batch.numel():
+        raise ModelError(
+            f"The log-density of the {kind} {name!r} must have shape {tuple(batch)}, and a "
+            f"mask or a scale broadcasts it to {tuple(found)}. Put the site into a plate "
+            "of that size, or outside of the mask."
+        )
