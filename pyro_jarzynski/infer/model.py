@@ -236,9 +236,10 @@ class PyroModel:
         """Raise if the model cannot be run with all values of its discrete latents."""
         coordinates = self.first_coordinates
         try:
-            trace, _ = self.run(coordinates)
-            check_enumerated(trace, self.max_plate_nesting)
-            self.log_densities(coordinates)
+            with SingularAsNaN():
+                trace, _ = self.run(coordinates)
+                check_enumerated(trace, self.max_plate_nesting)
+                self.log_densities(coordinates)
         except ModelError:
             raise
         except ENUMERATION_ERRORS as error:
