@@ -38,6 +38,9 @@ from pyro_jarzynski.core.trees import Position, inner, map_tree, select
 from pyro_jarzynski.core.walkers import Walkers, drop, find_outside
 from pyro_jarzynski.errors import count, fraction, positive
 
+# Leapfrog steps of a move of which neither number nor length is given.
+NUM_LEAPFROG = 10
+
 
 @dataclass(frozen=True)
 class HMC(Invariant):
@@ -47,12 +50,15 @@ class HMC(Invariant):
 
     Args:
         step_size: Leapfrog step `ε > 0`, in units of the position.
-        num_leapfrog: Leapfrog steps, and gradients, per move.
-        trajectory: Length `ε L` at which a move ends early, in units of the position
-            whitened by the preconditioner; `None` has no such end. After a quarter period,
-            `π / 2`, a Gaussian is independent of its start.
+        num_leapfrog: Leapfrog steps, and gradients, per move; at most so many if there is a
+            `trajectory`. `None` is as many as `trajectory` takes, or 10 without one;
+            `AnnealedSMC` then takes a `trajectory` of `π / 2` in at most 10 steps.
+        trajectory: Length `ε L` of a move, in units of the position whitened by the
+            preconditioner. After a quarter period, `π / 2`, a Gaussian is independent of
+            its start.
         preconditioner: Covariance `C`, see `core.preconditioner`; `None` is the identity.
-        target_acceptance: Acceptance rate at which adaptation keeps the step size.
+        target_acceptance: Acceptance rate at which adaptation keeps the step size; `None`
+            leaves the step size as it is.
 
     Source:
         Neal (2011), MCMC using Hamiltonian dynamics, arXiv:1206.1901.
@@ -63,7 +69,7 @@ class HMC(Invariant):
     """
 
     step_size: float = 0.1
-    num_leapfrog: int = 10
+    num_leapfrog: int | None = None
     preconditioner: Covariance = field(default=None, compare=False)
     target_acceptance: float | None = 0.8
     trajectory: float | None = None
@@ -72,7 +78,8 @@ class HMC(Invariant):
     def __post_init__(self) -> None:
         """Check the arguments."""
         positive("step_size", self.step_size)
-        count("num_leapfrog", self.num_leapfrog)
+        if self.num_leapfrog is not None:
+            count("num_leapfrog", self.num_leapfrog)
         if self.trajectory is not None:
             positive("trajectory", self.trajectory)
         if self.target_acceptance is not None:
@@ -82,8 +89,15 @@ class HMC(Invariant):
     def steps_per_move(self) -> int:
         """Leapfrog steps of a move."""
         if self.trajectory is None:
-            return self.num_leapfrog
-        return min(self.num_leapfrog, max(1, round(self.trajectory / self.step_size)))
+            return self.num_leapfrog or NUM_LEAPFROG
+        needed = max(1, round(self.trajectory / self.step_size))
+        return min(self.num_leapfrog or needed, needed)
+
+    def with_quarter_period(self) -> "HMC":
+        """Return this kernel with moves of `π / 2`, unless their length was given."""
+        if self.num_leapfrog is not None or self.trajectory is not None:
+            return self
+        return replace(self, num_leapfrog=NUM_LEAPFROG, trajectory=math.pi / 2)
 
     @property
     def langevin_step(self) -> float:
@@ -102,7 +116,7 @@ class HMC(Invariant):
     def move(
         self, walkers: Walkers, energy: Energy, tools: Tools
     ) -> tuple[Walkers, Tensor]:
-        """Follow a trajectory of `num_leapfrog` steps, and accept or refuse its end."""
+        """Follow a trajectory of leapfrog steps, and accept or refuse its end."""
         first = normal_like(walkers.position, tools.generator)
         start = walkers.position, walkers.evaluation, map_tree(torch.zeros_like, first)
         position, there, momentum = walkers.position, walkers.evaluation, first

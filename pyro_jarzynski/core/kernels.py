@@ -204,7 +204,8 @@ class MALA(Invariant):
     Args:
         step_size: `h > 0`, in squared units of the position.
         preconditioner: Covariance `C`, see `core.preconditioner`; `None` is the identity.
-        target_acceptance: Acceptance rate at which adaptation keeps the step size.
+        target_acceptance: Acceptance rate at which adaptation keeps the step size; `None`
+            leaves the step size as it is.
 
     Source:
         Roberts, Tweedie (1996), Bernoulli 2(4); optimal rate 0.574 of Roberts,

@@ -9,7 +9,7 @@ is unbiased.
 import math
 import warnings
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import Any, NamedTuple
 
 import torch
@@ -115,8 +115,9 @@ def explore(
         known, chunk_size = walkers.evaluation, tools.chunk_size
         evaluation = reevaluate(start, walkers.position, known, chunk_size=chunk_size)
         walkers = walkers._replace(evaluation=evaluation)
-    if isinstance(kernel, HMC) and kernel.trajectory is None and how.preconditioner:
-        kernel = replace(kernel, trajectory=math.pi / 2)
+    whitened = how.preconditioner is not None or kernel.preconditioner is not None
+    if isinstance(kernel, HMC) and whitened:
+        kernel = kernel.with_quarter_period()
     index = 0 if betas is None else list(betas).index(beta)
     while beta < 1:
         index += 1

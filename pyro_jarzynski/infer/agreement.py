@@ -5,7 +5,6 @@ has them as a whole, by the same seeds, and so finds the same way for its own wa
 """
 
 import inspect
-from collections.abc import Mapping
 from typing import Any
 
 import torch
@@ -34,8 +33,6 @@ def agree_to_begin(model: Any, args: tuple, kwargs: dict, settings: Settings) ->
     ranks = ranks_now()
     if ranks.size > 1:
         known = settings.described | versions() | _named(model, args, kwargs)
-        if isinstance(settings.base, Mapping):
-            known["base"] = described(dict(settings.base))
         ranks.agree(known | {"jit_compile": settings.jit_compile})
     _check_shareable(settings)
 

@@ -51,7 +51,9 @@ class AnnealedSMC:
         num_walkers: Walkers per island, `N`.
         num_chains: Independent islands, run as one batch; their spread is the error of
             the evidence.
-        kernel: `MALA()`, `HMC()`, `ULA()` or `UnderdampedLangevin()`.
+        kernel: `MALA()`, `HMC()`, `ULA()` or `UnderdampedLangevin()`. Its step size is
+            where the pilot begins its search, unless `target_acceptance=None` keeps it; a
+            preconditioner, and a length of trajectories, that it has are kept.
         schedule: `AdaptiveTempering(ess)`, increasing inverse temperatures from 0 to 1,
             or `DataTempering(sizes)`.
         base: Where walkers start: `"prior"`, `"normal"` (standard normal in unconstrained
@@ -63,13 +65,15 @@ class AnnealedSMC:
         adapt: `"pilot"`; `"online"` lets walkers choose for themselves, which saves the
             pilot and biases the evidence by `O(1/N)`; `"off"` takes kernel and schedule
             as they are.
-        preconditioner: `"dense"`, `"diagonal"` or `"none"`.
+        preconditioner: `"dense"` or `"diagonal"`, by the covariance of the pilot, or
+            `"none"`, for a kernel that has none of its own.
         num_moves: Moves per temperature; `None` goes on until walkers decorrelate.
-        max_moves: At most so many.
+        max_moves: At most so many, if `num_moves` is `None`.
         resampler: `"systematic"`, `"stratified"`, `"residual"` or `"multinomial"`.
         ess_threshold: Resample when the effective sample size falls below this share, and
             always at the last temperature, so that an island ends with equal weights.
-        waste_free: Keep all points that fewer walkers visit; MALA and HMC only.
+        waste_free: Keep all points that fewer walkers visit; MALA and HMC only, and not
+            with `adapt="online"`.
         max_seconds: Time after which to stop with what has been reached.
         seed: Seed of all randomness; torch's global generator is left as it was.
         chunk_size: Walkers per call of the model; `"auto"` takes as many as a cache holds,
@@ -263,4 +267,5 @@ def _without_latents(leg: Leg, settings: Settings) -> SMCResult:
         stage_log_weights=[],
         num_undecorrelated=0,
         run_warnings=[],
+        kernel=settings.kernel,
     )

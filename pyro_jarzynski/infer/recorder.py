@@ -31,6 +31,7 @@ class Row(NamedTuple):
     num_ancestors: Tensor
     step_size: float
     num_moves: int
+    num_leapfrog: int
     repeated: float
     seconds: float
 
@@ -88,6 +89,7 @@ class Recorder:
                 num_ancestors=reached.walkers.num_ancestors,
                 step_size=reached.stage.kernel.step_size,
                 num_moves=reached.stage.num_moves,
+                num_leapfrog=getattr(reached.stage.kernel, "steps_per_move", 1),
                 repeated=_repeated(reached),
                 seconds=self.seconds,
             )
@@ -169,6 +171,7 @@ class Recorder:
             stage_log_weights=self.log_weights,
             num_undecorrelated=self.num_undecorrelated,
             run_warnings=self.warnings.texts,
+            kernel=self.last.stage.kernel,
         )
 
 

@@ -11,6 +11,7 @@ from scipy.special import ndtri, stdtrit
 from torch import Tensor
 
 from pyro_jarzynski.core import weights
+from pyro_jarzynski.core.kernels import Kernel
 from pyro_jarzynski.core.noise import stream
 from pyro_jarzynski.core.resampling import systematic
 from pyro_jarzynski.core.walkers import Walkers
@@ -37,9 +38,12 @@ class SMCResult(LogWeightsMixin):
         walkers: The walkers at the end, in unconstrained coordinates.
         history: One tensor per column, `(stages,)` or `(stages, chains)`: beta, ess,
             conditional_ess, acceptance_rate, log_evidence, resampled, num_ancestors
-            (first walkers that still have descendants), step_size, num_moves, repeated
+            (first walkers that still have descendants), step_size, num_moves,
+            num_leapfrog (leapfrog steps of a move; 1 for Langevin kernels), repeated
             (share of walkers where another is), seconds.
-        settings: Settings of the run.
+        settings: Settings of the run, as they were given.
+        kernel: Kernel of the last stage, with step size, preconditioner and length of
+            trajectories as they were adapted.
         complete: Whether the posterior was reached.
         num_gradients: Energies and gradients evaluated, the pilot's included.
         seconds: Time of the run.
@@ -79,6 +83,7 @@ class SMCResult(LogWeightsMixin):
         stage_log_weights: list[Tensor],
         num_undecorrelated: int,
         run_warnings: list[str],
+        kernel: Kernel,
     ) -> None:
         """Keep what a run left."""
         self.posterior = posterior
@@ -91,6 +96,7 @@ class SMCResult(LogWeightsMixin):
         self.stage_log_weights = stage_log_weights
         self.num_undecorrelated = num_undecorrelated
         self.run_warnings = run_warnings
+        self.kernel = kernel
 
     @property
     def log_evidence(self) -> float:
@@ -328,11 +334,24 @@ class SMCResult(LogWeightsMixin):
         return self.posterior.constrain(self.walkers.position, deterministic=True)
 
     def __repr__(self) -> str:
-        """Tell evidence and size."""
+        """Return status, evidence and size, and how the walkers moved in the end."""
         chains = len(self.log_evidence_per_chain)
         return (
             f"SMCResult({self.status}, log_evidence={self.log_evidence:.3f} ± "
             f"{self.log_evidence_error:.3f}, {chains} chains of "
             f"{self.settings.num_walkers} walkers, {len(self.stage_log_weights)} stages, "
-            f"{self.seconds:.1f} s)"
+            f"{self._last_moves}{self.seconds:.1f} s)"
         )
+
+    @property
+    def _last_moves(self) -> str:
+        """The moves of the last stage in short, if there were any."""
+        if not self.history:
+            return ""
+        size, moves, steps = (
+            float(self.history[name][-1])
+            for name in ("step_size", "num_moves", "num_leapfrog")
+        )
+        leapfrog = f" and {steps:.0f} leapfrog steps" if steps > 1 else ""
+        name = type(self.kernel).__name__
+        return f"at last {moves:.0f} moves of {name} with step size {size:.3g}{leapfrog}, "

@@ -1,16 +1,18 @@
 """How to anneal: the settings that `AnnealedSMC` and `JarzynskiKernel` share."""
 
+from collections.abc import Mapping
 from dataclasses import dataclass, fields
 from typing import Any
 
 from pyro_jarzynski.core.compiled import block_size
+from pyro_jarzynski.core.digests import described
 from pyro_jarzynski.core.kernels import MALA, Kernel
 from pyro_jarzynski.core.memory import check_chunk_size
 from pyro_jarzynski.core.noise import stream
 from pyro_jarzynski.core.pilot import Exploration
 from pyro_jarzynski.core.resampling import get_resampler
 from pyro_jarzynski.core.sharing import current
-from pyro_jarzynski.core.states import settings_of
+from pyro_jarzynski.core.states import kernel_state, settings_of
 from pyro_jarzynski.errors import (
     ArgumentError,
     ArgumentTypeError,
@@ -73,6 +75,12 @@ class Settings:
                 f"energy of a Pyro model has no method `gibbs`. Got "
                 f"{type(self.kernel).__name__}."
             )
+        temperature = getattr(self.kernel, "temperature", 1.0)
+        if temperature != 1:
+            raise ArgumentError(
+                "`kernel` must have temperature 1, at which walkers stand for the "
+                f"posterior, got {type(self.kernel).__name__} of temperature {temperature}."
+            )
         check_schedule(self.schedule)
         if self.num_moves is not None:
             count("num_moves", self.num_moves)
@@ -91,6 +99,11 @@ class Settings:
             raise ArgumentError(
                 "`waste_free` needs a kernel that leaves the law invariant (MALA, HMC), "
                 f"got {type(self.kernel).__name__}."
+            )
+        if self.waste_free and self.adapt == "online":
+            raise ArgumentError(
+                "`waste_free` needs a plan that is made before the walkers set out: take "
+                '`adapt="pilot"` or `adapt="off"`, got `adapt="online"`.'
             )
         stream(self.seed, "check")
 
@@ -139,21 +152,40 @@ class Settings:
         names = [f.name for f in fields(self) if f.name not in OTHERS]
         known = current()
         return {name: getattr(self, name) for name in names} | {
-            "kernel": settings_of(self.kernel),
-            "base": self.base if isinstance(self.base, str) else type(self.base).__name__,
+            "kernel": settings_of(self.kernel) | self._start_of_kernel,
+            "base": self._described_base,
             "schedule": str(self.betas or self.schedule),
             "num_shards": None if known is None else known.num_shards,
             "local_resampling": known is not None and known.local_resampling,
         }
 
     @property
+    def _start_of_kernel(self) -> dict[str, Any]:
+        """What of the kernel a run changes, as it was given."""
+        given = kernel_state(self.kernel)
+        return {
+            name: value if isinstance(value, float) else described(value)
+            for name, value in given.items()
+            if value is not None
+        }
+
+    @property
+    def _described_base(self) -> str:
+        if isinstance(self.base, str):
+            return self.base
+        draws = isinstance(self.base, Mapping)
+        return described(dict(self.base)) if draws else type(self.base).__name__
+
+    @property
     def exploration(self) -> Exploration:
         """What the pilot may choose."""
         fixed = self.adapt == "off"
-        dense = self.preconditioner if self.preconditioner != "none" else None
+        # A kernel keeps the preconditioner that it was given.
+        given = getattr(self.kernel, "preconditioner", None) is not None
+        leave = fixed or given or self.preconditioner == "none"
         return Exploration(
             conditional_ess=getattr(self.schedule, "ess", 1.0),
-            preconditioner=None if fixed else dense,
+            preconditioner=None if leave else self.preconditioner,
             adapt_step_size=not fixed,
             num_moves=self.num_moves or (1 if fixed else None),
             max_moves=self.max_moves,

@@ -49,6 +49,7 @@ COLUMNS = {
     "num_ancestors": "first walkers of an island that still have descendants",
     "step_size": "step size of the moves",
     "num_moves": "moves of every walker",
+    "num_leapfrog": "leapfrog steps of a move; 1 for Langevin kernels",
     "repeated": "share of the walkers that are where another is",
     "seconds": "wall time since the start, s",
 }

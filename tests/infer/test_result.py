@@ -157,7 +157,7 @@ def test_the_model_runs_once_for_draws_summary_and_doubts(result, monkeypatch):
 def test_history_is_a_table(result):
     history = result.history
     stages = len(history["beta"])
-    alone = {"beta", "step_size", "num_moves", "repeated", "seconds"}
+    alone = {"beta", "step_size", "num_moves", "num_leapfrog", "repeated", "seconds"}
     for name, column in history.items():
         assert column.shape == ((stages,) if name in alone else (stages, 3))
     assert history.keys() - alone >= {"ess", "conditional_ess", "acceptance_rate"}

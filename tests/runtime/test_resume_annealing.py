@@ -145,6 +145,9 @@ def test_a_run_that_ran_out_of_time_can_get_more(tmp_path):
         ({"kernel": pj.HMC()}, "`kernel` was {'name': 'MALA'"),
         ({"schedule": BETAS[::2]}, "`schedule` was"),
         ({"kernel": pj.MALA(target_acceptance=0.4)}, "`kernel` was .*0.4"),
+        ({"kernel": pj.MALA(0.07)}, "`kernel` was .*0.07"),
+        ({"kernel": pj.MALA(preconditioner=torch.ones(2))}, "`kernel` was .*tensor"),
+        ({"base": {"mu": Y, "tau": Y.abs()}}, "`base` was 'prior' and is 'a dict"),
     ],
 )
 def test_another_run_is_refused(tmp_path, changes, told):

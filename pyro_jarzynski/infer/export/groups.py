@@ -36,6 +36,7 @@ PATH = {
     "resampled": ("resampled", "whether the step resampled"),
     "num_ancestors": ("num_ancestors", "first walkers that still have descendants"),
     "num_moves": ("num_moves", "moves of every walker"),
+    "num_leapfrog": ("num_leapfrog", "leapfrog steps of a move; 1 for Langevin kernels"),
     "seconds": ("seconds", "time since the start, s"),
 }
 
