@@ -79,8 +79,6 @@ class CompiledTerms:
         """Return the energies and their gradients."""
         if self.program is None and not self.refused:
             self._compile(position.detach())
-        if self.program is None:
-            return differentiate(self.terms, position)
         blocks = [self._block(self.program, rows) for rows in position.split(self.block)]
         return blocks[0] if len(blocks) == 1 else map_tree(_joined, *blocks)
 
@@ -88,7 +86,9 @@ class CompiledTerms:
         """Leave out the code, which cannot be pickled."""
         return {**self.__dict__, "program": None}
 
-    def _block(self, program: "Program", rows: Tensor) -> tuple[Term, ...]:
+    def _block(self, program: "Program | None", rows: Tensor) -> tuple[Term, ...]:
+        if program is None:
+            return differentiate(self.terms, rows)
         num = len(rows)
         if num < self.block:
             rows = torch.cat([rows, rows[-1:].expand(self.block - num, -1)])

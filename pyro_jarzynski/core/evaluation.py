@@ -123,20 +123,26 @@ def evaluate(
     if chunk_size is not None:
         count("chunk_size", chunk_size)
     step = size if chunk_size is None else min(chunk_size, size)
-    parts = []
+    whole: Evaluation | None = None
     for start in range(0, size, step):
         rows = slice(start, min(start + step, size))
         chunk = position if step == size else map_tree(lambda x, r=rows: x[r], position)
         with shortage_told(rows.stop - rows.start):
             if isinstance(energy, CombinedEnergy) and visit is None:
-                parts.append(combine(grade(energy.terms, chunk), energy))
+                part = combine(grade(energy.terms, chunk), energy)
             elif gradient or isinstance(energy, CombinedEnergy):
-                parts.append(_evaluate_chunk(energy, chunk, rows, visit))
+                part = _evaluate_chunk(energy, chunk, rows, visit)
             else:
-                parts.append(_value_chunk(energy, chunk, rows, visit))
-    if len(parts) == 1:
-        return parts[0]
-    return map_tree(lambda *chunks: torch.cat(chunks), *parts)
+                part = _value_chunk(energy, chunk, rows, visit)
+        if step == size:
+            return part
+        # Copied into tensors for all walkers: a small tensor that each call leaves between
+        # its large ones would fragment the heap, which then grows with every call.
+        if whole is None:
+            whole = map_tree(lambda x: x.new_empty(size, *x.shape[1:]), part)
+        map_tree(lambda kept, x, r=rows: kept[r].copy_(x), whole, part)
+    assert whole is not None
+    return whole
 
 
 def reevaluate(

@@ -8,13 +8,14 @@ a plate can be silently wrong with right shapes: `a - a.mean()` then mixes walke
 
 import math
 import warnings
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from contextlib import nullcontext
 from typing import Any, NamedTuple, TypeAlias
 
 import torch
 from torch import Tensor
 
+from pyro_jarzynski.core.memory import chunk_size_for
 from pyro_jarzynski.core.trees import leaves, map_tree
 from pyro_jarzynski.errors import ModelError, SlowModelWarning
 from pyro_jarzynski.infer.model import PyroModel
@@ -36,11 +37,13 @@ class Batched(NamedTuple):
         densities: Log prior and log joint of walkers `(n, D)`, each `(n,)`.
         method: `"vmap"`, `"plate"` or `"loop"`.
         reasons: Why the methods before it were refused.
+        chunk_size: Walkers per call; `None` is all at once.
     """
 
     densities: Densities
     method: str
     reasons: dict[str, str]
+    chunk_size: int | None
 
 
 def map_walkers(
@@ -83,12 +86,24 @@ def map_walkers(
     return {name: torch.stack([row[name] for row in rows]) for name in rows[0]}
 
 
-def batch(model: PyroModel, walkers: Tensor, *, seed: int = 0) -> Batched:
+def batch(
+    model: PyroModel,
+    walkers: Tensor,
+    cloud_sizes: Sequence[int] | None = None,
+    *,
+    chunk_size: int | str | None = None,
+    seed: int = 0,
+) -> Batched:
     """Choose how to evaluate the densities of walkers.
+
+    A method is tried with as many walkers as the calls of a run have, so that coincidences
+    of shapes are met, and never with more, so that it needs no more memory than the run.
 
     Args:
         model: The model.
-        walkers: The real cloud, `(N, D)`, so that coincidences of shapes are met.
+        walkers: Some draws of the base, `(n, D)`.
+        cloud_sizes: Numbers of walkers of the clouds to come; `None` is `n` alone.
+        chunk_size: Walkers per call; `"auto"` chooses by memory, `None` takes all at once.
         seed: Seed of the check for hidden randomness.
 
     Raises:
@@ -114,13 +129,17 @@ def batch(model: PyroModel, walkers: Tensor, *, seed: int = 0) -> Batched:
             with seeded(seed, method):
                 # A few walkers first: a plate can need memory that grows as their square.
                 _with_gradients(densities, walkers[:NUM_FIRST])
-                found = _with_gradients(densities, walkers, few)
+                per_call = _walkers_per_call(chunk_size, densities, walkers)
+                tried = [
+                    _with_gradients(densities, _repeated(walkers, size))
+                    for size in _call_sizes(cloud_sizes or [len(walkers)], per_call)
+                ]
         except PLATE_ERRORS as error:
             first_line = (str(error).strip().splitlines() or [""])[0]
             reasons[method] = f"{type(error).__name__}: {first_line}"
             continue
-        if all(_equal(a, b, tolerance) for a, b in zip(found, truth, strict=True)):
-            return Batched(densities, method, reasons)
+        if all(_agrees(found, truth, few, tolerance) for found in tried):
+            return Batched(densities, method, reasons, per_call)
         reasons[method] = "its numbers differ from those of one walker at a time"
     told = "; ".join(f"{method}: {reason}" for method, reason in reasons.items())
     warnings.warn(
@@ -129,7 +148,9 @@ def batch(model: PyroModel, walkers: Tensor, *, seed: int = 0) -> Batched:
         SlowModelWarning,
         stacklevel=2,
     )
-    return Batched(loop, "loop", reasons)
+    # One walker at a time needs the memory of one, whatever the chunk.
+    per_call = 1 if isinstance(chunk_size, str) else chunk_size
+    return Batched(loop, "loop", reasons, per_call)
 
 
 def _alone(loop: Densities, walkers: Tensor, seed: int, run: str) -> list[Tensor]:
@@ -197,10 +218,46 @@ def _loop(model: PyroModel) -> Densities:
     return densities
 
 
-def _with_gradients(
-    densities: Densities, walkers: Tensor, rows: Tensor | None = None
-) -> list[Tensor]:
-    """Return log prior, log joint, and the gradients of both, at some rows."""
+def _walkers_per_call(
+    chunk_size: int | str | None, densities: Densities, walkers: Tensor
+) -> int | None:
+    """Return a number of walkers per call, chosen by memory if it is `"auto"`."""
+
+    def energy(position: Tensor) -> Tensor:
+        prior, joint = densities(position)
+        # Of densities that are constant, the gradient is zero and no error.
+        return prior + joint + 0 * position.sum(1)
+
+    return chunk_size_for(chunk_size, energy, walkers)
+
+
+def _call_sizes(cloud_sizes: Sequence[int], per_call: int | None) -> list[int]:
+    """Return the numbers of walkers that the calls of a run have, the largest first."""
+    sizes: set[int] = set()
+    for num in cloud_sizes:
+        most = num if per_call is None else min(per_call, num)
+        sizes |= {most, num % most}
+    return sorted(sizes - {0}, reverse=True)
+
+
+def _repeated(walkers: Tensor, num: int) -> Tensor:
+    """Return so many walkers, the same again and again if there are fewer."""
+    return walkers[torch.arange(num, device=walkers.device) % len(walkers)]
+
+
+def _agrees(
+    found: list[Tensor], truth: list[Tensor], rows: Tensor, tolerance: float
+) -> bool:
+    """Compare some rows, as far as there are so many, to the numbers they have alone."""
+    there = rows < len(found[0])
+    return all(
+        _equal(a[rows[there]], b[there], tolerance)
+        for a, b in zip(found, truth, strict=True)
+    )
+
+
+def _with_gradients(densities: Densities, walkers: Tensor) -> list[Tensor]:
+    """Return log prior, log joint, and the gradients of both."""
     with torch.enable_grad():
         point = walkers.detach().clone().requires_grad_()
         values = densities(point)
@@ -213,7 +270,7 @@ def _with_gradients(
             else:
                 grad = torch.zeros_like(point)
             found.append(grad)
-    return found if rows is None else [f[rows] for f in found]
+    return found
 
 
 def _equal(a: Tensor, b: Tensor, tolerance: float) -> bool:

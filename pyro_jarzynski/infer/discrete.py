@@ -27,7 +27,11 @@ def draw_discrete(
     """
     with seeded(seed, "discrete latents"), torch.no_grad():
         return map_walkers(
-            lambda walker: _draw(model, walker), walkers, by_loop=by_loop, randomness=True
+            lambda walker: _draw(model, walker),
+            walkers,
+            by_loop=by_loop,
+            chunk_size=model.walkers_per_run,
+            randomness=True,
         )
 
 

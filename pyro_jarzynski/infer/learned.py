@@ -46,6 +46,7 @@ class LearnedPosterior:
         """Fit the Gaussian."""
         self.posterior = posterior
         self.size, self.method = posterior.size, posterior.method
+        self.chunk_size = posterior.chunk_size
         self.gaussian = _fit(scout)
         self.terms = Mixture(terms or posterior.terms, self.gaussian)
 

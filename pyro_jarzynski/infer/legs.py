@@ -13,9 +13,7 @@ from typing import Any, NamedTuple
 from torch import Tensor
 
 from pyro_jarzynski.core.compiled import CompiledTerms
-from pyro_jarzynski.core.evaluation import CombinedEnergy
 from pyro_jarzynski.core.gradients import GradedTerms, Term, TermsFn, grade
-from pyro_jarzynski.core.memory import MORE, chunk_size_for
 from pyro_jarzynski.core.ranks import Ranks
 from pyro_jarzynski.errors import (
     ArgumentError,
@@ -77,22 +75,13 @@ def prepare(
     """
     agree_to_begin(model, args, kwargs, settings)
     legs = _make_legs(model, args, kwargs, settings)
-    settings = _with_chunks(legs, settings)
+    if settings.chunk_size == "auto":
+        # Compiled code has blocks of its own, into which walkers that come at once are cut.
+        per_call = None if settings.jit_compile else legs[-1].posterior.chunk_size
+        settings = replace(settings, chunk_size=per_call)
     _warn_of_scales(legs[-1].posterior)
     agree_on_path([leg.posterior for leg in legs], settings)
     return legs, settings
-
-
-def _with_chunks(legs: list[Leg], settings: Settings) -> Settings:
-    """Return settings that have a number of walkers per call."""
-    if settings.chunk_size != "auto":
-        return settings
-    posterior = legs[-1].posterior
-    if settings.jit_compile or posterior.method == "loop" or not posterior.size:
-        return replace(settings, chunk_size=None)
-    few = posterior.draw(MORE, seed=settings.seed, purpose="memory")
-    energy = CombinedEnergy(posterior.terms, (0.5, 0.5))
-    return replace(settings, chunk_size=chunk_size_for("auto", energy, few))
 
 
 def _warn_of_scales(posterior: Posterior) -> None:
@@ -111,7 +100,7 @@ def _warn_of_scales(posterior: Posterior) -> None:
 def _make_legs(
     model: Any, args: tuple, kwargs: dict[str, Any], settings: Settings
 ) -> list[Leg]:
-    def posterior(args: tuple, kwargs: dict[str, Any]) -> Any:
+    def posterior(args: tuple, kwargs: dict[str, Any], chunk_size: Any) -> Any:
         return make_posterior(
             model,
             args,
@@ -119,11 +108,15 @@ def _make_legs(
             base=settings.base,
             num_walkers=settings.num_walkers * settings.num_chains,
             seed=settings.seed,
+            chunk_size=chunk_size,
+            cloud_sizes=settings.cloud_sizes,
         )
 
-    schedule = settings.schedule
+    schedule, most = settings.schedule, settings.chunk_size
+    if settings.jit_compile:
+        most = settings.block
     if not isinstance(schedule, DataTempering):
-        whole = posterior(args, kwargs)
+        whole = posterior(args, kwargs, most)
         return [Leg(whole, _counted(whole.terms, whole, settings), None)]
     if isinstance(model, Target):
         raise ArgumentError(
@@ -131,8 +124,13 @@ def _make_legs(
             "data; use `AdaptiveTempering`."
         )
     legs: list[Leg] = []
+    # All legs have as many walkers per call as the one of most data.
+    last = posterior(*schedule.cut(args, kwargs, schedule.sizes[-1]), most)
     for size in schedule.sizes:
-        present = posterior(*schedule.cut(args, kwargs, size))
+        if size == schedule.sizes[-1]:
+            present = last
+        else:
+            present = posterior(*schedule.cut(args, kwargs, size), last.chunk_size)
         if not legs:
             legs.append(Leg(present, _counted(present.terms, present, settings), size))
             continue

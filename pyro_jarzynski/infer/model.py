@@ -49,6 +49,10 @@ ENUMERATION_ERRORS = (
     NotImplementedError,
 )
 
+# Numbers that the sites of the walkers of one run of a model may hold, where no call is
+# bounded by the `chunk_size` of the energies.
+MAX_NUMBERS = 2**24
+
 
 class Latent(NamedTuple):
     """A continuous latent of a model.
@@ -115,6 +119,13 @@ class PyroModel:
         if self.enumerated is not None:
             self._check_enumerated()
 
+    @property
+    def walkers_per_run(self) -> int:
+        """Walkers of whose sites one run of the model holds all values, at most."""
+        sites: list[Site] = [s for s in self.traces[0].nodes.values() if is_density(s)]
+        numbers = sum(site["fn"].shape().numel() for site in sites)
+        return max(1, MAX_NUMBERS // max(1, numbers))
+
     def unflatten(self, coordinates: Tensor) -> dict[str, Tensor]:
         """Return coordinates `(..., D)` as unconstrained values by site."""
         if not self.latents:
@@ -159,7 +170,7 @@ class PyroModel:
 
         Those of a model with discrete latents are known only if these are given.
         """
-        trace, feed = self.run(coordinates, discrete=discrete)
+        trace, feed = self.run(coordinates, discrete=discrete, densities=False)
         found = dict(feed.constrained) | (discrete or {})
         if self.enumerated is None or discrete is not None:
             sites: dict[str, Site] = dict(trace.nodes)
@@ -173,13 +184,16 @@ class PyroModel:
         coordinates: Tensor,
         num_particles: int | None = None,
         discrete: dict[str, Tensor] | None = None,
+        *,
+        densities: bool = True,
     ) -> tuple[Trace, Unconstrain]:
-        """Run the model at some coordinates, and compute its log-densities.
+        """Run the model at some coordinates.
 
         Args:
             coordinates: One walker, `(D,)`; or with particles `(num_particles, D)`.
             num_particles: Size of a plate in which the model runs; `None` is no plate.
             discrete: Values of the discrete latents; `None` enumerates them.
+            densities: Whether to compute the log-densities of all sites.
         """
         values = self.unflatten(coordinates)
         summed = self.enumerated is not None and discrete is None
@@ -189,7 +203,8 @@ class PyroModel:
         with quiet_pyro():
             with poutine.trace() as recorder, feed, given, Unmask(), plate:
                 model(*self.args, **self.kwargs)
-            recorder.trace.compute_log_prob()
+            if densities:
+                recorder.trace.compute_log_prob()
         missing = values.keys() - feed.constrained.keys()
         if missing:
             raise ModelError(

@@ -23,9 +23,6 @@ from pyro_jarzynski.infer.log_einsum import product
 from pyro_jarzynski.infer.model import PyroModel
 from pyro_jarzynski.infer.sites import is_observation, plate_frames
 
-# Numbers that may be held at once.
-MAX_NUMBERS = 2**24
-
 
 def log_likelihood(
     model: PyroModel,
@@ -47,8 +44,7 @@ def log_likelihood(
     """
     sites: dict[str, Site] = dict(model.traces[0].nodes)
     data = [name for name, site in sites.items() if is_observation(site)]
-    numbers = sum(sites[name]["fn"].shape().numel() for name in data)
-    most = max(1, MAX_NUMBERS // max(1, numbers))
+    most = model.walkers_per_run
     with torch.no_grad():
         return map_walkers(
             lambda walker: _of_one(model, walker, data),
@@ -85,7 +81,9 @@ def log_prior(
 
     given = () if discrete is None else (discrete,)
     with torch.no_grad():
-        return map_walkers(of_one, walkers, *given, by_loop=by_loop)
+        return map_walkers(
+            of_one, walkers, *given, by_loop=by_loop, chunk_size=model.walkers_per_run
+        )
 
 
 class _Factor(NamedTuple):

@@ -4,14 +4,16 @@ Everything above this file works on coordinates `(N, D)` and asks a `Posterior` 
 of the base, for the energies of both ends, and for values by name.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any, Protocol
 
 import torch
 from torch import Tensor
 
+from pyro_jarzynski.core.evaluation import CombinedEnergy
 from pyro_jarzynski.core.gradients import TermsFn
+from pyro_jarzynski.core.memory import MORE, chunk_size_for
 from pyro_jarzynski.core.noise import stream
 from pyro_jarzynski.errors import ArgumentError, ArgumentTypeError, EnergyError
 from pyro_jarzynski.infer.bases import Base, make_base
@@ -32,10 +34,12 @@ class Posterior(Protocol):
     Attributes:
         size: Number `D` of unconstrained coordinates.
         method: How many walkers are evaluated at once: vmap, plate, loop or torch.
+        chunk_size: Walkers per call of the model; `None` is all at once.
     """
 
     size: int
     method: str
+    chunk_size: int | None
 
     def draw(self, num: int, *, seed: int, purpose: str) -> Tensor:
         """Draw walkers from the base, `(num, D)`."""
@@ -88,11 +92,14 @@ class TorchPosterior:
 
     method = "torch"
 
-    def __init__(self, target: Target) -> None:
-        """Look at the shape of the draws."""
+    def __init__(self, target: Target, chunk_size: int | str | None = "auto") -> None:
+        """Look at the shape of the draws, and choose walkers per call."""
         self.target = target
         self.event = self._prior_draws(2, stream(0, "shape")).shape[1:]
         self.size = self.event.numel()
+        few = self.draw(MORE, seed=0, purpose="memory")
+        energy = CombinedEnergy(self.terms, (0.5, 0.5))
+        self.chunk_size = chunk_size_for(chunk_size, energy, few)
 
     def draw(self, num: int, *, seed: int, purpose: str) -> Tensor:
         """Draw walkers from the prior, `(num, D)`."""
@@ -152,23 +159,37 @@ class ModelPosterior:
     Args:
         model: The model and its arguments, analysed.
         base: Where walkers start; `None` is the prior.
-        num_walkers: Walkers at which the way of evaluating them is chosen.
+        num_walkers: Walkers of the largest cloud that will be evaluated.
         seed: Seed of checks.
+        chunk_size: Walkers per call of the model; `"auto"` chooses them by memory, and
+            `None` takes all at once.
+        cloud_sizes: Numbers of walkers of all clouds; `None` is the largest alone.
+
+    Attributes:
+        chunk_size: Walkers per call of the model, as chosen.
     """
 
     def __init__(
-        self, model: PyroModel, base: Base | None, num_walkers: int, seed: int
+        self,
+        model: PyroModel,
+        base: Base | None,
+        num_walkers: int,
+        seed: int,
+        *,
+        chunk_size: int | str | None = "auto",
+        cloud_sizes: Sequence[int] | None = None,
     ) -> None:
         """Choose how to evaluate many walkers."""
         self.model, self.base, self.size = model, base, model.size
         self.seed = seed
-        self.method = "exact"
+        self.method, self.chunk_size = "exact", None
         if self.size:
             few = self.draw(NUM_TRIED, seed=seed, purpose="choice of a method")
-            # As many as there will be, so that coincidences of shapes are met.
-            cloud = few.repeat(-(-num_walkers // NUM_TRIED), 1)[:num_walkers]
-            self._batched = batch(model, cloud, seed=seed)
+            self._batched = batch(
+                model, few, cloud_sizes or [num_walkers], chunk_size=chunk_size, seed=seed
+            )
             self.method = self._batched.method
+            self.chunk_size = self._batched.chunk_size
 
     def draw(self, num: int, *, seed: int, purpose: str) -> Tensor:
         """Draw walkers from the base, `(num, D)`."""
@@ -203,7 +224,11 @@ class ModelPosterior:
             discrete = (self.discrete(walkers),)
         with torch.no_grad():
             values = map_walkers(
-                self.model.values, walkers, *discrete, by_loop=self.by_loop
+                self.model.values,
+                walkers,
+                *discrete,
+                by_loop=self.by_loop,
+                chunk_size=self.model.walkers_per_run,
             )
         if deterministic:
             return values
@@ -234,6 +259,8 @@ def make_posterior(
     base: Any,
     num_walkers: int,
     seed: int,
+    chunk_size: int | str | None = "auto",
+    cloud_sizes: Sequence[int] | None = None,
 ) -> ModelPosterior | TorchPosterior:
     """Return the posterior of a Pyro model with its data, or of a `Target`."""
     if isinstance(model, Target):
@@ -241,14 +268,17 @@ def make_posterior(
             raise ArgumentError(
                 "A `Target` takes neither arguments nor another base than its prior."
             )
-        return TorchPosterior(model)
+        return TorchPosterior(model, chunk_size)
     if not callable(model):
         raise ArgumentTypeError(
             f"`model` must be a Pyro model or a `Target`, got {type(model).__name__}."
         )
     proper = isinstance(base, str) and base == "prior"
     analysed = PyroModel(model, args, kwargs, seed=seed, improper=not proper)
-    return ModelPosterior(analysed, make_base(base, analysed, seed), num_walkers, seed)
+    first = make_base(base, analysed, seed)
+    return ModelPosterior(
+        analysed, first, num_walkers, seed, chunk_size=chunk_size, cloud_sizes=cloud_sizes
+    )
 
 
 def between(first: ModelPosterior, second: ModelPosterior) -> TermsFn:

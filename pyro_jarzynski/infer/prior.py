@@ -49,11 +49,10 @@ def draw_prior(model: PyroModel, num: int, *, seed: int, purpose: str) -> Tensor
         # A few walkers first: a plate can need memory that grows as their square.
         if _fits_a_plate(model, NUM_FIRST, seed=seed):
             with seeded(seed, purpose):
-                drawn = _run(model, num)
-            if num in model.plates or _agrees(model, drawn, seed=seed):
-                model.plates.add(num)
-                _warn_of_edges([drawn], num)
-                return drawn.coordinates
+                parts = [_run(model, size) for size in _sizes(num, model.walkers_per_run)]
+            if all(_agrees_at(model, part, seed=seed) for part in parts[-2:]):
+                _warn_of_edges(parts, num)
+                return torch.cat([part.coordinates for part in parts])
     except ModelError:
         raise
     except PLATE_ERRORS:
@@ -166,13 +165,27 @@ def _warn_of_edges(draws: list[_Draw], num: int) -> None:
             )
 
 
+def _sizes(num: int, most: int) -> list[int]:
+    """Return numbers of walkers that are drawn together, the last one what is left."""
+    return [min(most, num - start) for start in range(0, num, most)]
+
+
 def _fits_a_plate(model: PyroModel, num: int, *, seed: int) -> bool:
     """Tell whether so many walkers can be drawn in a plate, which is tried once."""
+    if num in model.plates:
+        return True
+    with seeded(seed, "plate"):
+        drawn = _run(model, num)
+    return _agrees_at(model, drawn, seed=seed)
+
+
+def _agrees_at(model: PyroModel, drawn: _Draw, *, seed: int) -> bool:
+    """Tell whether draws of their number are right, which is looked at once."""
+    num = drawn.num
     if num not in model.plates:
-        with seeded(seed, "plate"):
-            drawn = _run(model, num)
         if not _agrees(model, drawn, seed=seed):
             return False
+        assert num is not None
         model.plates.add(num)
     return True
 

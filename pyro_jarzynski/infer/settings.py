@@ -11,6 +11,7 @@ from pyro_jarzynski.core.memory import check_chunk_size
 from pyro_jarzynski.core.noise import stream
 from pyro_jarzynski.core.pilot import Exploration
 from pyro_jarzynski.core.resampling import get_resampler
+from pyro_jarzynski.core.shard_parts import sizes_of_shards
 from pyro_jarzynski.core.sharing import current
 from pyro_jarzynski.core.states import kernel_state, settings_of
 from pyro_jarzynski.errors import (
@@ -132,6 +133,15 @@ class Settings:
         """Walkers per call of compiled code where memory alone bounds them."""
         most = self.num_walkers * self.num_chains
         return min(most, self.chunk_size) if isinstance(self.chunk_size, int) else most
+
+    @property
+    def cloud_sizes(self) -> list[int]:
+        """Numbers of walkers that are evaluated together: of each cloud, or its shards."""
+        num, known = self.num_walkers * self.num_chains, current()
+        if known is None:
+            return sorted({self.num_walkers, num})
+        shards = sizes_of_shards(known.num_shards, num, self.num_chains)
+        return sorted({self.num_walkers, *shards})
 
     @property
     def walkers_per_call(self) -> int | None:

@@ -1,6 +1,10 @@
-"""Walkers at which a model cannot be evaluated cost themselves alone."""
+"""How many walkers are evaluated at once, and what becomes of those that cannot be."""
 
 import math
+import os
+import subprocess
+import sys
+from pathlib import Path
 
 import pyro
 import pyro.distributions as dist
@@ -8,9 +12,16 @@ import pytest
 import torch
 
 from pyro_jarzynski import AnnealedSMC
+from pyro_jarzynski.errors import SlowModelWarning
+from pyro_jarzynski.infer import batching
 from pyro_jarzynski.infer.batching import Guarded
+from pyro_jarzynski.infer.legs import prepare
 from pyro_jarzynski.infer.model import PyroModel
-from tests.infer.batches import batched
+from pyro_jarzynski.infer.settings import Settings
+from tests.infer.batches import batched, conjugate
+from tests.infer.zoo.programs import Cube
+
+ROOT = Path(__file__).parent.parent.parent
 
 
 def fails_above_zero(walkers):
@@ -99,3 +110,110 @@ def test_matrices_that_cannot_be_factorised_are_watched_only_where_there_are_som
         assert prior.isnan().nonzero().tolist() == [[3]]
     # The first time again, and never one by one.
     assert calls == [8, 8, 8, 8]
+
+
+def sizes_tried(monkeypatch, **settings):
+    """Return the numbers of walkers of all calls by which a method is chosen."""
+    sizes = []
+    plain = batching._with_gradients
+
+    def noted(densities, walkers):
+        sizes.append(len(walkers))
+        return plain(densities, walkers)
+
+    monkeypatch.setattr(batching, "_with_gradients", noted)
+    wanted = Settings(num_walkers=100, num_chains=3, **settings)
+    legs, fitting = prepare(conjugate, (torch.zeros(5),), {}, wanted)
+    assert legs[0].posterior.method == "vmap"
+    return set(sizes[2:]) - {batching.NUM_FIRST}, fitting.walkers_per_call
+
+
+@pytest.mark.parametrize(
+    ("chunk_size", "expected"),
+    [(None, {100, 300}), (64, {64, 36, 44}), (30, {30, 10}), (1000, {100, 300})],
+)
+def test_a_method_is_tried_with_the_walkers_of_the_calls_to_come(
+    monkeypatch, chunk_size, expected
+):
+    """Those of pilot (100) and of all islands (300), and what is left of them."""
+    found, per_call = sizes_tried(monkeypatch, chunk_size=chunk_size)
+    assert found == expected
+    assert per_call == chunk_size
+
+
+def test_a_method_is_tried_with_no_more_walkers_than_fit_into_memory(monkeypatch):
+    monkeypatch.setattr("pyro_jarzynski.core.memory.CACHE", 1000)
+    found, per_call = sizes_tried(monkeypatch)
+    assert found == {per_call, 100 % per_call, 300 % per_call} - {0}
+    assert 1 < per_call < 64
+
+
+@pytest.mark.parametrize("num_data", [100, 300, 64, 44, 36])
+@pytest.mark.filterwarnings("ignore::pyro_jarzynski.errors.SlowModelWarning")
+def test_as_many_data_as_walkers_of_any_call_are_met(num_data):
+    """A plate mixes walkers if there are as many, and is right with any other number."""
+
+    def model(y):
+        m = Cube.apply(pyro.sample("m", dist.Normal(0.0, 1.0)))
+        mixed = m - m.mean() if m.numel() == len(y) else m
+        with pyro.plate("data", len(y)):
+            pyro.sample("y", dist.Normal(mixed, 1.0), obs=y)
+
+    def method(chunk_size):
+        wanted = Settings(num_walkers=100, num_chains=3, chunk_size=chunk_size)
+        return prepare(model, (torch.zeros(num_data),), {}, wanted)[0][0].posterior.method
+
+    assert method(None) == ("loop" if num_data in {100, 300} else "plate")
+    assert method(64) == ("loop" if num_data in {64, 44, 36} else "plate")
+
+
+def test_models_of_one_walker_at_a_time_take_the_memory_of_one():
+    def model(y):
+        m = pyro.sample("m", dist.Normal(0.0, 1.0))
+        pyro.sample("y", dist.Normal(m * (1 if float(m.detach()) > 0 else 2), 1.0), obs=y)
+
+    with pytest.warns(SlowModelWarning):
+        _, fitting = prepare(model, (torch.tensor(1.0),), {}, Settings(num_walkers=8))
+    assert fitting.walkers_per_call == 1
+
+
+# 30,000 data of 4,096 walkers are half a gigabyte for each operation of the model.
+MEMORY = """
+import resource
+import torch, pyro, pyro.distributions as dist
+from pyro_jarzynski.core.evaluation import CombinedEnergy, evaluate
+from pyro_jarzynski.infer.posterior import make_posterior
+
+def model(x, y):
+    a = pyro.sample("a", dist.Normal(0.0, 1.0))
+    mean = a * x
+    b = pyro.sample("b", dist.Normal(0.0, 1.0))
+    with pyro.plate("data", len(y)):
+        pyro.sample("y", dist.Normal(mean + b, 1.0), obs=y)
+
+def peak():
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1e6
+
+x = torch.ones(30_000)
+before = peak()
+for chunk_size in (16, "auto"):
+    found = make_posterior(
+        model, (x, x), {}, base="prior", num_walkers=4096, seed=0, chunk_size=chunk_size
+    )
+    walkers = found.draw(4096, seed=0, purpose="walkers")
+    energy = CombinedEnergy(found.terms, (0.5, 0.5))
+    evaluate(energy, walkers[:512], chunk_size=found.chunk_size)
+found.constrain(walkers)
+print(peak() - before)
+"""
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="memory is counted in other units")
+def test_memory_follows_the_chunks():
+    """In gigabytes; 2.5 for all walkers at once."""
+    environment = os.environ | {"PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"}
+    done = subprocess.run(
+        [sys.executable, "-c", MEMORY], env=environment, capture_output=True, text=True
+    )
+    assert done.returncode == 0, done.stderr
+    assert float(done.stdout) < 0.6

@@ -105,7 +105,9 @@ def _statistics(
     for chain, found in enumerate(_diagnostics(mcmc)):
         diverging[chain, found.get("divergences", [])] = True
     with torch.no_grad():
-        values = {"lp": -posterior.joint_energy(walkers), "diverging": diverging.flatten()}
+        parts = walkers.split(posterior.chunk_size or len(walkers))
+        lp = -torch.cat([posterior.joint_energy(part) for part in parts])
+    values = {"lp": lp, "diverging": diverging.flatten()}
     return replace(sampled(values, index, content), meanings=STATISTICS)
 
 
