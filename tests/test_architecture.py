@@ -115,6 +115,30 @@ def test_only_weights_normalise_log_weights(module):
     assert not wrong
 
 
+# Parts in which every tensor is on the device of others, or on the CPU by name.
+PLACED = ("core", "diagnostics", "infer")
+FACTORIES = {
+    *("arange", "as_tensor", "asarray", "empty", "eye", "full", "linspace", "logspace"),
+    *("ones", "rand", "randint", "randn", "randperm", "range", "tensor", "tril_indices"),
+    *("triu_indices", "zeros"),
+}
+
+
+@pytest.mark.parametrize("module", sorted(m for m in MODULES if part_of(m) in PLACED))
+def test_new_tensors_are_on_a_named_device(module):
+    """Without a name they are on torch's default device, and their neighbours may not."""
+    tree = ast.parse(MODULES[module].read_text(encoding="utf-8"))
+    wrong = [
+        ast.unparse(node)
+        for node in ast.walk(tree)
+        if isinstance(node, ast.Call)
+        and isinstance(node.func, ast.Attribute)
+        and ast.unparse(node.func) in {f"torch.{name}" for name in FACTORIES}
+        and "device" not in {keyword.arg for keyword in node.keywords}
+    ]
+    assert not wrong
+
+
 def called_names(module: str) -> set[str]:
     tree = ast.parse(MODULES[module].read_text(encoding="utf-8"))
     calls = (node.func for node in ast.walk(tree) if isinstance(node, ast.Call))

@@ -9,6 +9,7 @@ import time
 from pathlib import Path
 
 import pytest
+import torch
 from safetensors.torch import load_file
 
 from tests.command_line import call, flat, names_in
@@ -180,6 +181,14 @@ def test_a_wrong_setting_is_one_line(source):
     assert answer.code == 1
     assert "`ess` must lie in [0, 1], got 1.5" in answer.error
     assert answer.error.count("Error: ") == 1
+
+
+@pytest.mark.parametrize("name", ["nowhere", "cuda:99"])
+def test_a_device_that_is_not_there(source, name):
+    answer = infer(source, "--device", name)
+    assert answer.code == 1
+    assert "`--device` must be a device that torch can use here" in answer.error
+    assert torch.get_default_device().type == "cpu"
 
 
 def test_files_are_not_overwritten_unasked(source):

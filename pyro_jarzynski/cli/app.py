@@ -5,11 +5,12 @@ from contextlib import nullcontext
 from pathlib import Path
 from typing import Annotated, Any
 
+import torch
 import typer
 from rich.console import Console
 from typer.core import TyperGroup
 
-from pyro_jarzynski.errors import JarzynskiError
+from pyro_jarzynski.errors import ArgumentError, JarzynskiError
 from pyro_jarzynski.runtime.distributed import distributed, is_launched
 
 INTERRUPTED = 130
@@ -20,6 +21,30 @@ Out = Annotated[
 ]
 Overwrite = Annotated[
     bool, typer.Option("--overwrite", help="Write into a directory that holds files.")
+]
+
+
+def _set_device(context: typer.Context, name: str | None) -> str | None:
+    """Make a device torch's default one until the command ends."""
+    if name is None:
+        return None
+    try:
+        device = torch.empty(0, device=name).device
+    except (AssertionError, RuntimeError) as error:
+        reason = str(error).strip().splitlines()[0]
+        raise ArgumentError(
+            f"`--device` must be a device that torch can use here, such as 'cpu' or "
+            f"'cuda', got {name!r}: {reason}"
+        ) from error
+    context.with_resource(device)
+    return str(device)
+
+
+Device = Annotated[
+    str | None,
+    typer.Option(
+        help="Where to compute, such as `cuda`; the CPU if left out.", callback=_set_device
+    ),
 ]
 
 

@@ -8,7 +8,7 @@ from typing import Annotated, Any
 
 import typer
 
-from pyro_jarzynski.cli.app import Out, Overwrite, app
+from pyro_jarzynski.cli.app import Device, Out, Overwrite, app
 from pyro_jarzynski.cli.resuming import Resume, end, prepare_run
 from pyro_jarzynski.core.hamiltonian import HMC, UnderdampedLangevin
 from pyro_jarzynski.core.kernels import MALA, ULA
@@ -85,6 +85,7 @@ def infer(
             help="Compile the model: up to a minute at first, and faster from there.",
         ),
     ] = False,
+    device: Device = None,
     checkpoint_every: Annotated[
         int | None,
         typer.Option(help="Stages between two checkpoints; one a minute if left out."),
@@ -116,7 +117,12 @@ def infer(
         out, every=checkpoint_every, resume=resume, overwrite=overwrite
     )
     sampler.checkpoints = checkpoints
-    notes: dict[str, Any] = {"model": model, "data": str(data), "seed": seed}
+    notes: dict[str, Any] = {
+        "model": model,
+        "data": str(data),
+        "seed": seed,
+        "device": device or "cpu",
+    }
     try:
         result = sampler.run(**arguments)
     except (KeyboardInterrupt, SystemExit) as stop:

@@ -54,8 +54,16 @@ ALONE = Alone()
 
 @contextmanager
 def global_stream(seed: int) -> Iterator[None]:
-    """Seed torch's global generator, and put it back as it was after."""
-    devices = range(torch.cuda.device_count()) if torch.cuda.is_initialized() else ()
+    """Seed torch's global generators, those of accelerators too, and restore them after."""
+    before, accelerator = torch.initial_seed(), torch.accelerator.current_accelerator()
+    module: Any = accelerator and torch.get_device_module(accelerator)
+    in_use = hasattr(module, "is_initialized") and module.is_initialized()
+    devices = range(module.device_count()) if in_use else ()
     with ALONE, torch.random.fork_rng(devices=devices):
         torch.manual_seed(seed)
-        yield
+        try:
+            yield
+        finally:
+            if accelerator and not in_use:
+                # It is seeded when it is first used: by the seed from before.
+                torch.manual_seed(before)

@@ -35,7 +35,10 @@ def bytes_per_walker(energy: Energy, position: Position) -> float:
     """
     size = num_walkers(position)
     few, more = (
-        _kept(energy, map_tree(lambda x, n=num: x[torch.arange(n) % size], position))
+        _kept(
+            energy,
+            map_tree(lambda x, n=num: x[torch.arange(n, device=x.device) % size], position),
+        )
         for num in (FEW, MORE)
     )
     return max(more - few, 0) / (MORE - FEW)

@@ -25,7 +25,7 @@ class Stream(torch.Generator):
 
 def _restored(device: str, state: bytes) -> Stream:
     found = Stream(device)
-    found.set_state(torch.tensor(list(state), dtype=torch.uint8))
+    found.set_state(torch.tensor(list(state), dtype=torch.uint8, device="cpu"))
     return found
 
 
@@ -39,6 +39,20 @@ def stream(seed: int, purpose: str, device: torch.device | str = "cpu") -> torch
         raise ArgumentTypeError(f"`seed` must be an integer, got {seed!r}.")
     digest = hashlib.sha256(f"{seed}/{purpose}".encode()).digest()
     return Stream(device).manual_seed(int.from_bytes(digest[:4], "little"))
+
+
+def set_state(generator: torch.Generator, state: Tensor) -> None:
+    """Set a generator to a state that `get_state` of this or another device returned.
+
+    Kinds of devices have other algorithms, and states of other lengths: from the state of
+    another kind only the seed of the draws to come is made.
+    """
+    state = state.cpu()
+    if len(state) == len(generator.get_state()):
+        generator.set_state(state)
+        return
+    digest = hashlib.sha256(bytes(state.tolist())).digest()
+    generator.manual_seed(int.from_bytes(digest[:4], "little"))
 
 
 def normal_like(position: Position, generator: torch.Generator | None) -> Position:

@@ -7,6 +7,7 @@ is ever unpickled.
 
 import json
 from collections.abc import Callable, Iterable, Mapping, Sequence
+from itertools import accumulate
 from typing import Any
 
 import torch
@@ -157,7 +158,7 @@ class Ranks:
         lengths = torch.tensor([len(content)], device=_device())
         sizes = self.gather(lengths, [1] * self.size).tolist()
         joined = bytes(self.gather(content, sizes).tolist())
-        ends = torch.tensor(sizes).cumsum(0).tolist()
+        ends = accumulate(sizes)
         return [joined[end - n : end].decode() for end, n in zip(ends, sizes, strict=True)]
 
     def digests(self, text: str) -> list[str]:

@@ -1,7 +1,7 @@
 """Walkers of single shards: how many, which they are, and resampling by themselves."""
 
 from collections.abc import Sequence
-from itertools import pairwise
+from itertools import accumulate, pairwise
 
 import torch
 from torch import Tensor
@@ -29,7 +29,7 @@ def sizes_of_shards(num_shards: int, num: int, islands: int) -> list[int]:
 
 def rows_of(sizes: Sequence[int]) -> list[slice]:
     """Return which walkers each shard has."""
-    ends = torch.tensor([0, *sizes]).cumsum(0).tolist()
+    ends = accumulate(sizes, initial=0)
     return [slice(first, last) for first, last in pairwise(ends)]
 
 

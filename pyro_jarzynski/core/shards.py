@@ -16,7 +16,7 @@ from torch import Tensor
 from pyro_jarzynski.core import weights
 from pyro_jarzynski.core.exchange import exchange
 from pyro_jarzynski.core.gradients import TermsFn
-from pyro_jarzynski.core.noise import stream
+from pyro_jarzynski.core.noise import set_state, stream
 from pyro_jarzynski.core.ranks import Ranks
 from pyro_jarzynski.core.resampling import Resampler
 from pyro_jarzynski.core.shard_parts import (
@@ -105,9 +105,9 @@ class Shards:
         ]
         moved = self._joined(walkers, [part for part, _ in done], weighs=weighs)
         rates = self._of_shards(torch.stack([rate for _, rate in done]))
-        sizes = torch.tensor(self._sizes_of(walkers), dtype=rates.dtype)
+        sizes = rates.new_tensor(self._sizes_of(walkers))
         of_islands = (*walkers.log_banked.shape, -1)
-        rates, sizes = rates.view(of_islands), sizes.to(rates.device).view(of_islands)
+        rates, sizes = rates.view(of_islands), sizes.view(of_islands)
         return moved, (rates * sizes).sum(-1) / sizes.sum(-1)
 
     def parts(self, walkers: Walkers) -> list[Walkers]:
@@ -222,7 +222,7 @@ class Shards:
     def set_generators(self, state: Mapping[str, Any]) -> None:
         """Go on with the randomness of a state."""
         for k, own in zip(self.here, self.generators, strict=True):
-            own.set_state(state["shards"][str(k)].cpu())
+            set_state(own, state["shards"][str(k)])
 
     def sizes(self, num: int, islands: int = 1) -> list[int]:
         """Return how many of `num` walkers each shard has."""

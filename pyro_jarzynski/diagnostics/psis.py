@@ -53,6 +53,6 @@ def pareto_smoothed(log_weight: Tensor) -> tuple[Tensor, Tensor]:
     rows = values.amax(-1) - values.amin(-1) >= MIN_SPREAD
     if values.shape[-1] >= MIN_WEIGHTS and rows.any():
         found, k = smooth_largest(values[rows].cpu().numpy())
-        smoothed[rows] = torch.as_tensor(np.array(found)).to(values.device)
-        shapes[rows] = torch.as_tensor(np.array(k)).to(values.device)
+        smoothed[rows] = torch.as_tensor(np.array(found), device=values.device)
+        shapes[rows] = torch.as_tensor(np.array(k), device=values.device)
     return smoothed, shapes

@@ -40,6 +40,10 @@ class AnnealedSMC:
 
         log joint = log Σ_z Π_sites p(site)^scale
 
+    All is computed on the device of the model's latents, random numbers included, and the
+    data must be on it. `Normal(y.new_zeros(()), 1)` is where `y` is; `Normal(0, 1)` is on
+    torch's default device, see `torch.set_default_device`.
+
     Inside a process group of `torch.distributed` all ranks run the same program. They share
     the walkers that count, in shards of which there must be a multiple of `num_chains`, and
     each goes with a scout and a pilot of its own that are all alike. The result has the
@@ -245,16 +249,18 @@ def _without_latents(leg: Leg, settings: Settings) -> SMCResult:
     """Return the exact result without latents: the likelihood is the evidence."""
     posterior = leg.posterior
     assert isinstance(posterior, ModelPosterior)
-    log_evidence = posterior.model.log_densities(torch.empty(0))[1]
+    device = posterior.device
+    log_evidence = posterior.model.log_densities(torch.empty(0, device=device))[1]
     num = settings.num_walkers * settings.num_chains
-    zero, nowhere = torch.zeros(num, dtype=torch.float64), torch.empty(num, 0)
+    zero = torch.zeros(num, dtype=torch.float64, device=device)
+    nowhere = torch.empty(num, 0, device=device)
     walkers = Walkers(
         position=nowhere,
         evaluation=Evaluation(zero, nowhere, zero),
         log_weight=zero,
         log_banked=log_evidence.detach().double().expand(settings.num_chains),
-        ancestor=torch.arange(num),
-        steps=torch.zeros((), dtype=torch.int64),
+        ancestor=torch.arange(num, device=device),
+        steps=torch.zeros((), dtype=torch.int64, device=device),
     )
     return SMCResult(
         posterior=posterior,

@@ -88,7 +88,7 @@ def anneal(
         scout_until: Monotonic time at which scouting is given up.
         standing: Where the walkers stand, which changes with every stage; `None` begins.
     """
-    at = Standing(settings) if standing is None else standing
+    at = standing or Standing(settings, legs[0].posterior.device)
     team, ranks = at.team, at.team.ranks
     if settings.learns:
         at.know_terms(legs[0].terms, "scout")
@@ -229,7 +229,8 @@ def _start(
         size = rows.stop - rows.start
         return _drawn(leg, size, settings, f"base of the {purpose}{shard}")
 
-    return team.start(num, stream(settings.seed, purpose), place, islands)
+    generator = stream(settings.seed, purpose, leg.posterior.device)
+    return team.start(num, generator, place, islands)
 
 
 def _drawn(leg: Leg, num: int, settings: Settings, purpose: str) -> Walkers:

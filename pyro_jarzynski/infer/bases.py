@@ -84,7 +84,9 @@ def make_base(base: Any, model: PyroModel, seed: int) -> GaussianBase | None:
             )
         if base == "prior" or model.size == 0:
             return None
-        return GaussianBase(torch.zeros(model.size), torch.eye(model.size))
+        device = model.device
+        lower = torch.eye(model.size, device=device)
+        return GaussianBase(torch.zeros(model.size, device=device), lower)
     if isinstance(base, Mapping):
         return _fit(base, model)
     if callable(base):
@@ -115,7 +117,8 @@ def _fit(draws: Mapping[str, Tensor], model: PyroModel) -> GaussianBase:
                 f"`base` must have draws of {latent.name!r} of shape (n, "
                 f"{', '.join(map(str, latent.shape))}); got {tuple(values.shape)}."
             )
-        unconstrained = latent.transform.inv(values.detach().to(latent.dtype))
+        values = values.detach().to(model.device, latent.dtype)
+        unconstrained = latent.transform.inv(values)
         spread = unconstrained.to(torch.float64).std(0)
         if (spread <= 1e-6 * unconstrained.abs().amax(0).clamp(min=1)).any():
             raise ArgumentError(

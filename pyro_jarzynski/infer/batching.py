@@ -112,7 +112,8 @@ def batch(
     Warns:
         SlowModelWarning: The model can only be evaluated for one walker at a time.
     """
-    few = torch.linspace(0, len(walkers) - 1, min(NUM_CHECKED, len(walkers))).long()
+    number = min(NUM_CHECKED, len(walkers))
+    few = torch.linspace(0, len(walkers) - 1, number, device=walkers.device).long()
     loop = Guarded(_loop(model))
     truth, again = (_alone(loop, walkers[few], seed, run) for run in ("1", "2"))
     if not all(_equal(a, b, 0.0) for a, b in zip(truth, again, strict=True)):

@@ -32,12 +32,13 @@ class Chain:
         """Start before the first temperature."""
         self.settings = settings
         self.stages = anneal(legs, settings)
-        self.tools = Tools(stream(settings.seed, "draws"), settings.walkers_per_call)
+        generator = stream(settings.seed, "draws", legs[0].posterior.device)
+        self.tools = Tools(generator, settings.walkers_per_call)
         self.betas: list[float] = []
         self.ess: list[float] = []
         self.annealed: Reached | None = None
         self.present: Reached | None = None
-        self.pending = torch.empty(0)
+        self.pending: Tensor | list[Tensor] = []
         self.given: list[Tensor] = []
 
     @property
@@ -133,5 +134,6 @@ class Chain:
             log_weight = walkers.by_island(walkers.log_weight)
             walkers = resample(walkers, systematic(log_weight, size, generator))
             self.present = self.present._replace(walkers=walkers)
-        order = torch.randperm(size, generator=generator)
+        device = walkers.log_weight.device
+        order = torch.randperm(size, generator=generator, device=device)
         self.pending = self.position[order]

@@ -112,7 +112,7 @@ def evidence_bounds(
             rows.append(_bounds(leg, fitting))
     lower, upper, forward, backward = (torch.stack(c) for c in zip(*rows, strict=True))
     works = zip(forward, backward, strict=True)
-    bennett = torch.tensor([_bennett(*work) for work in works], dtype=torch.float64)
+    bennett = lower.new_tensor([_bennett(*work) for work in works])
     gaps = upper - lower
     error = float(gaps.std()) / math.sqrt(len(gaps)) if len(gaps) > 1 else math.nan
     gap = float(gaps.mean())
@@ -135,7 +135,8 @@ def _bounds(leg: Leg, settings: Settings) -> tuple[Tensor, Tensor, Tensor, Tenso
     stages, leg = [reached.stage for reached in plan], plan[-1].leg
     num, islands = settings.num_walkers * settings.num_chains, settings.num_chains
     truth = latents.expand(num, -1)
-    tools = Tools(stream(settings.seed, "back"), settings.walkers_per_call)
+    generator = stream(settings.seed, "back", leg.posterior.device)
+    tools = Tools(generator, settings.walkers_per_call)
     base = CombinedEnergy(leg.terms, (1.0, 0.0))
     top = CombinedEnergy(leg.terms, (0.0, 1.0))
     start = init(truth, top, num_islands=islands, chunk_size=settings.walkers_per_call)

@@ -47,15 +47,15 @@ class LearnedPosterior:
         self.posterior = posterior
         self.size, self.method = posterior.size, posterior.method
         self.chunk_size = posterior.chunk_size
+        self.device = posterior.device
         self.gaussian = _fit(scout)
         self.terms = Mixture(terms or posterior.terms, self.gaussian)
 
     def draw(self, num: int, *, seed: int, purpose: str) -> Tensor:
         """Draw walkers from the mixture, `(num, D)`."""
-        device = self.gaussian.mean.device
-        generator = stream(seed, f"{purpose}, learned", device)
+        generator = stream(seed, f"{purpose}, learned", self.device)
         drawn = self.gaussian.draw(num, generator)
-        first = torch.rand(num, generator=generator, device=device) < FIRST_SHARE
+        first = torch.rand(num, generator=generator, device=self.device) < FIRST_SHARE
         few = int(first.sum())
         if few:
             drawn[first] = self.posterior.draw(few, seed=seed, purpose=purpose)

@@ -34,6 +34,8 @@ class JarzynskiKernel(MCMCKernel):
 
     Masks and scales are those of `AnnealedSMC`: masked latents keep their distributions.
 
+    Draws are on the device of the model's latents, on which the data must be.
+
     For ArviZ take `pj.to_arviz(mcmc)`. Its own `from_pyro` works up to version 0.2x, but
     takes deterministic and factor sites for data, leaves out most log-likelihoods, and has
     wrong ones where there are as many draws as data.
@@ -116,7 +118,9 @@ class JarzynskiKernel(MCMCKernel):
         self._warmup_steps = count("warmup_steps", warmup_steps, 0)
         self._step, self._chain = 0, None
         self._arguments = args, kwargs
-        drawn = int(torch.randint(2**31, ())) if self.seed is None else self.seed
+        drawn = self.seed
+        if drawn is None:
+            drawn = int(torch.randint(2**31, (), device="cpu"))
         # Ranks that were not seeded alike take one seed nevertheless.
         self._seed = ranks_now().largest(drawn)[0] if self.seed is None else drawn
         improper = self.options["base"] != "prior" or self._initial_params is not None

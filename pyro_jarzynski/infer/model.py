@@ -25,6 +25,7 @@ from torch.distributions import Transform
 
 from pyro_jarzynski.core.alone import ALONE
 from pyro_jarzynski.errors import ModelError
+from pyro_jarzynski.infer.devices import device_of
 from pyro_jarzynski.infer.enumeration import EnumeratedModel, Site, is_density
 from pyro_jarzynski.infer.probe import latent_sites, probe
 from pyro_jarzynski.infer.singular import SingularAsNaN
@@ -105,6 +106,7 @@ class PyroModel:
         self.model = model
         self.traces = probe(model, args, kwargs, seed=seed, improper=improper)
         first = self.traces[0]
+        self.device = device_of(first)
         self.max_plate_nesting = _max_plate_nesting(first)
         continuous, discrete = latent_sites(first)
         self.latents = [_latent(name, first.nodes[name]) for name in continuous]
@@ -160,7 +162,9 @@ class PyroModel:
         else:
             prior, joint = self._summed_out(trace, sites, names)
         jacobian: Any = sum(total(j) for j in feed.log_jacobians)
-        prior, joint = (torch.as_tensor(d) + jacobian for d in (prior, joint))
+        prior, joint = (
+            torch.as_tensor(d, device=self.device) + jacobian for d in (prior, joint)
+        )
         return torch.broadcast_tensors(prior, joint)
 
     def values(
@@ -239,7 +243,7 @@ class PyroModel:
             latent.transform.inv(nodes[latent.name]["value"]).detach().flatten()
             for latent in self.latents
         ]
-        return torch.cat(values) if values else torch.empty(0)
+        return torch.cat(values) if values else torch.empty(0, device=self.device)
 
     def plate(self, num_particles: int | None) -> Any:
         """Return the plate of particles, to the left of all plates of the model."""

@@ -35,11 +35,13 @@ class Posterior(Protocol):
         size: Number `D` of unconstrained coordinates.
         method: How many walkers are evaluated at once: vmap, plate, loop or torch.
         chunk_size: Walkers per call of the model; `None` is all at once.
+        device: Where the walkers are.
     """
 
     size: int
     method: str
     chunk_size: int | None
+    device: torch.device
 
     def draw(self, num: int, *, seed: int, purpose: str) -> Tensor:
         """Draw walkers from the base, `(num, D)`."""
@@ -67,7 +69,8 @@ class Target:
             unconstrained space.
         log_likelihood: Log-likelihood, `(N, *event) -> (N,)`.
         prior_sample: `prior_sample(num, generator)` draws from the prior,
-            `(num, *event)`.
+            `(num, *event)`. Walkers are where these draws are.
+        device: Device of `generator`; `None` is torch's default device.
 
     Draws are called `x` in samples and summaries.
 
@@ -85,6 +88,7 @@ class Target:
     log_prior: Callable[[Tensor], Tensor]
     log_likelihood: Callable[[Tensor], Tensor]
     prior_sample: Callable[[int, torch.Generator], Tensor]
+    device: torch.device | str | None = None
 
 
 class TorchPosterior:
@@ -95,7 +99,8 @@ class TorchPosterior:
     def __init__(self, target: Target, chunk_size: int | str | None = "auto") -> None:
         """Look at the shape of the draws, and choose walkers per call."""
         self.target = target
-        self.event = self._prior_draws(2, stream(0, "shape")).shape[1:]
+        few = self._prior_draws(2, seed=0, purpose="shape")
+        self.event, self.device = few.shape[1:], few.device
         self.size = self.event.numel()
         few = self.draw(MORE, seed=0, purpose="memory")
         energy = CombinedEnergy(self.terms, (0.5, 0.5))
@@ -103,7 +108,7 @@ class TorchPosterior:
 
     def draw(self, num: int, *, seed: int, purpose: str) -> Tensor:
         """Draw walkers from the prior, `(num, D)`."""
-        return self._prior_draws(num, stream(seed, purpose)).reshape(num, -1)
+        return self._prior_draws(num, seed=seed, purpose=purpose).reshape(num, -1)
 
     def terms(self, walkers: Tensor) -> tuple[Tensor, Tensor]:
         """Return the energies of prior and posterior, each `(N,)`."""
@@ -141,8 +146,9 @@ class TorchPosterior:
         broken = [name for name, value in found.items() if not torch.isfinite(value).all()]
         return f"`{broken[0]}` is not finite there." if broken else ""
 
-    def _prior_draws(self, num: int, generator: torch.Generator) -> Tensor:
-        drawn = self.target.prior_sample(num, generator)
+    def _prior_draws(self, num: int, *, seed: int, purpose: str) -> Tensor:
+        device = self.target.device or torch.get_default_device()
+        drawn = self.target.prior_sample(num, stream(seed, purpose, device))
         if not isinstance(drawn, Tensor) or drawn.ndim < 2 or len(drawn) != num:
             got = tuple(drawn.shape) if isinstance(drawn, Tensor) else type(drawn).__name__
             raise ArgumentError(
@@ -181,7 +187,7 @@ class ModelPosterior:
     ) -> None:
         """Choose how to evaluate many walkers."""
         self.model, self.base, self.size = model, base, model.size
-        self.seed = seed
+        self.seed, self.device = seed, model.device
         self.method, self.chunk_size = "exact", None
         if self.size:
             few = self.draw(NUM_TRIED, seed=seed, purpose="choice of a method")
@@ -195,7 +201,7 @@ class ModelPosterior:
         """Draw walkers from the base, `(num, D)`."""
         if self.base is None:
             return draw_prior(self.model, num, seed=seed, purpose=purpose)
-        return self.base.draw(num, stream(seed, purpose))
+        return self.base.draw(num, stream(seed, purpose, self.device))
 
     def terms(self, walkers: Tensor) -> tuple[Tensor, Tensor]:
         """Return the energies of base and posterior, each `(N,)`."""

@@ -44,7 +44,7 @@ def draw_prior(model: PyroModel, num: int, *, seed: int, purpose: str) -> Tensor
         purpose: What the draws are for; draws for different purposes are independent.
     """
     if model.size == 0:
-        return torch.empty(num, 0)
+        return torch.empty(num, 0, device=model.device)
     try:
         # A few walkers first: a plate can need memory that grows as their square.
         if _fits_a_plate(model, NUM_FIRST, seed=seed):
@@ -79,7 +79,7 @@ class _Draw(Messenger):
         self.names = {latent.name for latent in model.latents}
         self.values: dict[str, Tensor] = {}
         self.unconstrained: dict[str, Tensor] = {}
-        self.log_prob = torch.zeros(num_particles or 1)
+        self.log_prob = torch.zeros(num_particles or 1, device=model.device)
         self.at_edge: dict[str, Tensor] = {}
 
     @property
@@ -121,10 +121,12 @@ def draw_lkj(fn: dist.LKJCholesky) -> Tensor:
     Source:
         Lewandowski, Kurowicka, Joe (2009), J. Multivar. Anal. 100(9), section 3.2.
     """
-    row = torch.arange(fn.dim, dtype=fn.concentration.dtype).clamp(min=1)
+    dtype, device = fn.concentration.dtype, fn.concentration.device
+    row = torch.arange(fn.dim, dtype=dtype, device=device).clamp(min=1)
     other = fn.concentration.unsqueeze(-1) + (fn.dim - 1 - row) / 2
     radius = dist.Beta((row / 2).expand_as(other), other).sample()
-    normal = torch.randn(fn.batch_shape + fn.event_shape, dtype=row.dtype).tril(-1)
+    shape = fn.batch_shape + fn.event_shape
+    normal = torch.randn(shape, dtype=dtype, device=device).tril(-1)
     length = normal.norm(dim=-1, keepdim=True).clamp(min=torch.finfo(row.dtype).tiny)
     strict = radius.sqrt().unsqueeze(-1) * normal / length
     diagonal = (1 - strict.square().sum(-1)).clamp(min=torch.finfo(row.dtype).tiny).sqrt()

@@ -2,6 +2,7 @@
 
 import warnings
 from collections.abc import Callable
+from functools import partial
 from typing import Any
 
 import pyro
@@ -13,6 +14,7 @@ from pyro.poutine.trace_struct import Trace
 from torch.distributions import biject_to
 
 from pyro_jarzynski.errors import ModelError
+from pyro_jarzynski.infer.devices import devices_explained
 from pyro_jarzynski.infer.enumeration import Site, is_density
 from pyro_jarzynski.infer.site_checks import (
     check_bijection,
@@ -116,7 +118,9 @@ def _check_alike(traces: list[Trace]) -> None:
 def _checked_trace(
     model: Callable[..., Any], args: tuple, kwargs: dict[str, Any], *, improper: bool
 ) -> Trace:
-    with poutine.block(), poutine.trace() as recorder, _DrawImproper(allowed=improper):
+    recorder = poutine.trace()
+    explained = partial(devices_explained, recorder, model, args, kwargs)
+    with explained(), poutine.block(), recorder, _DrawImproper(allowed=improper):
         model(*args, **kwargs)
     trace = recorder.trace
     sites: dict[str, Site] = dict(trace.nodes)
@@ -127,7 +131,7 @@ def _checked_trace(
             check_whole(site)
             if not site["is_observed"]:
                 check_latent(name, site)
-    with warnings.catch_warnings():
+    with warnings.catch_warnings(), explained():
         # Sites that are not finite are named by an error where walkers meet them.
         warnings.filterwarnings("ignore", "Encountered")
         trace.compute_log_prob()
@@ -159,4 +163,5 @@ class _DrawImproper(Messenger):
         check_bijection(msg["name"], fn.support)
         transform = biject_to(fn.support)
         shape = transform.inverse_shape(fn.shape())
-        msg["value"], msg["done"] = transform(torch.randn(shape) / 10), True
+        drawn = torch.randn(shape, device=torch.get_default_device())
+        msg["value"], msg["done"] = transform(drawn / 10), True

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from pyro_jarzynski.core.sharing import ranks_now
-from pyro_jarzynski.core.trees import Position
+from pyro_jarzynski.core.trees import Position, map_tree
 from pyro_jarzynski.core.weights import log_mean_exp, log_sum_exp
 from pyro_jarzynski.infer.annealing import Reached
 from pyro_jarzynski.infer.legs import Counted
@@ -75,25 +75,26 @@ class Recorder:
         self.counters[id(reached.leg.terms)] = reached.leg.terms
         if not reached.counts:
             return
-        self.log_weights.append(_normalised(reached.walkers.by_island(info.log_weight)))
+        log_weight = _normalised(reached.walkers.by_island(info.log_weight))
+        self.log_weights.append(log_weight.cpu())
         self.num_undecorrelated += not reached.decorrelated
-        self.rows.append(
-            Row(
-                beta=reached.beta,
-                num_observations=reached.leg.num_observations or 0,
-                ess=info.ess,
-                conditional_ess=info.conditional_ess,
-                acceptance_rate=info.acceptance_rate,
-                log_evidence=info.log_normalizer,
-                resampled=info.resampled,
-                num_ancestors=reached.walkers.num_ancestors,
-                step_size=reached.stage.kernel.step_size,
-                num_moves=reached.stage.num_moves,
-                num_leapfrog=getattr(reached.stage.kernel, "steps_per_move", 1),
-                repeated=_repeated(reached),
-                seconds=self.seconds,
-            )
+        row = Row(
+            beta=reached.beta,
+            num_observations=reached.leg.num_observations or 0,
+            ess=info.ess,
+            conditional_ess=info.conditional_ess,
+            acceptance_rate=info.acceptance_rate,
+            log_evidence=info.log_normalizer,
+            resampled=info.resampled,
+            num_ancestors=reached.walkers.num_ancestors,
+            step_size=reached.stage.kernel.step_size,
+            num_moves=reached.stage.num_moves,
+            num_leapfrog=getattr(reached.stage.kernel, "steps_per_move", 1),
+            repeated=_repeated(reached),
+            seconds=self.seconds,
         )
+        # A history must not fill the memory of a GPU.
+        self.rows.append(map_tree(Tensor.cpu, row))
 
     @property
     def num_gradients(self) -> int:
@@ -155,7 +156,7 @@ class Recorder:
         columns = {
             name: torch.stack(values)
             if isinstance(values[0], Tensor)
-            else torch.tensor(values, dtype=torch.float64)
+            else torch.tensor(values, dtype=torch.float64, device="cpu")
             for name, values in zip(Row._fields, zip(*self.rows, strict=True), strict=True)
         }
         if self.last.leg.num_observations is None:

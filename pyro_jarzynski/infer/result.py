@@ -36,9 +36,9 @@ class SMCResult(LogWeightsMixin):
     Attributes:
         posterior: The law that was approached.
         walkers: The walkers at the end, in unconstrained coordinates.
-        history: One tensor per column, `(stages,)` or `(stages, chains)`: beta, ess,
-            conditional_ess, acceptance_rate, log_evidence, resampled, num_ancestors
-            (first walkers that still have descendants), step_size, num_moves,
+        history: One tensor per column, `(stages,)` or `(stages, chains)`, on the CPU:
+            beta, ess, conditional_ess, acceptance_rate, log_evidence, resampled,
+            num_ancestors (first walkers that still have descendants), step_size, num_moves,
             num_leapfrog (leapfrog steps of a move; 1 for Langevin kernels), repeated
             (share of walkers where another is), seconds.
         settings: Settings of the run, as they were given.
@@ -141,7 +141,8 @@ class SMCResult(LogWeightsMixin):
     @cached_property
     def pareto_k(self) -> Tensor:
         """Shape of the largest weights at each stage, `(stages,)`; see `pareto_k`."""
-        return torch.tensor([pareto_k(weight) for weight in self.stage_log_weights])
+        shapes = [pareto_k(weight) for weight in self.stage_log_weights]
+        return torch.tensor(shapes, device="cpu")
 
     def weighted_samples(self) -> tuple[dict[str, Tensor], Tensor]:
         """Return the walkers by site, each `(N C, *shape)`, and their log-weights."""

@@ -31,7 +31,7 @@ class RunState:
     def __init__(self, settings: Settings, legs: Sequence[Leg], recorder: Recorder) -> None:
         """Begin at the base."""
         self.settings, self.legs, self.recorder = settings, legs, recorder
-        self.standing = Standing(settings)
+        self.standing = Standing(settings, legs[0].posterior.device)
 
     def state_dict(self) -> dict[str, Any]:
         """Return the state, in tensors and plain values; nothing of it is code."""

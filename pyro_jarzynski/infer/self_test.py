@@ -91,7 +91,8 @@ def _there_and_back(leg: Leg, settings: Settings) -> Tensor:
     stages, leg = [reached.stage for reached in plan], plan[-1].leg
     num = settings.num_walkers * settings.num_chains
     drawn = leg.posterior.draw(num, seed=settings.seed, purpose="there and back")
-    tools = Tools(stream(settings.seed, "noise there and back"), settings.walkers_per_call)
+    generator = stream(settings.seed, "noise there and back", leg.posterior.device)
+    tools = Tools(generator, settings.walkers_per_call)
     base = CombinedEnergy(leg.terms, (1.0, 0.0))
     walkers = init(drawn, base, chunk_size=settings.walkers_per_call)
     forward = [stage._replace(ess_threshold=0.0) for stage in stages]

@@ -84,10 +84,11 @@ def check_whole(site: Site) -> None:
 
 def check_indices(name: str, site: Site) -> None:
     """Raise if the indices of a plate are not those of all of its places, in any order."""
-    indices, size = torch.as_tensor(site["value"]), site["fn"].size
+    indices = torch.as_tensor(site["value"], device="cpu")
+    size = site["fn"].size
     if len(indices) != size:
         raise _subsampled(name, len(indices), size)
-    if not torch.equal(indices.sort().values.cpu(), torch.arange(size, device="cpu")):
+    if not torch.equal(indices.sort().values, torch.arange(size, device="cpu")):
         raise ModelError(
             f"The plate {name!r} has some of its {size} places twice and lacks others; the "
             "posterior needs each of the data once. Leave out `subsample`."

@@ -4,11 +4,10 @@ from collections.abc import Mapping
 from typing import Any
 
 import torch
-from torch import Tensor
 
 from pyro_jarzynski.core.gradients import TermsFn
 from pyro_jarzynski.core.kernels import Kernel
-from pyro_jarzynski.core.noise import stream
+from pyro_jarzynski.core.noise import set_state, stream
 from pyro_jarzynski.core.pilot import Found
 from pyro_jarzynski.core.sharing import team_for
 from pyro_jarzynski.core.states import kernel_from, kernel_state
@@ -30,20 +29,20 @@ class Standing:
         scout: Where the scout is, or where it ended.
         pilot: Where the pilot is; `None` where there is none.
         walkers: Where the walkers that count are; `None` before they set out.
+        device: Where they are.
         generators: Randomness of each cloud.
         team: Who has the walkers that count; every rank has scout and pilot as a whole.
     """
 
-    def __init__(self, settings: Settings) -> None:
+    def __init__(self, settings: Settings, device: torch.device) -> None:
         """Begin at the base."""
-        self.settings = settings
+        self.settings, self.device = settings, device
         self.kernel: Kernel = settings.kernel
         self.beta, self.leg, self.num_scouted, self.scouted = 0.0, 0, 0, 0.0
         self.scout: Walkers | None = None
         self.pilot: Walkers | None = None
         self.walkers: Walkers | None = None
-        self.generators = {name: stream(settings.seed, name) for name in CLOUDS}
-        device = self.generators["walkers"].device
+        self.generators = {name: stream(settings.seed, name, device) for name in CLOUDS}
         self.team = team_for(seed=settings.seed, purpose="walkers", device=device)
         self.teams: dict[str, Team] = dict.fromkeys(CLOUDS, WHOLE) | {"walkers": self.team}
 
@@ -96,25 +95,18 @@ class Standing:
             "leg": self.leg,
             "num_scouted": self.num_scouted,
             "scouted": self.scouted,
-            "device": str(_device(clouds.values())),
             "generators": {n: g.get_state() for n, g in self.generators.items()},
             "team": self.team.generators_state(),
         }
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
         """Go on from a state."""
-        device = torch.device(state["device"])
         for name in CLOUDS:
             cloud, team = state[name], self.teams[name]
-            setattr(self, name, None if cloud is None else team.restored(cloud, device))
-            self.generators[name].set_state(state["generators"][name])
+            restored = None if cloud is None else team.restored(cloud, self.device)
+            setattr(self, name, restored)
+            set_state(self.generators[name], state["generators"][name])
         self.team.set_generators(state["team"])
-        self.kernel = kernel_from(state["kernel"], self.settings.kernel, device)
+        self.kernel = kernel_from(state["kernel"], self.settings.kernel, self.device)
         self.beta, self.scouted = float(state["beta"]), float(state["scouted"])
         self.leg, self.num_scouted = int(state["leg"]), int(state["num_scouted"])
-
-
-def _device(clouds: Any) -> torch.device:
-    positions = [cloud.position for cloud in clouds if cloud is not None]
-    known = [x.device for x in positions if isinstance(x, Tensor)]
-    return known[0] if known else torch.device("cpu")

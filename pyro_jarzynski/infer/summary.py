@@ -58,7 +58,7 @@ def summarise(
     import pandas as pd
 
     tail = (1 - probability) / 2
-    quantiles = torch.tensor([tail, 0.5, 1 - tail], dtype=torch.float64)
+    quantiles = walkers.log_weight.new_tensor([tail, 0.5, 1 - tail])
     rows: dict[str, list[float]] = {}
     for name, site in draws.items():
         chains = site.double().reshape(*site.shape[:2], -1)
@@ -87,7 +87,7 @@ def largest_r_hat(draws: dict[str, Tensor]) -> tuple[str, float]:
     sites = [draws[name] for name in names]
     found = [float(_r_hats(x.double().reshape(*x.shape[:2], -1)).max()) for x in sites]
     # The largest of numbers with a NaN is NaN.
-    index = int(torch.tensor(found).argmax())
+    index = int(torch.tensor(found, device="cpu").argmax())
     return names[index], found[index]
 
 

@@ -45,7 +45,8 @@ class Checkpoints:
     """Keeps the state of a run in a directory, for `learner.fit` and `AnnealedSMC`.
 
     To save does not disturb a run. One that goes on from a checkpoint gives the same bits
-    as one that was never interrupted, with the same torch on the same kind of device. If a
+    as one that was never interrupted, with the same torch on the same kind of device. On
+    another kind it goes on with other random numbers: from the CPU to a GPU, say. If a
     checkpoint cannot be written, the run goes on with a warning, and the next is tried.
 
     Args:

@@ -89,7 +89,7 @@ class ModelContent:
 
     def constant(self) -> Values:
         """Return the numeric arguments of the model that no observed site holds."""
-        data = list(self.observed().values())
+        data = [datum.cpu() for datum in self.observed().values()]
         found = {}
         for name, value in _arguments(self.model.model, self.model.args, self.model.kwargs):
             numeric = isinstance(
@@ -97,7 +97,7 @@ class ModelContent:
             )
             if not numeric or (isinstance(value, np.ndarray) and value.dtype.kind == "O"):
                 continue
-            tensor = torch.as_tensor(value)
+            tensor = torch.as_tensor(value, device="cpu")
             if not any(_same(tensor, datum) for datum in data):
                 found[name] = tensor
         return found

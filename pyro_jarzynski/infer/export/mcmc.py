@@ -59,7 +59,7 @@ def mcmc_to_arviz(
     values = posterior.constrain(walkers, deterministic=True)
     # As they were drawn, to the last bit.
     values |= {latent.name: draws[latent.name].flatten(0, 1) for latent in model.latents}
-    index = torch.arange(chains * size).view(chains, size)
+    index = torch.arange(chains * size, device=walkers.device).view(chains, size)
     wanted = Wanted(log_likelihood, posterior_predictive, prior_predictive)
     groups = draw_groups(content, walkers, values, index, seed, wanted)
     groups["sample_stats"] = _statistics(mcmc, posterior, walkers, index, content)
