@@ -27,6 +27,7 @@ from pyro_jarzynski.core.alone import ALONE
 from pyro_jarzynski.errors import ModelError
 from pyro_jarzynski.infer.devices import device_of
 from pyro_jarzynski.infer.enumeration import EnumeratedModel, Site, is_density
+from pyro_jarzynski.infer.mappable import mappable
 from pyro_jarzynski.infer.probe import latent_sites, probe
 from pyro_jarzynski.infer.singular import SingularAsNaN
 from pyro_jarzynski.infer.site_checks import check_enumerated
@@ -294,8 +295,9 @@ class PyroModel:
 
 @contextmanager
 def quiet_pyro() -> Iterator[None]:
-    """Run without validation, which `vmap` refuses, and out of sight of other handlers."""
-    with ALONE, pyro.validation_enabled(is_validate=False), poutine.block():
+    """Run as `vmap` can map it, without validation, and out of sight of other handlers."""
+    unvalidated = pyro.validation_enabled(is_validate=False)
+    with ALONE, unvalidated, mappable(), poutine.block():
         yield
 
 

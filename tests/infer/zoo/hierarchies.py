@@ -157,7 +157,7 @@ def logistic_of_events(x, label):
     pyro.sample("label", dist.Bernoulli(logits=x @ b).to_event(1), obs=label)
 
 
-@case(X, KIND, method="loop")
+@case(X, KIND)
 def ordered_logistic(x, kind):
     """Pyro's distribution fills a tensor in place."""
     normal = dist.Normal(torch.zeros(2), 1.0).to_event(1)
