@@ -9,7 +9,6 @@ from tqdm.auto import tqdm
 from pyro_jarzynski.core.alone import ALONE
 from pyro_jarzynski.core.evaluation import Evaluation
 from pyro_jarzynski.core.interrupt import deferred_interrupt
-from pyro_jarzynski.core.kernels import MALA, Kernel
 from pyro_jarzynski.core.shortage import shortage_told
 from pyro_jarzynski.core.states import Checkpointing, keeping
 from pyro_jarzynski.core.walkers import Walkers
@@ -20,8 +19,7 @@ from pyro_jarzynski.infer.recorder import Recorder
 from pyro_jarzynski.infer.result import SMCResult
 from pyro_jarzynski.infer.run_state import RunState
 from pyro_jarzynski.infer.run_warnings import RunWarnings
-from pyro_jarzynski.infer.schedules import AdaptiveTempering, Schedule
-from pyro_jarzynski.infer.settings import Settings
+from pyro_jarzynski.infer.settings import Settings, shows_settings
 
 
 class AnnealedSMC:
@@ -113,52 +111,19 @@ class AnnealedSMC:
         torch.Size([100])
     """
 
+    @shows_settings()
     def __init__(
         self,
         model: Any,
         *,
-        num_walkers: int = 1024,
-        num_chains: int = 4,
-        kernel: Kernel = MALA(),  # noqa: B008
-        schedule: Schedule = AdaptiveTempering(),  # noqa: B008
-        base: Any = "prior",
-        learn_base: bool = True,
-        adapt: str = "pilot",
-        preconditioner: str = "dense",
-        num_moves: int | None = None,
-        max_moves: int = 25,
-        resampler: str = "systematic",
-        ess_threshold: float = 0.5,
-        waste_free: bool = False,
-        max_seconds: float | None = None,
-        seed: int = 0,
-        chunk_size: int | str | None = "auto",
-        jit_compile: bool = False,
         progress: bool = True,
         checkpoints: Checkpointing | None = None,
+        **settings: Any,
     ) -> None:
         """Check the settings."""
         self.model = model
         self.progress, self.checkpoints = progress, checkpoints
-        self.settings = Settings(
-            num_walkers=num_walkers,
-            num_chains=num_chains,
-            kernel=kernel,
-            schedule=schedule,
-            base=base,
-            learn_base=learn_base,
-            adapt=adapt,
-            preconditioner=preconditioner,
-            num_moves=num_moves,
-            max_moves=max_moves,
-            resampler=resampler,
-            ess_threshold=ess_threshold,
-            waste_free=waste_free,
-            max_seconds=max_seconds,
-            seed=seed,
-            chunk_size=chunk_size,
-            jit_compile=jit_compile,
-        )
+        self.settings = Settings(**settings)
         self.result: SMCResult | None = None
 
     def run(self, *args: Any, **kwargs: Any) -> SMCResult:
@@ -197,7 +162,7 @@ class AnnealedSMC:
         with found.told():
             legs, settings = prepare(self.model, args, kwargs, self.settings)
             if not legs[-1].posterior.size:
-                self.result = _without_latents(legs[-1], settings)
+                self.result = without_latents(legs[-1], settings)
                 return self.result
             recorder = Recorder(settings, start, found)
             try:
@@ -245,7 +210,7 @@ class AnnealedSMC:
             interrupt()
 
 
-def _without_latents(leg: Leg, settings: Settings) -> SMCResult:
+def without_latents(leg: Leg, settings: Settings) -> SMCResult:
     """Return the exact result without latents: the likelihood is the evidence."""
     posterior = leg.posterior
     assert isinstance(posterior, ModelPosterior)

@@ -1,20 +1,31 @@
-"""One chain of `MCMC`: walkers that are annealed step by step, then given out as draws."""
+"""A chain of `MCMC`: walkers that are annealed stage by stage, then given out as draws."""
 
+import time
+import warnings
 from collections import OrderedDict
-from collections.abc import Sequence
 from typing import Any
 
 import torch
 from torch import Tensor
 
 from pyro_jarzynski.core import smc
+from pyro_jarzynski.core.metric import squared_jump
 from pyro_jarzynski.core.noise import stream
-from pyro_jarzynski.core.resampling import systematic
+from pyro_jarzynski.core.resampling import get_resampler, systematic
+from pyro_jarzynski.core.smc import Stage
 from pyro_jarzynski.core.team import Tools
-from pyro_jarzynski.core.walkers import resample
-from pyro_jarzynski.infer.annealing import Reached, anneal
-from pyro_jarzynski.infer.legs import Leg
+from pyro_jarzynski.core.walkers import Walkers, resample
+from pyro_jarzynski.errors import EvidenceWarning
+from pyro_jarzynski.infer.annealed_smc import without_latents
+from pyro_jarzynski.infer.annealing import anneal
+from pyro_jarzynski.infer.doubts import disagreements
+from pyro_jarzynski.infer.legs import prepare
+from pyro_jarzynski.infer.model import PyroModel
+from pyro_jarzynski.infer.recorder import Recorder
+from pyro_jarzynski.infer.result import SMCResult
+from pyro_jarzynski.infer.run_warnings import RunWarnings
 from pyro_jarzynski.infer.settings import Settings
+from pyro_jarzynski.infer.summary import largest_r_hat
 
 # Share of the walkers that must have moved before they are given out again.
 MOVED = 0.99
@@ -24,47 +35,63 @@ class Chain:
     """The walkers of a chain.
 
     Args:
-        legs: The path to the posterior.
+        model: The model with its arguments, analysed.
         settings: How to anneal; one island.
+        found: Records the warnings of the chain.
+        finished: Results of the chains before it, to which that of this one is added.
     """
 
-    def __init__(self, legs: Sequence[Leg], settings: Settings) -> None:
-        """Start before the first temperature."""
-        self.settings = settings
-        self.stages = anneal(legs, settings)
-        generator = stream(settings.seed, "draws", legs[0].posterior.device)
-        self.tools = Tools(generator, settings.walkers_per_call)
-        self.betas: list[float] = []
-        self.ess: list[float] = []
-        self.annealed: Reached | None = None
-        self.present: Reached | None = None
+    def __init__(
+        self,
+        model: PyroModel,
+        settings: Settings,
+        found: RunWarnings,
+        finished: list[SMCResult],
+    ) -> None:
+        """Prepare the path to the posterior."""
+        start = time.monotonic()
+        self.legs, self.settings = prepare(
+            model.model, model.args, model.kwargs, settings, analysed=model
+        )
+        self.found, self.finished = found, finished
+        self.recorder = Recorder(self.settings, start, found)
+        self.stages = anneal(self.legs, self.settings, scout_until=self.recorder.half_time)
+        generator = stream(settings.seed, "draws", self.legs[0].posterior.device)
+        self.tools = Tools(generator, self.settings.walkers_per_call)
+        self.result: SMCResult | None = None
+        self.walkers: Walkers | None = None
+        self.stage: Stage | None = None
         self.pending: Tensor | list[Tensor] = []
         self.given: list[Tensor] = []
+        if not self.legs[-1].posterior.size:
+            self._finish(without_latents(self.legs[-1], self.settings))
 
     @property
     def position(self) -> Tensor:
         """Where the walkers are, `(N, D)`."""
-        assert self.present is not None
-        position = self.present.walkers.position
-        assert isinstance(position, Tensor)
-        return position
+        assert self.walkers is not None
+        assert isinstance(self.walkers.position, Tensor)
+        return self.walkers.position
 
     def advance(self, *, to_the_end: bool = False) -> Tensor:
-        """Anneal by one temperature, or by all that are left; return a walker."""
-        while True:
-            present = next(self.stages, None)
-            if present is None:
-                assert self.present is not None
-                self.present = self.present.whole
-                self._move(1)
-                return self.position[0]
-            self.present = present
-            if present.counts:
-                self.annealed = present
-                self.betas.append(present.beta)
-                self.ess.append(float(present.info.ess[0]))
+        """Anneal by one stage, or by all that are left; return a walker.
+
+        Once the posterior is reached, walkers that have not decorrelated move.
+        """
+        if self.result is not None:
+            if not self.decorrelated:
+                self._move()
+            return self.position[0]
+        for reached in self.stages:
+            self.recorder.add(reached)
+            self.walkers, self.stage = reached.walkers, reached.stage
+            if self.recorder.progress == len(self.legs) or self.recorder.is_late():
+                self.recorder.gather()
+                self._finish(self.recorder.result(len(self.legs)))
+                break
             if not to_the_end:
-                return self.position[0]
+                break
+        return self.position[0]
 
     def draw(self) -> Tensor:
         """Return the next walker."""
@@ -76,64 +103,102 @@ class Chain:
 
     def logging(self) -> OrderedDict[str, str]:
         """Return the state of the annealing in short."""
-        if self.present is None:
+        if self.recorder.last is None:
             return OrderedDict()
-        info = self.present.info
-        share = float(info.ess[0]) / self.settings.num_walkers
+        last = self.recorder.last
+        share = float(last.info.ess[0]) / self.settings.num_walkers
         return OrderedDict(
             [
-                ("β", f"{self.present.beta:.3g}"),
+                ("β", f"{last.beta:.3g}"),
                 ("ESS", f"{share:.0%}"),
-                ("log Z", f"{float(info.log_normalizer[0]):.2f}"),
+                ("log Z", f"{float(last.info.log_normalizer[0]):.2f}"),
             ]
         )
 
     def diagnostics(self) -> dict[str, Any]:
-        """Return evidence and other numbers in plain types."""
-        if self.present is None or self.annealed is None:
+        """Return evidence, warnings and other numbers in plain types."""
+        result = self.result
+        if result is None:
             return {"divergences": []}
-        walkers = self.annealed.walkers
+        history = result.history
+        last = {name: float(values[-1].double().mean()) for name, values in history.items()}
         given = torch.stack(self.given) if self.given else self.position[:0]
+        doubtful = "doubtful" if self.found.texts else "ok"
         return {
             "divergences": [],
-            "acceptance rate": float(self.present.info.acceptance_rate[0]),
-            "log evidence": float(walkers.log_normalizer[0]),
-            "log evidence error": float(walkers.log_normalizer_error[0]),
-            "betas": self.betas,
-            "ess": self.ess,
-            "unique draws": len(given.unique(dim=0)),
-            "unique ancestors": int(walkers.num_ancestors.sum()),
+            "acceptance rate": last.get("acceptance_rate", 1.0),
+            "log evidence": result.log_evidence,
+            "log evidence error": result.log_evidence_error,
+            "betas": history["beta"].tolist() if history else [],
+            "ess": history["ess"][:, 0].tolist() if history else [],
+            "step size": last.get("step_size"),
+            "moves": last.get("num_moves"),
+            "leapfrog steps": last.get("num_leapfrog"),
+            "unique draws": len(given.unique(dim=0)) if given.numel() else len(given[:1]),
+            "unique ancestors": int(result.walkers.num_ancestors.sum()),
+            "warnings": self.found.texts,
+            "status": doubtful if result.complete else "partial",
         }
 
-    def _move(self, num_moves: int) -> None:
-        """Move the walkers at the posterior."""
-        assert self.present is not None
-        stage = self.present.stage
-        walkers, info = smc.step(
-            self.present.walkers,
-            stage.energy,
-            stage.kernel,
-            num_moves=num_moves,
+    def _finish(self, result: SMCResult | None) -> None:
+        """Take the result of the annealing, and warn of its doubts."""
+        assert result is not None
+        self.result, self.walkers = result, result.walkers
+        self.finished.append(result)
+        last = self.recorder.last
+        self.decorrelated, self.start = last is None or last.decorrelated, self.position
+        evidences = torch.cat([each.log_evidence_per_chain for each in self.finished])
+        draws = [each.get_samples(group_by_chain=True) for each in self.finished]
+        of_chains = {name: torch.cat([d[name] for d in draws]) for name in draws[0]}
+        differences = disagreements(evidences, *largest_r_hat(of_chains), "chains")
+        for text in (*result.new_doubts, *differences):
+            warnings.warn(text, EvidenceWarning, stacklevel=2)
+
+    def _move(self) -> None:
+        """Move the walkers once; take note whether they have decorrelated."""
+        assert self.walkers is not None
+        assert self.stage is not None
+        self.walkers, _ = smc.step(
+            self.walkers,
+            self.stage.energy,
+            self.stage.kernel,
+            ess_threshold=self.settings.ess_threshold,
+            resampler=get_resampler(self.settings.resampler),
             tools=self.tools,
         )
-        self.present = self.present._replace(walkers=walkers, info=info)
+        jump = squared_jump(self.start, self.position, self.stage.kernel.factor)
+        moved = (self.position != self.start).any(1).double().mean()
+        self.decorrelated = (
+            float(jump) >= self.settings.exploration.decorrelation and float(moved) >= MOVED
+        )
 
     def _refill(self) -> None:
         """Draw walkers by their weights, after moves if they were given out before."""
-        assert self.present is not None
-        if self.given:
-            before = self.position
-            for _ in range(self.settings.max_moves):
-                self._move(self.present.stage.num_moves)
-                moved = (self.position != before).any(1)
-                if float(moved.double().mean()) >= MOVED:
-                    break
-        walkers = self.present.walkers
+        if self.given and self.stage is not None:
+            self._move_on()
+        assert self.walkers is not None
+        walkers = self.walkers
         size, generator = walkers.num_walkers, self.tools.generator
         if float(walkers.log_weight.max() - walkers.log_weight.min()) > 0:
             log_weight = walkers.by_island(walkers.log_weight)
-            walkers = resample(walkers, systematic(log_weight, size, generator))
-            self.present = self.present._replace(walkers=walkers)
+            self.walkers = resample(walkers, systematic(log_weight, size, generator))
         device = walkers.log_weight.device
         order = torch.randperm(size, generator=generator, device=device)
         self.pending = self.position[order]
+
+    def _move_on(self) -> None:
+        """Move the walkers until they have decorrelated from where they are."""
+        self.start, least = self.position, self.settings.num_moves or 1
+        most = max(self.settings.max_moves, least)
+        for number in range(1, most + 1):
+            self._move()
+            if self.decorrelated and number >= least:
+                return
+        if not self.decorrelated:
+            warnings.warn(
+                f"After {most} moves the walkers had not decorrelated from their starts: "
+                "later draws resemble earlier ones. Raise `max_moves`, or take as many "
+                "walkers as draws.",
+                EvidenceWarning,
+                stacklevel=2,
+            )

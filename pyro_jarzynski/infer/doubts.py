@@ -44,7 +44,7 @@ class Doubted(Protocol):
 
     @property
     def nonfinite_latents(self) -> list[str]:
-        """Latents of which some draws are not finite."""
+        """Latents of which some draws are not finite, and which have no r_hat."""
 
 
 def find_doubts(result: Doubted) -> list[str]:
@@ -61,12 +61,7 @@ def find_doubts(result: Doubted) -> list[str]:
     if coarse:
         found.append(coarse)
     islands = result.log_evidence_per_chain
-    if len(islands) > 1 and float(islands.std()) > MAX_ISLAND_SPREAD:
-        found.append(
-            f"The islands' log evidences differ by {float(islands.std()):.2g} (one "
-            "standard deviation). Use more walkers, more moves, or a larger `ess` of "
-            "the schedule."
-        )
+    found += disagreements(islands, *result.largest_r_hat, "islands")
     if len(islands) == 1 and result.log_evidence_error > 0.5:
         found.append(
             "Almost all walkers descend from a few. Use more walkers or more moves."
@@ -102,11 +97,31 @@ def find_doubts(result: Doubted) -> list[str]:
         "no numbers. Use `torch.set_default_dtype(torch.float64)`, or reparametrise."
         for name in result.nonfinite_latents
     ]
-    name, r_hat = result.largest_r_hat if len(islands) > 1 else ("", 1.0)
-    # NaN is doubted as well, where the draws are finite and their squares are not.
-    if not (r_hat <= MAX_R_HAT or name in result.nonfinite_latents):
+    return found
+
+
+def disagreements(
+    log_evidences: Tensor, latent: str, r_hat: float, those: str
+) -> list[str]:
+    """Return what independent runs of one posterior disagree about.
+
+    Args:
+        log_evidences: Log evidence of each, `(C,)`.
+        latent: The latent about which they disagree most.
+        r_hat: Its `r_hat`.
+        those: What the runs are called.
+    """
+    found = []
+    spread = float(log_evidences.std()) if len(log_evidences) > 1 else 0.0
+    if spread > MAX_ISLAND_SPREAD:
         found.append(
-            f"The islands disagree about the latent {name!r} (r_hat {r_hat:.2f}): there "
+            f"The {those}' log evidences differ by {spread:.2g} (one standard deviation). "
+            "Use more walkers, more moves, or a larger `ess` of the schedule."
+        )
+    # Not by `>`: NaN is doubted as well, where squares of the draws are not finite.
+    if not r_hat <= MAX_R_HAT:
+        found.append(
+            f"The {those} disagree about the latent {latent!r} (r_hat {r_hat:.2f}): there "
             "may be modes that some have missed. Use more walkers, or a wider base."
         )
     return found

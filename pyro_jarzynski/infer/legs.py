@@ -22,6 +22,7 @@ from pyro_jarzynski.errors import (
     ModelError,
 )
 from pyro_jarzynski.infer.agreement import agree_on_path, agree_to_begin
+from pyro_jarzynski.infer.model import PyroModel
 from pyro_jarzynski.infer.posterior import (
     ModelPosterior,
     Posterior,
@@ -67,14 +68,26 @@ class Leg(NamedTuple):
 
 
 def prepare(
-    model: Any, args: tuple, kwargs: dict[str, Any], settings: Settings
+    model: Any,
+    args: tuple,
+    kwargs: dict[str, Any],
+    settings: Settings,
+    *,
+    analysed: PyroModel | None = None,
 ) -> tuple[list[Leg], Settings]:
     """Return the parts of the path that a schedule asks for, and settings that fit them.
 
     Where walkers per call are `"auto"`, the settings have their number.
+
+    Args:
+        model: A Pyro model, or a `Target`.
+        args: Its arguments.
+        kwargs: Its keyword arguments.
+        settings: How to anneal.
+        analysed: The model with these arguments, if it has been analysed already.
     """
     agree_to_begin(model, args, kwargs, settings)
-    legs = _make_legs(model, args, kwargs, settings)
+    legs = _make_legs(model, args, kwargs, settings, analysed)
     if settings.chunk_size == "auto":
         # Compiled code has blocks of its own, into which walkers that come at once are cut.
         per_call = None if settings.jit_compile else legs[-1].posterior.chunk_size
@@ -98,13 +111,23 @@ def _warn_of_scales(posterior: Posterior) -> None:
 
 
 def _make_legs(
-    model: Any, args: tuple, kwargs: dict[str, Any], settings: Settings
+    model: Any,
+    args: tuple,
+    kwargs: dict[str, Any],
+    settings: Settings,
+    analysed: PyroModel | None,
 ) -> list[Leg]:
-    def posterior(args: tuple, kwargs: dict[str, Any], chunk_size: Any) -> Any:
+    def posterior(
+        args: tuple,
+        kwargs: dict[str, Any],
+        chunk_size: Any,
+        analysed: PyroModel | None = None,
+    ) -> Any:
         return make_posterior(
             model,
             args,
             kwargs,
+            analysed=analysed,
             base=settings.base,
             num_walkers=settings.num_walkers * settings.num_chains,
             seed=settings.seed,
@@ -116,7 +139,7 @@ def _make_legs(
     if settings.jit_compile:
         most = settings.block
     if not isinstance(schedule, DataTempering):
-        whole = posterior(args, kwargs, most)
+        whole = posterior(args, kwargs, most, analysed)
         return [Leg(whole, _counted(whole.terms, whole, settings), None)]
     if isinstance(model, Target):
         raise ArgumentError(

@@ -1,22 +1,27 @@
 """The annealing as a kernel of `pyro.infer.MCMC`, in place of NUTS."""
 
+import sys
 import warnings
 from collections import OrderedDict
+from dataclasses import replace
 from typing import Any
 
 import torch
+from pyro.infer.mcmc import api
 from pyro.infer.mcmc.mcmc_kernel import MCMCKernel
 from torch import Tensor
 from torch.distributions import Transform
 
-from pyro_jarzynski.core.kernels import MALA, Kernel
+from pyro_jarzynski.core.alone import ALONE
+from pyro_jarzynski.core.noise import stream
 from pyro_jarzynski.core.sharing import ranks_now
+from pyro_jarzynski.core.shortage import shortage_told
 from pyro_jarzynski.errors import ArgumentError, ModelError, count
 from pyro_jarzynski.infer.chain import Chain
-from pyro_jarzynski.infer.legs import prepare
 from pyro_jarzynski.infer.model import PyroModel
-from pyro_jarzynski.infer.schedules import AdaptiveTempering, Schedule
-from pyro_jarzynski.infer.settings import Settings
+from pyro_jarzynski.infer.result import SMCResult
+from pyro_jarzynski.infer.run_warnings import RunWarnings
+from pyro_jarzynski.infer.settings import Settings, shows_settings
 from pyro_jarzynski.infer.sites import bijection
 
 
@@ -25,12 +30,15 @@ class JarzynskiKernel(MCMCKernel):
 
     The warm-up anneals walkers from the prior to the posterior, one temperature a step;
     what does not fit into the given number of steps is done in the last of them, and
-    steps that are left over move the walkers at the posterior. Then each draw is another
-    walker; when all have been given out, they are moved until they are new.
+    steps that are left over move the walkers at the posterior, until they have
+    decorrelated. Then each draw is another walker; when all have been given out, they are
+    moved until they have decorrelated again.
 
     `MCMC.diagnostics()` has of each chain the `"log evidence"`, the `"log evidence error"`,
-    the `"acceptance rate"`, the `"betas"`, the `"ess"` at each, the number of
-    `"unique draws"` and of `"unique ancestors"`. Draws have equal weight.
+    the `"betas"` and the `"ess"` at each, the `"acceptance rate"`, `"step size"`, `"moves"`
+    and `"leapfrog steps"` of the last of them, the number of `"unique draws"` and of
+    `"unique ancestors"`, and `"warnings"` and `"status"`, as `doubts` and `status` of
+    `SMCResult`. Draws have equal weight, and so have chains.
 
     Masks and scales are those of `AnnealedSMC`: masked latents keep their distributions.
 
@@ -42,22 +50,22 @@ class JarzynskiKernel(MCMCKernel):
 
     Args:
         model: Pyro model.
-        num_walkers: Walkers of a chain.
-        kernel: How walkers move.
-        schedule: `AdaptiveTempering(ess)` or inverse temperatures from 0 to 1.
-        base: Where walkers start; see `AnnealedSMC`.
-        learn_base: Whether a scout goes first; see `AnnealedSMC`.
-        adapt: `"pilot"`, `"online"` or `"off"`; see `AnnealedSMC`.
-        preconditioner: `"dense"`, `"diagonal"` or `"none"`.
-        max_moves: At most so many moves per temperature.
-        seed: Seed of the walkers; `None` draws one from torch's global generator, so that
-            `pyro.set_rng_seed` determines it and chains differ.
-        chunk_size: Walkers per call of the model; see `AnnealedSMC`.
-        jit_compile: Whether to compile the model; see `AnnealedSMC`.
+        seed: Seed of the walkers; each chain of `MCMC` has randomness of its own that
+            follows from it. `None` draws a seed from torch's global generator, so that
+            `pyro.set_rng_seed` determines it.
+        **settings: Those of `AnnealedSMC`, for each chain: `num_walkers`, `kernel`,
+            `schedule`, `base`, `learn_base`, `adapt`, `preconditioner`, `num_moves`,
+            `max_moves`, `resampler`, `ess_threshold`, `waste_free`, `max_seconds` (of the
+            annealing), `chunk_size` and `jit_compile`. The number of chains is told to
+            `MCMC`.
 
     Raises:
         ArgumentError: A setting is out of its range.
         ModelError: The model cannot be used, once it is run; the message names the site.
+
+    Warns:
+        EvidenceWarning: Something suggests not to trust the draws of a chain, or that
+            chains differ, as far as they run in one process.
 
     Source:
         Del Moral, Doucet, Jasra (2006), J. R. Stat. Soc. B 68(3).
@@ -77,62 +85,43 @@ class JarzynskiKernel(MCMCKernel):
         ['chain 0']
     """
 
-    def __init__(
-        self,
-        model: Any,
-        *,
-        num_walkers: int = 1024,
-        kernel: Kernel = MALA(),  # noqa: B008
-        schedule: Schedule = AdaptiveTempering(),  # noqa: B008
-        base: Any = "prior",
-        learn_base: bool = True,
-        adapt: str = "pilot",
-        preconditioner: str = "dense",
-        max_moves: int = 25,
-        seed: int | None = None,
-        chunk_size: int | str | None = "auto",
-        jit_compile: bool = False,
-    ) -> None:
+    @shows_settings("num_chains")
+    def __init__(self, model: Any, *, seed: int | None = None, **settings: Any) -> None:
         """Check the settings."""
-        self.model = model
-        self.seed = seed
-        self.options: dict[str, Any] = {
-            "num_walkers": num_walkers,
-            "kernel": kernel,
-            "schedule": schedule,
-            "base": base,
-            "learn_base": learn_base,
-            "adapt": adapt,
-            "preconditioner": preconditioner,
-            "max_moves": max_moves,
-            "chunk_size": chunk_size,
-            "jit_compile": jit_compile,
-        }
-        Settings(**self.options, num_chains=1, seed=seed or 0)
+        if "num_chains" in settings:
+            raise ArgumentError(
+                "`num_chains` is an argument of `MCMC`: `MCMC(JarzynskiKernel(model), "
+                "num_samples, num_chains=4)`."
+            )
+        self.model, self.seed = model, seed
+        self.settings = Settings(**settings, num_chains=1, seed=0 if seed is None else seed)
         self.transforms: dict[str, Transform] | None = None
-        self._initial_params: dict[str, Tensor] | None = None
+        self._initial_params: dict[int, dict[str, Tensor]] = {}
         self._chain: Chain | None = None
+        self._finished: list[SMCResult] = []
 
     def setup(self, warmup_steps: int, *args: Any, **kwargs: Any) -> None:
         """Analyse the model; the annealing begins with the first sample."""
         self._warmup_steps = count("warmup_steps", warmup_steps, 0)
         self._step, self._chain = 0, None
-        self._arguments = args, kwargs
-        drawn = self.seed
-        if drawn is None:
-            drawn = int(torch.randint(2**31, (), device="cpu"))
-        # Ranks that were not seeded alike take one seed nevertheless.
-        self._seed = ranks_now().largest(drawn)[0] if self.seed is None else drawn
-        improper = self.options["base"] != "prior" or self._initial_params is not None
-        model = PyroModel(self.model, args, kwargs, seed=self._seed, improper=improper)
-        _check_static(model)
+        chain = _chain_of_mcmc()
+        given = self._initial_params.get(chain or 0)
+        if not chain:
+            self._finished = []
+        self._warnings = RunWarnings("" if chain is None else f"Chain {chain}: ")
+        cloud, base = None, self.settings.base
+        with ALONE, torch.inference_mode(mode=False), self._warnings.told():
+            seed = self._seed_of(chain or 0)
+            improper = base != "prior" or given is not None
+            model = PyroModel(self.model, args, kwargs, seed=seed, improper=improper)
+            _check_static(model)
+            values = model.unflatten(model.first_coordinates)
+            if given is not None:
+                cloud = _checked_cloud(given, model)
+        self._analysed = model
+        self._of_chain = replace(self.settings, seed=seed, base=cloud or base)
         self.transforms = {x.name: x.transform.inv for x in model.latents}
-        values = model.unflatten(model.first_coordinates)
         self._unconstrained = {name: value.clone() for name, value in values.items()}
-        self._base = self.options["base"]
-        if self._initial_params is not None:
-            cloud = _checked_cloud(self._initial_params, model)
-            self._base = cloud or self._base
         if hasattr(self, "save_params"):
             # Pyro writes values in this order and reads them sorted.
             self.save_params = sorted(getattr(self, "save_params"))  # noqa: B009
@@ -144,7 +133,7 @@ class JarzynskiKernel(MCMCKernel):
 
     @initial_params.setter
     def initial_params(self, params: dict[str, Tensor]) -> None:
-        self._initial_params = params
+        self._initial_params[_chain_of_mcmc() or 0] = params
 
     def sample(self, params: dict[str, Tensor]) -> dict[str, Tensor]:
         """Anneal by a step, or return the next draw, in unconstrained coordinates."""
@@ -154,12 +143,15 @@ class JarzynskiKernel(MCMCKernel):
                 "`warmup_steps` must be at least 1: walkers are annealed from the prior "
                 "to the posterior during the warm-up."
             )
-        with torch.inference_mode(mode=False):
+        guard = shortage_told(self.settings.num_walkers)
+        with ALONE, torch.inference_mode(mode=False), guard, self._warnings.told():
             return self._named(self._next())
 
     def _next(self) -> Tensor:
         if self._chain is None:
-            self._chain = self._begin()
+            self._chain = Chain(
+                self._analysed, self._of_chain, self._warnings, self._finished
+            )
         if self._step < self._warmup_steps:
             self._step += 1
             last = self._step == self._warmup_steps
@@ -176,23 +168,44 @@ class JarzynskiKernel(MCMCKernel):
 
     def cleanup(self) -> None:
         """Forget the walkers."""
-        self._chain = None
-        self._initial_params = None
+        self._chain, self._initial_params = None, {}
 
     def __getstate__(self) -> dict[str, Any]:
         """Leave out the walkers, which cannot be pickled."""
-        return {**self.__dict__, "_chain": None}
+        return {**self.__dict__, "_chain": None, "_finished": []}
 
-    def _begin(self) -> Chain:
-        options = {**self.options, "base": self._base}
-        settings = Settings(**options, num_chains=1, seed=self._seed)
-        args, kwargs = self._arguments
-        return Chain(*prepare(self.model, args, kwargs, settings))
+    def _seed_of(self, chain: int) -> int:
+        """Return the seed of a chain."""
+        if self.seed is None:
+            # Ranks that were not seeded alike take one seed nevertheless.
+            return ranks_now().largest(int(torch.randint(2**31, (), device="cpu")))[0]
+        if chain == 0:
+            return self.seed
+        return stream(self.seed, f"chain {chain}").initial_seed()
 
     def _named(self, draw: Tensor) -> dict[str, Tensor]:
         parts = draw.split([value.numel() for value in self._unconstrained.values()])
         items = zip(self._unconstrained.items(), parts, strict=True)
         return {name: part.reshape(value.shape) for (name, value), part in items}
+
+
+def _chain_of_mcmc() -> int | None:
+    """Return the chain for which `MCMC` calls its kernel; `None` if it runs one alone.
+
+    `MCMC` counts its chains, and tells their kernel nothing of it. It gives the first
+    parameters of all chains to one kernel, before it sends that to their processes.
+    """
+    frame = sys._getframe()
+    while frame.f_back is not None:
+        frame = frame.f_back
+        known = frame.f_locals
+        if frame.f_code is api._Worker.__init__.__code__:
+            return int(known["chain_id"])
+        if frame.f_code is api._Worker.run.__code__:
+            return int(known["self"].chain_id)
+        if frame.f_code is api._UnarySampler.run.__code__:
+            return int(known["i"]) if known["self"].num_chains > 1 else None
+    return None
 
 
 def _checked_cloud(given: dict[str, Tensor], model: PyroModel) -> dict[str, Tensor] | None:

@@ -262,6 +262,7 @@ def make_posterior(
     args: tuple,
     kwargs: dict[str, Any],
     *,
+    analysed: PyroModel | None = None,
     base: Any,
     num_walkers: int,
     seed: int,
@@ -279,8 +280,9 @@ def make_posterior(
         raise ArgumentTypeError(
             f"`model` must be a Pyro model or a `Target`, got {type(model).__name__}."
         )
-    proper = isinstance(base, str) and base == "prior"
-    analysed = PyroModel(model, args, kwargs, seed=seed, improper=not proper)
+    if analysed is None:
+        proper = isinstance(base, str) and base == "prior"
+        analysed = PyroModel(model, args, kwargs, seed=seed, improper=not proper)
     first = make_base(base, analysed, seed)
     return ModelPosterior(
         analysed, first, num_walkers, seed, chunk_size=chunk_size, cloud_sizes=cloud_sizes

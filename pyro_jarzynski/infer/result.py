@@ -286,7 +286,10 @@ class SMCResult(LogWeightsMixin):
     @cached_property
     def largest_r_hat(self) -> tuple[str, float]:
         """The latent of the largest `r_hat`, and this; 1 for a single island."""
-        return largest_r_hat(self.get_samples(group_by_chain=True))
+        draws = self.get_samples(group_by_chain=True)
+        return largest_r_hat(
+            {name: x for name, x in draws.items() if name not in self.nonfinite_latents}
+        )
 
     @cached_property
     def nonfinite_latents(self) -> list[str]:
@@ -297,10 +300,10 @@ class SMCResult(LogWeightsMixin):
     @property
     def doubts(self) -> list[str]:
         """Reasons not to trust the result: warnings of the run, and what it looks like."""
-        return [*self.run_warnings, *self._own_doubts]
+        return [*self.run_warnings, *self.new_doubts]
 
     @cached_property
-    def _own_doubts(self) -> list[str]:
+    def new_doubts(self) -> list[str]:
         """Doubts that the run has not warned of."""
         known = tuple(kind_of(text) for text in self.run_warnings)
         found = ((text, kind_of(text)) for text in find_doubts(self))
@@ -316,7 +319,7 @@ class SMCResult(LogWeightsMixin):
 
     def warn(self) -> None:
         """Warn of the doubts that the run has not warned of, if there are any."""
-        told = self._own_doubts
+        told = self.new_doubts
         if len(told) > 1:
             told = [f"There are {len(told)} doubts.", *(f"- {doubt}" for doubt in told)]
         if told:

@@ -63,10 +63,14 @@ class RunWarnings:
     """The warnings of a run that say that its result may be wrong.
 
     Warnings that differ in their numbers alone are of one kind, which is told once.
+
+    Args:
+        whose: Text before each warning that is told.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, whose: str = "") -> None:
         """Start without warnings."""
+        self.whose = whose
         self._held: dict[str, Held] = {}
 
     @property
@@ -119,7 +123,7 @@ class RunWarnings:
         for held in self._held.values():
             if not held.told:
                 held.told = True
-                warn(str(held), held.category)
+                warn(f"{self.whose}{held}", held.category)
 
     def state_dict(self) -> list[dict[str, Any]]:
         """Return all warnings."""

@@ -1,8 +1,9 @@
 """How to anneal: the settings that `AnnealedSMC` and `JarzynskiKernel` share."""
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, fields
-from typing import Any
+from inspect import Parameter, Signature, signature
+from typing import Any, TypeVar
 
 from pyro_jarzynski.core.compiled import block_size
 from pyro_jarzynski.core.digests import described
@@ -29,12 +30,13 @@ from pyro_jarzynski.infer.schedules import (
     check_schedule,
 )
 
+Init = TypeVar("Init", bound=Callable[..., None])
 PRECONDITIONERS = ("dense", "diagonal", "none")
 # Settings that a run may go on without, or that are told in another way.
 OTHERS = ("kernel", "base", "schedule", "max_seconds", "chunk_size", "jit_compile")
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class Settings:
     """How to anneal; `AnnealedSMC` has the meaning of each."""
 
@@ -201,3 +203,26 @@ class Settings:
             max_moves=self.max_moves,
             ess_threshold=self.ess_threshold,
         )
+
+
+def shows_settings(*without: str) -> Callable[[Init], Init]:
+    """Show settings in the signature of a constructor that takes them as `**settings`.
+
+    Args:
+        without: Settings that it does not take.
+    """
+
+    def shown(init: Init) -> Init:
+        own = [p for p in signature(init).parameters.values() if p.kind != p.VAR_KEYWORD]
+        hidden = {*without, *(parameter.name for parameter in own)}
+        shared = [
+            Parameter(f.name, Parameter.KEYWORD_ONLY, default=f.default, annotation=f.type)
+            for f in fields(Settings)
+            if f.name not in hidden
+        ]
+        first = [parameter for parameter in own if parameter.kind != Parameter.KEYWORD_ONLY]
+        rest = own[len(first) :]
+        vars(init)["__signature__"] = Signature([*first, *shared, *rest])
+        return init
+
+    return shown

@@ -1,5 +1,6 @@
 """Posterior summaries: means and quantiles of draws, and how well they are known."""
 
+import math
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
@@ -83,18 +84,20 @@ def largest_r_hat(draws: dict[str, Tensor]) -> tuple[str, float]:
     Args:
         draws: Draws of equal weight by site, `(C, N, *shape)`.
     """
-    names = [name for name, values in draws.items() if values[0, 0].numel()]
-    sites = [draws[name] for name in names]
-    found = [float(_r_hats(x.double().reshape(*x.shape[:2], -1)).max()) for x in sites]
-    # The largest of numbers with a NaN is NaN.
-    index = int(torch.tensor(found, device="cpu").argmax())
-    return names[index], found[index]
+    found = {
+        name: float(_r_hats(values.double().reshape(*values.shape[:2], -1)).max())
+        for name, values in draws.items()
+        if values[0, 0].numel()
+    }
+    return max(
+        found.items(), key=lambda item: (math.isnan(item[1]), item[1]), default=("", 1.0)
+    )
 
 
 def _r_hats(values: Tensor) -> Tensor:
-    """Return `√(((N - 1) W / N + B) / W)` of `(C, N, k)` draws; 1 for a single island."""
+    """Return `√(((N - 1) W / N + B) / W)` of draws `(C, N, k)`; 1 if `C` or `N` is 1."""
     chains, size, num = values.shape
-    if chains == 1:
+    if chains == 1 or size == 1:
         return values.new_ones(num)
     within, between = values.var(1).mean(0), values.mean(1).var(0)
     r_hat = ((size - 1) / size + between / within).sqrt()

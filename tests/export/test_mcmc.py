@@ -1,5 +1,7 @@
 """What `pyro.infer.MCMC` has drawn, with any kernel, in ArviZ."""
 
+from unittest.mock import patch
+
 import numpy as np
 import pyro
 import pyro.distributions as dist
@@ -15,6 +17,7 @@ from tests.export.assignments import MIXED
 from tests.export.exports import EXPORTS, FLOAT, GROUP, X, Y
 from tests.export.known_likelihoods import normal
 from tests.export.known_mixtures import THREE
+from tests.infer.test_mcmc_kernel import mode_draws, narrow_modes
 
 pytestmark = pytest.mark.global_state
 
@@ -108,8 +111,8 @@ def test_chains_and_divergences_are_kept_apart():
     mcmc = sampled(linear, X, Y)
     mcmc._samples = {"b": mcmc._samples["b"].reshape(2, 20, 2)}
     mcmc._diagnostics = [
-        {"divergences": [1, 3], "log evidence": -1.0},
-        {"divergences": [], "log evidence": -2.0},
+        {"divergences": [1, 3], "log evidence": -1.0, "warnings": [], "status": "ok"},
+        {"divergences": [], "log evidence": -2.0, "warnings": [], "status": "ok"},
     ]
     tree = pj.to_arviz(mcmc)
     draws = mcmc.get_samples(group_by_chain=True)["b"]
@@ -163,3 +166,21 @@ def test_draws_that_were_not_kept_are_named():
     mcmc._samples.pop("a")
     with pytest.raises(ArgumentError, match="no draws of the latent 'a'"):
         pj.to_arviz(mcmc)
+
+
+@pytest.mark.filterwarnings("ignore:.*fork:DeprecationWarning")
+def test_status_and_doubts_of_chains_in_processes():
+    """Each process finds another mode, and only the export sees them together."""
+    with patch("torch.multiprocessing.cpu_count", return_value=8):
+        mcmc = sampled(
+            narrow_modes,
+            Y,
+            num_chains=2,
+            mp_context="fork",
+            initial_params={"x": mode_draws()},
+        )
+    assert mcmc.diagnostics()["status"] == {"chain 0": "ok", "chain 1": "ok"}
+    attrs = pj.to_arviz(mcmc, log_likelihood=False).attrs
+    assert attrs["status"] == "doubtful"
+    assert attrs["doubts"].startswith("The chains disagree about the latent 'x'")
+    assert "\n" not in attrs["doubts"]

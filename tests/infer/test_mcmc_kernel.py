@@ -2,7 +2,9 @@
 
 import math
 import pickle
-from itertools import pairwise
+from dataclasses import fields
+from inspect import signature
+from itertools import combinations, pairwise
 from unittest.mock import patch
 
 import pyro
@@ -12,8 +14,10 @@ import torch
 from pyro.infer import MCMC
 from pyro.infer.mcmc import StreamingMCMC
 
-from pyro_jarzynski import MALA, ULA, JarzynskiKernel
+from pyro_jarzynski import MALA, ULA, AnnealedSMC, EvidenceWarning, JarzynskiKernel
 from pyro_jarzynski.errors import ArgumentError, ModelError
+from pyro_jarzynski.infer.model import PyroModel
+from pyro_jarzynski.infer.settings import Settings
 from tests.infer.test_annealed_smc import STREAM, log_evidence_of_stream
 from tests.scenarios import FLOAT
 
@@ -66,6 +70,68 @@ def test_one_chain():
     assert_posterior(mcmc.get_samples())
 
 
+def chains_of(seed, num_chains=2, mp_context=None, **settings):
+    """Return a run of several chains, in turn or in processes of their own."""
+    kernel = kernel_of(num_walkers=50, max_moves=2, seed=seed, **settings)
+    options = {"num_samples": 20, "warmup_steps": 2, "num_chains": num_chains}
+    if mp_context is None:
+        return sampled(kernel, **options)
+    # Pyro goes to processes only where it counts more cores than chains.
+    with patch("torch.multiprocessing.cpu_count", return_value=8):
+        mcmc = sampled(kernel, **options, mp_context=mp_context)
+    assert type(mcmc.sampler).__name__ == "_MultiSampler"
+    return mcmc
+
+
+def all_differ(chains):
+    """Tell whether no draw is in two chains."""
+    return all(not torch.isin(a, b).any() for a, b in combinations(chains, 2))
+
+
+few_walkers = pytest.mark.filterwarnings("ignore::pyro_jarzynski.EvidenceWarning")
+
+
+@few_walkers
+@pytest.mark.global_state
+@pytest.mark.filterwarnings("ignore:.*fork:DeprecationWarning", "ignore:num_chains=3")
+@pytest.mark.parametrize("seed", [0, 2**40 + 1, None])
+def test_each_chain_has_randomness_of_its_own(seed):
+    """A seed determines them, however they are run; Pyro's seeds the processes without."""
+    pyro.set_rng_seed(0)
+    turns, forked = (
+        chains_of(seed, 3, method).get_samples(group_by_chain=True)["mu"]
+        for method in (None, "fork")
+    )
+    assert all_differ(turns)
+    assert all_differ(forked)
+    assert torch.equal(turns, forked) or seed is None
+
+
+@few_walkers
+def test_chains_of_neighbouring_seeds_differ():
+    chains = [chains_of(seed).get_samples(group_by_chain=True)["mu"] for seed in range(3)]
+    assert all_differ(torch.cat(chains))
+    # The first chain is that of a kernel which runs alone.
+    assert torch.equal(chains[2][0], chains_of(2, 1).get_samples()["mu"])
+
+
+@few_walkers
+def test_chains_of_a_kernel_that_runs_again_are_the_same():
+    kernel = kernel_of(num_walkers=50, max_moves=2)
+    options = {"num_samples": 20, "warmup_steps": 2, "num_chains": 2}
+    first, second = (sampled(kernel, **options).get_samples()["mu"] for _ in range(2))
+    assert torch.equal(first, second)
+
+
+@few_walkers
+def test_chains_of_a_stream_differ():
+    kernel = kernel_of(num_walkers=50, max_moves=2)
+    mcmc = StreamingMCMC(kernel, 20, warmup_steps=2, num_chains=2, disable_progbar=True)
+    mcmc.run(STREAM)
+    means = [mcmc.get_statistics()[chain, "mu"]["mean"] for chain in (0, 1)]
+    assert means[0] != means[1]
+
+
 @pytest.mark.global_state
 def test_two_chains_in_turn_differ():
     pyro.set_rng_seed(0)
@@ -76,15 +142,16 @@ def test_two_chains_in_turn_differ():
     assert mcmc.diagnostics()["mu"]["r_hat"] < 1.05
 
 
-@pytest.mark.global_state
 def test_parallel_chains():
-    # Pyro goes to processes only where it counts more cores than chains.
-    pyro.set_rng_seed(0)
+    """Those of a seed are the same in new processes as in turn."""
     with patch("torch.multiprocessing.cpu_count", return_value=8):
-        mcmc = sampled(kernel_of(seed=None), num_chains=2, mp_context="spawn")
+        mcmc = sampled(kernel_of(), num_chains=2, mp_context="spawn")
     assert type(mcmc.sampler).__name__ == "_MultiSampler"
     assert_posterior(mcmc.get_samples(), 800)
-    assert set(mcmc.diagnostics()["log evidence"]) == {"chain 0", "chain 1"}
+    found, expected = mcmc.diagnostics(), sampled(kernel_of(), num_chains=2).diagnostics()
+    assert set(found["log evidence"]) == {"chain 0", "chain 1"}
+    assert len(set(found["log evidence"].values())) == 2
+    assert found["log evidence"] == expected["log evidence"]
 
 
 def test_streaming():
@@ -247,3 +314,136 @@ def test_arviz_reads_the_draws():
     posterior = arviz.from_pyro(mcmc, log_likelihood=False).posterior
     assert posterior["mu"].shape == (1, 400)
     assert torch.equal(torch.tensor(posterior["mu"].values[0]), mcmc.get_samples()["mu"])
+
+
+def test_settings_are_those_of_the_sampler():
+    names = {field.name for field in fields(Settings)}
+    shown = signature(JarzynskiKernel).parameters
+    assert shown.keys() - {"model"} == names - {"num_chains"}
+    own = {"model", "progress", "checkpoints"}
+    assert signature(AnnealedSMC).parameters.keys() - own == names
+    assert shown["num_walkers"].default == Settings().num_walkers
+    assert shown["seed"].default is None
+    with pytest.raises(ArgumentError, match="`num_chains` is an argument of `MCMC`"):
+        kernel_of(num_chains=2)
+    with pytest.raises(TypeError, match="'walkers'"):
+        kernel_of(walkers=2)
+
+
+SAME = {
+    "default": {},
+    "waste-free": {"waste_free": True, "num_moves": 3, "resampler": "stratified"},
+    "online": {"adapt": "online", "num_moves": 2, "ess_threshold": 0.9},
+    "too few": {"num_walkers": 8, "max_moves": 1, "learn_base": False},
+    "no time": {"max_seconds": 1e-6, "learn_base": False},
+}
+
+
+@few_walkers
+@pytest.mark.parametrize("settings", SAME.values(), ids=SAME)
+def test_annealing_is_that_of_the_sampler(settings):
+    """Evidence, history and doubts are those of one island, to the last bit."""
+    settings = {"num_walkers": 100, "seed": 3} | settings
+    sampler = AnnealedSMC(model, num_chains=1, progress=False, **settings)
+    expected = sampler.run(STREAM)
+    mcmc = sampled(kernel_of(**settings), num_samples=5)
+    (found,) = mcmc._diagnostics
+    assert found["log evidence"] == expected.log_evidence
+    assert found["betas"] == expected.history["beta"].tolist()
+    assert found["step size"] == float(expected.history["step_size"][-1])
+    assert found["warnings"] == expected.doubts
+    assert found["status"] == expected.status
+
+
+def test_warnings_of_a_chain_are_told_once_and_are_in_its_diagnostics():
+    kernel = kernel_of(num_walkers=8, max_moves=1, learn_base=False)
+    with pytest.warns(EvidenceWarning) as told:
+        mcmc = sampled(kernel, num_samples=5)
+    texts = [str(w.message) for w in told]
+    assert texts == mcmc.diagnostics()["warnings"]["chain 0"]
+    assert any("descend from a few" in text for text in texts)
+    assert len(set(texts)) == len(texts)
+    assert mcmc.diagnostics()["status"]["chain 0"] == "doubtful"
+    assert {w.filename for w in told} == {__file__}
+
+
+def narrow_modes(data):
+    del data
+    x = pyro.sample("x", dist.Normal(ZERO, 5.0))
+    modes = dist.Normal(torch.tensor([-6.0, 6.0], dtype=FLOAT), 0.05)
+    pyro.factor("modes", modes.log_prob(x).logsumexp(0))
+
+
+def mode_draws():
+    """Return draws of one mode, and of the other: `initial_params` of two chains."""
+    noise = torch.randn(2, 100, dtype=FLOAT, generator=torch.Generator().manual_seed(0))
+    return torch.tensor([[-6.0], [6.0]]) + 0.05 * noise
+
+
+def test_chains_that_disagree_are_told_of():
+    """Each starts from draws of another mode, and finds no other."""
+    kernel = kernel_of(narrow_modes)
+    with pytest.warns(EvidenceWarning) as told:
+        mcmc = sampled(kernel, num_chains=2, initial_params={"x": mode_draws()})
+    first, last = mcmc.diagnostics()["warnings"].values()
+    (doubt,) = set(last) - set(first)
+    assert doubt.startswith("The chains disagree about the latent 'x'")
+    shown = [str(w.message) for w in told if w.category is EvidenceWarning]
+    assert shown == [f"Chain 1: {doubt}"]
+    assert mcmc.diagnostics()["status"] == {"chain 0": "ok", "chain 1": "doubtful"}
+
+
+def gradients_after(warmup_steps, num_samples=5, **settings):
+    """Gradients that a chain has evaluated before its first draw, and after its last."""
+    seen = []
+
+    def hook(kernel, params, stage, index):
+        del params, stage, index
+        seen.append(kernel._chain.recorder.num_gradients)
+
+    options = {"num_samples": num_samples, "warmup_steps": warmup_steps}
+    sampled(kernel_of(**settings), hook_fn=hook, **options)
+    return seen[warmup_steps - 1], seen[-1]
+
+
+def test_warm_up_ends_when_the_walkers_have_decorrelated():
+    """Ten times as many steps evaluate nothing more."""
+    assert gradients_after(30) == gradients_after(300)
+
+
+@few_walkers
+def test_warm_up_goes_on_where_the_annealing_ended_too_early():
+    slow = {"kernel": MALA(0.1, target_acceptance=None), "max_moves": 1}
+    few, more, most = (gradients_after(n, **slow)[0] for n in (10, 100, 200))
+    assert few < more == most
+
+
+def test_draws_are_moved_only_until_they_have_decorrelated():
+    """Some moves of all walkers for a draw of which there are no walkers left."""
+    before, after = gradients_after(20, num_samples=101, num_walkers=100)
+    assert 100 <= after - before <= 25 * 100
+    more = gradients_after(20, num_samples=101, num_walkers=100, num_moves=40)
+    assert more[1] - more[0] == 40 * 100
+
+
+def test_draws_that_resemble_earlier_ones_are_told_of():
+    kernel = kernel_of(
+        num_walkers=50, kernel=MALA(1e-6, target_acceptance=None), num_moves=2, max_moves=3
+    )
+    with pytest.warns(EvidenceWarning, match="After 3 moves .* resemble earlier ones"):
+        mcmc = sampled(kernel, num_samples=101, warmup_steps=5)
+    (found,) = mcmc.diagnostics()["warnings"].values()
+    assert sum("resemble earlier ones" in text for text in found) == 1
+
+
+def test_model_is_analysed_once_for_each_chain(monkeypatch):
+    analysed = []
+    init = PyroModel.__init__
+
+    def counted(self, *args, **kwargs):
+        analysed.append(1)
+        init(self, *args, **kwargs)
+
+    monkeypatch.setattr(PyroModel, "__init__", counted)
+    sampled(kernel_of(num_walkers=50), num_samples=5, num_chains=2)
+    assert len(analysed) == 2

@@ -136,7 +136,7 @@ def test_error_of_one_island_is_that_of_many():
 
 def test_the_model_runs_once_for_draws_summary_and_doubts(result, monkeypatch):
     fresh = copy(result)
-    for name in ("_latent_values", "values", "_own_doubts"):
+    for name in ("_latent_values", "values", "new_doubts"):
         fresh.__dict__.pop(name, None)
     calls = []
     constrain = result.posterior.constrain

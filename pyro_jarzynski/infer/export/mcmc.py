@@ -9,10 +9,13 @@ from torch import Tensor
 
 from pyro_jarzynski.diagnostics.inference_data import Coords, Dims, Group, build
 from pyro_jarzynski.errors import ArgumentError
+from pyro_jarzynski.infer.doubts import disagreements
 from pyro_jarzynski.infer.export.content import Content, ModelContent
 from pyro_jarzynski.infer.export.groups import Wanted, draw_groups, sampled
 from pyro_jarzynski.infer.model import PyroModel
 from pyro_jarzynski.infer.posterior import ModelPosterior
+from pyro_jarzynski.infer.run_warnings import kind_of
+from pyro_jarzynski.infer.summary import largest_r_hat
 
 STATISTICS = {
     "lp": "log-density of prior and data in unconstrained coordinates, nats",
@@ -63,7 +66,11 @@ def mcmc_to_arviz(
     wanted = Wanted(log_likelihood, posterior_predictive, prior_predictive)
     groups = draw_groups(content, walkers, values, index, seed, wanted)
     groups["sample_stats"] = _statistics(mcmc, posterior, walkers, index, content)
-    notes = {"kernel": type(mcmc.kernel).__name__, **_evidence(mcmc), **(attrs or {})}
+    notes = {
+        "kernel": type(mcmc.kernel).__name__,
+        **_evidence(mcmc, draws),
+        **(attrs or {}),
+    }
     return build(groups, dims=dims, coords=coords, attrs=notes)
 
 
@@ -111,11 +118,26 @@ def _statistics(
     return replace(sampled(values, index, content), meanings=STATISTICS)
 
 
-def _evidence(mcmc: MCMC) -> dict[str, Any]:
-    """Return the log evidence of each chain, if the kernel has estimated it."""
+def _evidence(mcmc: MCMC, draws: dict[str, Tensor]) -> dict[str, Any]:
+    """Return log evidences, status and doubts of the chains, if the kernel has them."""
     rows = _diagnostics(mcmc)
-    found = [row["log evidence"] for row in rows if "log evidence" in row]
-    return {"log_marginal_likelihood": found} if found else {}
+    if not all("log evidence" in row for row in rows):
+        return {}
+    evidences = [row["log evidence"] for row in rows]
+    doubts = [text for row in rows for text in row["warnings"]]
+    # Those of processes know nothing of each other.
+    doubts += disagreements(
+        torch.tensor(evidences, device="cpu"), *largest_r_hat(draws), "chains"
+    )
+    status = {row["status"] for row in rows} | ({"doubtful"} if doubts else set())
+    worst = next(s for s in ("partial", "doubtful", "ok") if s in status)
+    # A line for each kind, of the last chain that has it.
+    lines = {kind_of(text): text for text in doubts}.values()
+    return {
+        "log_marginal_likelihood": evidences,
+        "status": worst,
+        "doubts": "\n".join(lines),
+    }
 
 
 def _diagnostics(mcmc: MCMC) -> list[dict[str, Any]]:
