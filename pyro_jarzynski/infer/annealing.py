@@ -123,6 +123,7 @@ def anneal(
         else:
             stages = _explore(leg, at.ahead, at.kernel, settings, pilot_tools, at.beta)
         for found in stages:
+            leg.posterior.confirm(found.walkers, compiled=settings.jit_compile)
             if settings.adapt != "off":
                 agree_on_stage(ranks, found)
             info, walkers = found.info, found.walkers
@@ -145,6 +146,7 @@ def _scout(leg: Leg, settings: Settings, at: Standing) -> Iterator[Reached]:
     quick = replace(settings, schedule=SCOUTING)
     tools = Tools(at.generators["scout"], settings.walkers_per_call)
     for found in _explore(leg, scout, at.kernel, quick, tools, at.beta):
+        leg.posterior.confirm(found.walkers, compiled=settings.jit_compile)
         agree_on_stage(at.team.ranks, found)
         at.take_scout(found)
         yield _reached(found, leg)

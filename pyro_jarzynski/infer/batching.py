@@ -2,8 +2,10 @@
 
 Three methods are tried in this order: `torch.func.vmap` over a run of the model, a plate
 of particles around it, and one walker at a time. A method is taken only if densities and
-gradients of three walkers of the real cloud equal those of one walker at a time, because
-a plate can be silently wrong with right shapes: `a - a.mean()` then mixes walkers.
+gradients of a few walkers of the real cloud are those of each alone, up to rounding. A
+plate can be silently wrong with right shapes: `a - a.mean()` then mixes walkers. It is
+taken only if no walker changes with the others, and `Batched.confirm` compares again
+wherever a run has moved its walkers.
 """
 
 import math
@@ -15,7 +17,9 @@ from typing import Any, NamedTuple, TypeAlias
 import torch
 from torch import Tensor
 
+from pyro_jarzynski.core.compiled import TOLERANCE
 from pyro_jarzynski.core.memory import chunk_size_for
+from pyro_jarzynski.core.noise import stream
 from pyro_jarzynski.core.trees import leaves, map_tree
 from pyro_jarzynski.errors import ModelError, SlowModelWarning
 from pyro_jarzynski.infer.model import PyroModel
@@ -26,8 +30,12 @@ from pyro_jarzynski.infer.sites import seeded
 # From coordinates `(n, D)` to log prior and log joint, each `(n,)`.
 Densities: TypeAlias = Callable[[Tensor], tuple[Tensor, Tensor]]
 
-NUM_CHECKED = 3
 NUM_FIRST = 7
+# Two ways to the numbers of a walker may differ by so many units in the last place of the
+# largest of them, and by so many times the change that rounding its coordinates makes.
+MAX_ROUNDING = 32
+MAX_NOISE = 16
+NUM_ROUNDED = 4
 
 
 class Batched(NamedTuple):
@@ -35,15 +43,47 @@ class Batched(NamedTuple):
 
     Attributes:
         densities: Log prior and log joint of walkers `(n, D)`, each `(n,)`.
+        alone: The same, one walker at a time.
         method: `"vmap"`, `"plate"` or `"loop"`.
         reasons: Why the methods before it were refused.
         chunk_size: Walkers per call; `None` is all at once.
     """
 
     densities: Densities
+    alone: "Alone"
     method: str
     reasons: dict[str, str]
     chunk_size: int | None
+
+    def confirm(
+        self, walkers: Tensor, log_joint: Tensor, grad: Tensor, *, compiled: bool
+    ) -> None:
+        """Raise if walkers in a plate did not have the densities that each has alone.
+
+        Args:
+            walkers: Coordinates, `(N, D)`.
+            log_joint: Log joint of each that was found, `(N,)`.
+            grad: Its gradient, `(N, D)`.
+            compiled: Whether compiled code found them, which rounds otherwise.
+
+        Raises:
+            ModelError: A few walkers have others.
+        """
+        if self.method != "plate":
+            return
+        rows = _spread(walkers)
+        truth = self.alone.numbers(walkers[rows])
+        slope = _where_finite(log_joint[rows], grad[rows])
+        found = [truth[0], log_joint[rows], truth[2], slope]
+        rounding = TOLERANCE[walkers.dtype] if compiled else None
+        if not self.alone.agrees(found, truth, walkers[rows], rounding):
+            gap = float((found[1] - truth[1]).abs().max())
+            raise ModelError(
+                "The model has other densities in a plate of all walkers than for each "
+                f"alone, by {gap:.3g} nats: it mixes walkers, or branches on all of them. "
+                "Write reductions over the last dimensions, such as `a.mean(-1)`, and "
+                "`torch.where` in place of branches on latents."
+            )
 
 
 def map_walkers(
@@ -112,17 +152,18 @@ def batch(
     Warns:
         SlowModelWarning: The model can only be evaluated for one walker at a time.
     """
-    number = min(NUM_CHECKED, len(walkers))
-    few = torch.linspace(0, len(walkers) - 1, number, device=walkers.device).long()
-    loop = Guarded(_loop(model))
-    truth, again = (_alone(loop, walkers[few], seed, run) for run in ("1", "2"))
-    if not all(_equal(a, b, 0.0) for a, b in zip(truth, again, strict=True)):
+    few = _spread(walkers)
+    alone = Alone(model)
+    with seeded(seed, "run 1"):
+        truth = alone.numbers(walkers[few])
+    with seeded(seed, "run 2"):
+        again = alone.numbers(walkers[few])
+    if any(_gaps(a, b).any() for a, b in zip(truth, again, strict=True)):
         raise ModelError(
             "Two runs of the model at the same latents differ: it draws random numbers "
             "outside its sample sites. Make them latents, draw them before, or switch "
             "dropout off with `.eval()`."
         )
-    tolerance = 1e-3 if walkers.dtype != torch.float64 else 1e-7
     reasons = {}
     for method, plain in (("vmap", _vmap(model)), ("plate", _plate(model))):
         densities = Guarded(plain)
@@ -131,17 +172,23 @@ def batch(
                 # A few walkers first: a plate can need memory that grows as their square.
                 _with_gradients(densities, walkers[:NUM_FIRST])
                 per_call = _walkers_per_call(chunk_size, densities, walkers)
+                sizes = _call_sizes(cloud_sizes or [len(walkers)], per_call)
                 tried = [
-                    _with_gradients(densities, _repeated(walkers, size))
-                    for size in _call_sizes(cloud_sizes or [len(walkers)], per_call)
+                    _with_gradients(densities, _repeated(walkers, size)) for size in sizes
                 ]
+                mixed = method == "plate" and _mixes(
+                    densities, _repeated(walkers, sizes[0])
+                )
         except PLATE_ERRORS as error:
             first_line = (str(error).strip().splitlines() or [""])[0]
             reasons[method] = f"{type(error).__name__}: {first_line}"
             continue
-        if all(_agrees(found, truth, few, tolerance) for found in tried):
-            return Batched(densities, method, reasons, per_call)
-        reasons[method] = "its numbers differ from those of one walker at a time"
+        if not all(_agrees_at(few, found, truth, alone, walkers) for found in tried):
+            reasons[method] = "its numbers differ from those of one walker at a time"
+        elif mixed:
+            reasons[method] = "the numbers of a walker change with other walkers"
+        else:
+            return Batched(densities, alone, method, reasons, per_call)
     told = "; ".join(f"{method}: {reason}" for method, reason in reasons.items())
     warnings.warn(
         f"The model can only be evaluated one walker at a time, which is slow ({told}). "
@@ -151,13 +198,62 @@ def batch(
     )
     # One walker at a time needs the memory of one, whatever the chunk.
     per_call = 1 if isinstance(chunk_size, str) else chunk_size
-    return Batched(loop, "loop", reasons, per_call)
+    return Batched(alone.densities, alone, "loop", reasons, per_call)
 
 
-def _alone(loop: Densities, walkers: Tensor, seed: int, run: str) -> list[Tensor]:
-    """Evaluate walkers one at a time."""
-    with seeded(seed, f"run {run}"):
-        return _with_gradients(loop, walkers)
+class Alone:
+    """The densities of walkers one at a time, with which others are compared.
+
+    Args:
+        model: The model.
+    """
+
+    def __init__(self, model: PyroModel) -> None:
+        """Take the coarsest type of a latent for that of the model."""
+        self.densities = Guarded(_loop(model))
+        self.eps = max(torch.finfo(latent.dtype).eps for latent in model.latents)
+
+    def numbers(self, walkers: Tensor) -> list[Tensor]:
+        """Return log prior, log joint, and the gradients of both."""
+        return _with_gradients(self.densities, walkers)
+
+    def agrees(
+        self,
+        found: list[Tensor],
+        truth: list[Tensor],
+        walkers: Tensor,
+        rounding: float | None = None,
+    ) -> bool:
+        """Tell whether numbers that were found otherwise are the same up to rounding.
+
+        Rounding is that of a walker's own largest number. It is more where matrices are
+        nearly singular: how much, shows at coordinates that differ in the last place.
+
+        Args:
+            found: Numbers of walkers, each `(n,)` or `(n, D)`.
+            truth: Those of each alone.
+            walkers: The walkers, `(n, D)`.
+            rounding: Share of the largest number; `None` is that of sums in their dtype.
+        """
+        if _agree(found, truth, [0.0] * len(truth), rounding):
+            return True
+        return _agree(found, truth, self._noise(truth, walkers), rounding)
+
+    def _noise(self, truth: list[Tensor], walkers: Tensor) -> list[Tensor]:
+        """Return the largest change of the numbers of each walker by rounding, `(n, 1)`."""
+        size = 2 * self.eps * walkers.abs().clamp(min=1e-2)
+        generator = stream(0, "rounding", walkers.device)
+        noise = [torch.zeros_like(walkers[:, :1])] * len(truth)
+        for _ in range(NUM_ROUNDED):
+            sign = torch.randint(
+                2, walkers.shape, generator=generator, device=walkers.device
+            )
+            rounded = self.numbers(walkers + size * (2 * sign - 1))
+            noise = [
+                torch.maximum(most, _gaps(a, b).amax(1, keepdim=True))
+                for most, a, b in zip(noise, rounded, truth, strict=True)
+            ]
+        return noise
 
 
 class Guarded:
@@ -246,17 +342,6 @@ def _repeated(walkers: Tensor, num: int) -> Tensor:
     return walkers[torch.arange(num, device=walkers.device) % len(walkers)]
 
 
-def _agrees(
-    found: list[Tensor], truth: list[Tensor], rows: Tensor, tolerance: float
-) -> bool:
-    """Compare some rows, as far as there are so many, to the numbers they have alone."""
-    there = rows < len(found[0])
-    return all(
-        _equal(a[rows[there]], b[there], tolerance)
-        for a, b in zip(found, truth, strict=True)
-    )
-
-
 def _with_gradients(densities: Densities, walkers: Tensor) -> list[Tensor]:
     """Return log prior, log joint, and the gradients of both."""
     with torch.enable_grad():
@@ -270,12 +355,83 @@ def _with_gradients(densities: Densities, walkers: Tensor) -> list[Tensor]:
                 (grad,) = torch.autograd.grad(value.sum(), point, retain_graph=True)
             else:
                 grad = torch.zeros_like(point)
-            found.append(grad)
+            found.append(_where_finite(value.detach(), grad))
     return found
 
 
-def _equal(a: Tensor, b: Tensor, tolerance: float) -> bool:
-    """Compare to a tolerance relative to the largest finite number of either."""
-    finite = b[torch.isfinite(b)]
-    scale = 1 + float(finite.abs().max()) if finite.numel() else 1.0
-    return torch.allclose(a, b, rtol=0, atol=tolerance * scale, equal_nan=True)
+def _where_finite(value: Tensor, grad: Tensor) -> Tensor:
+    """Return gradients `(n, D)`, and NaN where the value is not finite."""
+    return torch.where(torch.isfinite(value)[:, None], grad, torch.nan)
+
+
+def _spread(walkers: Tensor) -> Tensor:
+    """Return the rows of a few walkers."""
+    last = len(walkers) - 1
+    rows = sorted({0, (last + 1) // 2, last})
+    return torch.tensor(rows, device=walkers.device)
+
+
+def _agrees_at(
+    rows: Tensor,
+    found: list[Tensor],
+    truth: list[Tensor],
+    alone: Alone,
+    walkers: Tensor,
+) -> bool:
+    """Compare some rows, as far as there are so many, to the numbers they have alone."""
+    rows = rows[rows < len(found[0])]
+    known = [x[: len(rows)] for x in truth]
+    return alone.agrees([x[rows] for x in found], known, walkers[rows])
+
+
+def _agree(
+    found: list[Tensor],
+    truth: list[Tensor],
+    noise: Sequence[Tensor | float],
+    rounding: float | None = None,
+) -> bool:
+    """Compare numbers by walker to what rounding can do to each, and to known noise."""
+    for a, b, most in zip(found, truth, noise, strict=True):
+        numbers = torch.where(torch.isfinite(b), b, 0.0).reshape(len(b), -1)
+        size = 1 + numbers.abs().amax(1, keepdim=True)
+        share = rounding or MAX_ROUNDING * torch.finfo(b.dtype).eps
+        limit = share * size + MAX_NOISE * most
+        if not (_gaps(a, b) <= limit).all():
+            return False
+    return True
+
+
+def _gaps(a: Tensor, b: Tensor) -> Tensor:
+    """Return absolute differences `(n, k)`: infinite where one alone is not finite."""
+    gaps = (a - b).abs().nan_to_num(torch.inf)
+    equal = (a == b) | (a.isnan() & b.isnan())
+    return torch.where(equal, 0.0, gaps).reshape(len(gaps), -1)
+
+
+def _mixes(densities: Densities, walkers: Tensor) -> bool:
+    """Tell whether densities of some walkers change with where others are.
+
+    The derivative of a walker's density with respect to another walker must be zero, and
+    the density must stay as it is when the others are put elsewhere.
+    """
+    odd = torch.arange(len(walkers), device=walkers.device) % 2 == 1
+    with torch.enable_grad():
+        point = walkers.detach().clone().requires_grad_()
+        values = densities(point)
+        for value in values:
+            sound = torch.isfinite(value)
+            for half in (odd, ~odd):
+                own, others = value[half & sound], ~half & sound
+                if not (own.requires_grad and others.any()):
+                    continue
+                (grad,) = torch.autograd.grad(own.sum(), point, retain_graph=True)
+                if (grad[others] != 0).any():
+                    return True
+        before = [value.detach() for value in values]
+    for half in (odd, ~odd):
+        with torch.no_grad():
+            after = densities(torch.where(half[:, None], walkers[:1], walkers))
+        kept, known = ([v[~half] for v in values] for values in (after, before))
+        if not _agree(kept, known, [0.0] * len(before)):
+            return True
+    return False

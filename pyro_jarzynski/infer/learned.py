@@ -67,6 +67,10 @@ class LearnedPosterior:
         """Return values by site, each `(N, *shape)`."""
         return self.posterior.constrain(walkers, deterministic=deterministic)
 
+    def confirm(self, walkers: Walkers, *, compiled: bool) -> None:
+        """Raise if walkers that were evaluated at once have other energies alone."""
+        self.posterior.confirm(walkers, compiled=compiled)
+
     def explain(self, walker: Tensor) -> str:
         """Tell which parts of the model are not finite at one walker."""
         return self.posterior.explain(walker)

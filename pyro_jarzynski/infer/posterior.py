@@ -15,6 +15,7 @@ from pyro_jarzynski.core.evaluation import CombinedEnergy
 from pyro_jarzynski.core.gradients import TermsFn
 from pyro_jarzynski.core.memory import MORE, chunk_size_for
 from pyro_jarzynski.core.noise import stream
+from pyro_jarzynski.core.walkers import Walkers
 from pyro_jarzynski.errors import ArgumentError, ArgumentTypeError, EnergyError
 from pyro_jarzynski.infer.bases import Base, make_base
 from pyro_jarzynski.infer.batching import Guarded, batch, map_walkers
@@ -53,6 +54,9 @@ class Posterior(Protocol):
         self, walkers: Tensor, *, deterministic: bool = False
     ) -> dict[str, Tensor]:
         """Return values by site, each `(N, *shape)`."""
+
+    def confirm(self, walkers: Walkers, *, compiled: bool) -> None:
+        """Raise if walkers that were evaluated at once have other energies alone."""
 
     def explain(self, walker: Tensor) -> str:
         """Tell which parts of the model are not finite at one walker, `(D,)`."""
@@ -134,6 +138,9 @@ class TorchPosterior:
     ) -> dict[str, Tensor]:
         """Return the walkers in the shape of the draws, as `x`."""
         return {"x": walkers.reshape(-1, *self.event)}
+
+    def confirm(self, walkers: Walkers, *, compiled: bool) -> None:
+        """Do nothing: the functions take all walkers at once."""
 
     def explain(self, walker: Tensor) -> str:
         """Tell which of the two functions is not finite at one walker."""
@@ -243,6 +250,18 @@ class ModelPosterior:
     def discrete(self, walkers: Tensor) -> dict[str, Tensor]:
         """Draw the discrete latents, each `(N, *shape)`; the same in every call."""
         return draw_discrete(self.model, walkers, by_loop=self.by_loop, seed=self.seed)
+
+    def confirm(self, walkers: Walkers, *, compiled: bool) -> None:
+        """Raise if walkers that were evaluated at once have other energies alone.
+
+        Args:
+            walkers: Walkers of which the last term of the energy is that of the posterior.
+            compiled: Whether their energies are those of compiled code.
+        """
+        goal = walkers.evaluation.terms[-1]
+        assert isinstance(walkers.position, Tensor)
+        assert isinstance(goal.grad, Tensor)
+        self._batched.confirm(walkers.position, -goal.energy, -goal.grad, compiled=compiled)
 
     @property
     def by_loop(self) -> bool:

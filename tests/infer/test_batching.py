@@ -10,13 +10,15 @@ import pyro
 import pyro.distributions as dist
 import pytest
 import torch
+from torch import nn
 
 from pyro_jarzynski import AnnealedSMC
-from pyro_jarzynski.errors import SlowModelWarning
+from pyro_jarzynski.errors import ModelError, SlowModelWarning
 from pyro_jarzynski.infer import batching
 from pyro_jarzynski.infer.batching import Guarded
 from pyro_jarzynski.infer.legs import prepare
 from pyro_jarzynski.infer.model import PyroModel
+from pyro_jarzynski.infer.prior import draw_prior
 from pyro_jarzynski.infer.settings import Settings
 from tests.infer.batches import batched, conjugate
 from tests.infer.zoo.programs import Cube
@@ -217,3 +219,124 @@ def test_memory_follows_the_chunks():
     )
     assert done.returncode == 0, done.stderr
     assert float(done.stdout) < 0.6
+
+
+# Plates of particles that mix walkers.
+
+NUM_DATA = 1000
+
+
+def behind_much_data(change):
+    """Return a model whose data hide, by their numbers, what is done to a small latent."""
+
+    def model(y):
+        a = pyro.sample("a", dist.Normal(0.0, 1.0).expand([5]).to_event(1))
+        mu = pyro.sample("mu", dist.Normal(0.0, 10.0))
+        if (a.abs() > 1e6).any():  # vmap refuses it, and a plate does not
+            raise ValueError("too large")
+        pyro.factor("soft", -4.0 * change(a).square().sum(-1))
+        with pyro.plate("data", len(y)):
+            pyro.sample("y", dist.Normal(mu, 1.0), obs=y)
+
+    return PyroModel(model, (torch.ones(NUM_DATA),), {})
+
+
+def cloud(size, num=64):
+    generator = torch.Generator().manual_seed(0)
+    few = torch.randn(16, size, generator=generator)
+    few[:, -1] *= 10
+    return few.repeat(-(-num // 16), 1)[:num]
+
+
+MIXING = {
+    "mean": lambda a: a - a.mean(),
+    "mean without gradient": lambda a: a - a.detach().mean(),
+    "largest": lambda a: a / a.max(),
+    "threshold": lambda a: torch.where(a > a.median(), a, 0.5 * a),
+    "running sum": lambda a: a.cumsum(0),
+    "norm": lambda a: a / a.norm(),
+    "softmax": lambda a: a.softmax(0),
+    "first walker": lambda a: a + a[0],
+    "batch norm": lambda a: (
+        nn.functional.batch_norm(a.reshape(-1, 5), None, None, training=True).reshape(
+            a.shape
+        )
+        if a.ndim > 1
+        else a
+    ),
+    "branch": lambda a: a if (a < 1.5).all() else 2 * a,
+    "number of walkers": lambda a: a - a.sum(-1, keepdim=True) / len(a),
+}
+RIGHT = {
+    "mean": lambda a: a - a.mean(-1, keepdim=True),
+    "largest": lambda a: a / a.amax(-1, keepdim=True),
+    "running sum": lambda a: a.cumsum(-1),
+    "norm": lambda a: a / a.norm(dim=-1, keepdim=True),
+    "sorted": lambda a: a.sort(-1).values,
+    "product": lambda a: a @ torch.arange(25.0).reshape(5, 5),
+    "factor": lambda a: torch.linalg.solve(
+        torch.eye(5) + a.unsqueeze(-1) * a.unsqueeze(-2), a
+    ),
+    "no number": lambda a: (a + 0.3).sqrt(),
+}
+
+
+@pytest.mark.parametrize("change", MIXING.values(), ids=MIXING)
+def test_a_plate_that_mixes_walkers_is_not_taken(change):
+    found = batched(behind_much_data(change), cloud(6))
+    assert found.method == "loop"
+
+
+@pytest.mark.parametrize("change", RIGHT.values(), ids=RIGHT)
+def test_a_plate_that_does_not_is_taken(change):
+    found = batched(behind_much_data(change), cloud(6))
+    assert found.method == "plate"
+
+
+def test_a_plate_that_mixes_walkers_near_the_posterior_alone_is_told():
+    """Draws of the prior are nowhere all above 3, and those of the posterior are."""
+
+    def model():
+        m = pyro.sample("m", dist.Normal(0.0, 2.0))
+        if (m > 3).all():
+            m = m - 0.5 * (m - m.mean())
+        pyro.sample("y", dist.Normal(m, 0.1), obs=torch.tensor(5.0))
+
+    with pytest.raises(
+        ModelError, match=r"other densities in a plate .* than for each alone"
+    ):
+        AnnealedSMC(model, num_walkers=32, progress=False).run()
+
+
+def covariance_with_hardly_any_noise():
+    x = torch.linspace(-10, 10, 11)
+    length = pyro.sample("length", dist.Gamma(25.0, 4.0))
+    size = pyro.sample("size", dist.HalfNormal(2.0))
+    noise = pyro.sample("noise", dist.HalfNormal(1e-5))
+    smooth = torch.exp(-(((x[:, None] - x) / length) ** 2) / 2)
+    cov = size**2 * smooth + (noise + 1e-6) * torch.eye(11)
+    pyro.sample("y", dist.MultivariateNormal(torch.zeros(11), cov), obs=3 * x.sin())
+
+
+@pytest.mark.parametrize("seed", [1, 2, 5, 8, 9, 14])
+def test_rounding_of_nearly_singular_matrices_is_no_difference(seed):
+    model = PyroModel(covariance_with_hardly_any_noise, (), {})
+    walkers = draw_prior(model, 16, seed=seed, purpose="test").repeat(4, 1)
+    assert batched(model, walkers).method == "vmap"
+
+
+def test_draws_of_the_prior_are_not_mixed_beside_large_sites():
+    """The sum of `b` has variance 5, and 10 if the mean is that of all walkers.
+
+    By 300 draws to 6 standard errors of a variance: false alarm 2e-9.
+    """
+
+    def model():
+        pyro.sample("many", dist.Normal(0.0, 1.0).expand([60_000]).to_event(1))
+        a = pyro.sample("a", dist.Normal(0.0, 1.0).expand([5]).to_event(1))
+        pyro.sample("b", dist.Normal(a - a.mean(), 1.0).to_event(1))
+
+    num = 300
+    drawn = draw_prior(PyroModel(model, (), {}), num, seed=0, purpose="test")
+    variance = float(drawn[:, -5:].sum(1).var())
+    assert abs(variance - 5) < 6 * 5 * math.sqrt(2 / num)
