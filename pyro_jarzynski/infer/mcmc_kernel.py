@@ -22,7 +22,7 @@ from pyro_jarzynski.infer.model import PyroModel
 from pyro_jarzynski.infer.result import SMCResult
 from pyro_jarzynski.infer.run_warnings import RunWarnings
 from pyro_jarzynski.infer.settings import Settings, shows_settings
-from pyro_jarzynski.infer.sites import bijection
+from pyro_jarzynski.infer.supports import bijection
 
 
 class JarzynskiKernel(MCMCKernel):

@@ -35,11 +35,12 @@ from pyro_jarzynski.infer.sites import (
     Given,
     Unconstrain,
     Unmask,
-    bijection,
     check_dtype,
+    compute_log_prob,
     is_deterministic,
     is_scaled,
 )
+from pyro_jarzynski.infer.supports import bijection
 
 # What a model raises whose discrete latents are enumerated if it was not written for that.
 ENUMERATION_ERRORS = (
@@ -209,7 +210,7 @@ class PyroModel:
             with poutine.trace() as recorder, feed, given, Unmask(), plate:
                 model(*self.args, **self.kwargs)
             if densities:
-                recorder.trace.compute_log_prob()
+                compute_log_prob(recorder.trace)
         missing = values.keys() - feed.constrained.keys()
         if missing:
             raise ModelError(

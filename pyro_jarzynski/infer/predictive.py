@@ -4,6 +4,7 @@ import torch
 from torch import Tensor
 from tqdm.auto import tqdm
 
+from pyro_jarzynski.infer.draws import ExactDraws
 from pyro_jarzynski.infer.model import PyroModel, quiet_pyro
 from pyro_jarzynski.infer.singular import SingularAsNaN
 from pyro_jarzynski.infer.sites import Given, Simulate, seeded
@@ -40,7 +41,8 @@ def draw_predictive(
     with seeded(seed, purpose), quiet_pyro(), SingularAsNaN(), torch.no_grad():
         for index in tqdm(range(num), desc=purpose, delay=PATIENCE, disable=not progress):
             simulate = Simulate()
-            with Given({name: value[index] for name, value in values.items()}), simulate:
+            given = Given({name: value[index] for name, value in values.items()})
+            with ExactDraws(), given, simulate:
                 model.model(*model.args, **model.kwargs)
             rows.append(simulate.data)
     return {name: torch.stack([row[name] for row in rows]) for name in rows[0]}

@@ -8,16 +8,17 @@ one walker at a time; three walkers tell which they are.
 import warnings
 from typing import Any
 
-import pyro.distributions as dist
 import torch
 from pyro.poutine.messenger import Messenger
 from torch import Tensor
 
 from pyro_jarzynski.errors import EvidenceWarning, ModelError
+from pyro_jarzynski.infer.draws import ExactDraws
 from pyro_jarzynski.infer.enumeration import Site, is_density
 from pyro_jarzynski.infer.model import PyroModel, quiet_pyro
 from pyro_jarzynski.infer.singular import SingularAsNaN
-from pyro_jarzynski.infer.sites import Given, Unmask, bijection, seeded
+from pyro_jarzynski.infer.sites import Given, Unmask, seeded
+from pyro_jarzynski.infer.supports import bijection
 
 # What a model raises inside a plate that it was not written for.
 PLATE_ERRORS = (
@@ -87,11 +88,6 @@ class _Draw(Messenger):
         """The drawn walkers, `(num, D)`."""
         return torch.cat([self.unconstrained[x.name] for x in self.model.latents], 1)
 
-    def _pyro_sample(self, msg: Any) -> None:
-        fn = msg["fn"]
-        if isinstance(fn, dist.LKJCholesky) and not (msg["is_observed"] or msg["done"]):
-            msg["value"], msg["done"] = draw_lkj(fn), True
-
     def _pyro_post_sample(self, msg: Any) -> None:
         if msg["is_observed"] or not is_density(msg):
             return
@@ -112,27 +108,6 @@ class _Draw(Messenger):
             raise _LastLatent
 
 
-def draw_lkj(fn: dist.LKJCholesky) -> Tensor:
-    """Draw Cholesky factors of correlation matrices that have the density of `fn`.
-
-    Torch's own sampler has the first parameter of its Beta laws wrong from three rows on:
-    `i - ½` in row `i`, where the onion method needs `i / 2`.
-
-    Source:
-        Lewandowski, Kurowicka, Joe (2009), J. Multivar. Anal. 100(9), section 3.2.
-    """
-    dtype, device = fn.concentration.dtype, fn.concentration.device
-    row = torch.arange(fn.dim, dtype=dtype, device=device).clamp(min=1)
-    other = fn.concentration.unsqueeze(-1) + (fn.dim - 1 - row) / 2
-    radius = dist.Beta((row / 2).expand_as(other), other).sample()
-    shape = fn.batch_shape + fn.event_shape
-    normal = torch.randn(shape, dtype=dtype, device=device).tril(-1)
-    length = normal.norm(dim=-1, keepdim=True).clamp(min=torch.finfo(row.dtype).tiny)
-    strict = radius.sqrt().unsqueeze(-1) * normal / length
-    diagonal = (1 - strict.square().sum(-1)).clamp(min=torch.finfo(row.dtype).tiny).sqrt()
-    return strict + diagonal.diag_embed()
-
-
 def _run(
     model: PyroModel, num_particles: int | None, given: dict[str, Tensor] | None = None
 ) -> _Draw:
@@ -143,6 +118,7 @@ def _run(
             quiet_pyro(),
             SingularAsNaN(),
             draw,
+            ExactDraws(),
             Unmask(),
             model.plate(num_particles),
             torch.no_grad(),

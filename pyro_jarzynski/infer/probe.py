@@ -11,20 +11,22 @@ import pyro.poutine as poutine
 import torch
 from pyro.poutine.messenger import Messenger
 from pyro.poutine.trace_struct import Trace
-from torch.distributions import biject_to
 
 from pyro_jarzynski.errors import ModelError
 from pyro_jarzynski.infer.devices import devices_explained
+from pyro_jarzynski.infer.draws import ExactDraws
 from pyro_jarzynski.infer.enumeration import Site, is_density
 from pyro_jarzynski.infer.site_checks import (
     check_bijection,
+    check_data,
     check_indices,
     check_latent,
     check_shapes,
     check_whole,
     known_support,
 )
-from pyro_jarzynski.infer.sites import innermost, seeded
+from pyro_jarzynski.infer.sites import compute_log_prob, innermost, is_observation, seeded
+from pyro_jarzynski.infer.supports import bijection, support_of
 
 # Runs of a model that must agree on its sites.
 NUM_PROBES = 3
@@ -74,6 +76,7 @@ def probe(
             "`model(*args, **kwargs)`, with the same arguments, and mend what fails there."
         ) from failure
     _check_alike(traces)
+    _check_data(traces)
     return traces
 
 
@@ -115,12 +118,21 @@ def _check_alike(traces: list[Trace]) -> None:
                 )
 
 
+def _check_data(traces: list[Trace]) -> None:
+    """Raise if data are outside of their supports, whatever the latents."""
+    for name, site in traces[0].nodes.items():
+        alike = [trace.nodes.get(name) for trace in traces]
+        if is_observation(site) and all(other is not None for other in alike):
+            check_data(name, alike)
+
+
 def _checked_trace(
     model: Callable[..., Any], args: tuple, kwargs: dict[str, Any], *, improper: bool
 ) -> Trace:
-    recorder = poutine.trace()
+    recorder, draws = poutine.trace(), ExactDraws()
     explained = partial(devices_explained, recorder, model, args, kwargs)
-    with explained(), poutine.block(), recorder, _DrawImproper(allowed=improper):
+    improper_draws = _DrawImproper(allowed=improper)
+    with explained(), poutine.block(), recorder, improper_draws, draws:
         model(*args, **kwargs)
     trace = recorder.trace
     sites: dict[str, Site] = dict(trace.nodes)
@@ -134,7 +146,7 @@ def _checked_trace(
     with warnings.catch_warnings(), explained():
         # Sites that are not finite are named by an error where walkers meet them.
         warnings.filterwarnings("ignore", "Encountered")
-        trace.compute_log_prob()
+        compute_log_prob(trace)
     # Sums over discrete latents use the dimensions to the left of the plates.
     summed = bool(latent_sites(trace)[1])
     for name, site in sites.items():
@@ -160,8 +172,8 @@ class _DrawImproper(Messenger):
                 "and leaves the evidence undefined. Give it a proper prior, or give "
                 '`base="normal"` for draws of the posterior alone.'
             )
-        check_bijection(msg["name"], fn.support)
-        transform = biject_to(fn.support)
+        check_bijection(msg["name"], support_of(fn))
+        transform = bijection(fn)
         shape = transform.inverse_shape(fn.shape())
         drawn = torch.randn(shape, device=torch.get_default_device())
         msg["value"], msg["done"] = transform(drawn / 10), True

@@ -10,6 +10,7 @@ from torch import Tensor
 from torch.distributions import biject_to
 
 from pyro_jarzynski.errors import ModelError
+from pyro_jarzynski.infer.constraints import check_events
 from pyro_jarzynski.infer.enumeration import Site, check_enumerable, is_density
 from pyro_jarzynski.infer.sites import (
     are_crossed,
@@ -17,8 +18,8 @@ from pyro_jarzynski.infer.sites import (
     is_deterministic,
     is_factor,
     plate_frames,
-    support_of,
 )
+from pyro_jarzynski.infer.supports import declared_support, support_of
 
 
 def check_latent(name: str, site: Site) -> None:
@@ -60,7 +61,9 @@ def check_bijection(name: str, support: Any) -> None:
         biject_to(support)
     except NotImplementedError as error:
         raise ModelError(
-            f"The latent {name!r} has support {support}, to which torch knows no bijection."
+            f"The latent {name!r} has support {support}, to which no bijection is known. "
+            "Write it as a function of latents that have one: of a normal vector for a "
+            "direction, as `poutine.reparam` does with `ProjectedNormalReparam`."
         ) from error
 
 
@@ -143,3 +146,43 @@ def check_shapes(name: str, site: Site, *, in_plates: bool) -> None:
             f"mask or a scale broadcasts it to {tuple(found)}. Put the site into a plate "
             "of that size, or outside of the mask."
         )
+
+
+def check_data(name: str, sites: list[Site]) -> None:
+    """Raise if data are impossible at any latents: outside of a support that is the same.
+
+    Args:
+        name: Name of the site.
+        sites: The site in several runs, with its log-density.
+    """
+    supports = [declared_support(site["fn"]) for site in sites]
+    values = [site["value"] for site in sites]
+    if supports[0] is None or not all(isinstance(value, Tensor) for value in values):
+        return
+    known = [vars(support) for support in supports]
+    if not all(_same(found, known[0]) for found in known[1:]):
+        return
+    if not all(_same(value, values[0]) for value in values[1:]):
+        return
+    value, event_dim = values[0], len(sites[0]["fn"].event_shape)
+    outside = ~check_events(supports[0], value, event_dim)
+    for site in sites:
+        outside = outside & ~torch.isfinite(site["log_prob"])
+    if not outside.any():
+        return
+    value = value.expand(outside.shape + value.shape[value.ndim - event_dim :])
+    found = f"{int(outside.sum())} of {outside.numel()} of the site {name!r}"
+    raise ModelError(
+        f"The model cannot be run with these data: {found} are outside of the support "
+        f"{supports[0]}, the first of them {value[outside][0].tolist()}. Mend the "
+        "data or take another distribution; hide what is missing by `poutine.mask`."
+    )
+
+
+def _same(a: Any, b: Any) -> bool:
+    """Tell whether numbers, tensors, or what is in dictionaries of them are equal."""
+    if isinstance(a, dict):
+        return a.keys() == b.keys() and all(_same(a[key], b[key]) for key in a)
+    if isinstance(a, Tensor) and isinstance(b, Tensor):
+        return a.shape == b.shape and torch.allclose(a, b, rtol=0, atol=0, equal_nan=True)
+    return bool(a is b or a == b)

@@ -1,21 +1,22 @@
 """The sample sites of a Pyro model: which there are, and how they are set and read."""
 
-import copy
-import math
 from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
 
 import pyro.distributions as dist
 import torch
+from pyro.distributions.util import scale_and_mask
 from pyro.poutine.messenger import Messenger
+from pyro.poutine.trace_struct import Trace
 from torch import Tensor
-from torch.distributions import Transform, biject_to, constraints
 
 from pyro_jarzynski.core.alone import global_stream
 from pyro_jarzynski.core.noise import stream
 from pyro_jarzynski.errors import ModelError
+from pyro_jarzynski.infer.draws import with_exact_draws
 from pyro_jarzynski.infer.enumeration import Site, is_density
+from pyro_jarzynski.infer.supports import bijection, rebuilt, seen, within_support
 
 
 class Unconstrain(Messenger):
@@ -116,27 +117,27 @@ class Simulate(Messenger):
             places = value.shape[: value.ndim - fn.event_dim]
             batch = torch.broadcast_shapes(fn.batch_shape, places)
             drawn = fn if batch == fn.batch_shape else fn.expand(batch)
-            self.data[msg["name"]] = drawn.sample().detach()
+            self.data[msg["name"]] = with_exact_draws(drawn).sample().detach()
         msg["value"] = self.data[msg["name"]]
 
 
-def support_of(fn: Any) -> Any:
-    """Return the set on which the density of a distribution is one.
+def compute_log_prob(trace: Trace) -> None:
+    """Compute the log-density of each site, minus infinity outside of its support.
 
-    Torch gives angles the whole line, on which their densities are periodic, and mixtures
-    a support that no bijection knows.
+    As the method of `Trace` of this name, in `"unscaled_log_prob"` and `"log_prob"`.
+    Latents are in their supports: by bijections, or as values of an enumeration.
     """
-    if isinstance(innermost(fn), dist.VonMises):
-        return constraints.interval(-math.pi, math.pi)
-    support = fn.support
-    if isinstance(support, constraints.MixtureSameFamilyConstraint):
-        return support.base_constraint
-    return support
-
-
-def bijection(fn: Any) -> Transform:
-    """Return the bijection from unconstrained space to the support of a distribution."""
-    return biject_to(support_of(fn))
+    sites: dict[str, Site] = dict(trace.nodes)
+    for site in sites.values():
+        if not is_density(site):
+            continue
+        fn, value, mask = site["fn"], site["value"], site["mask"]
+        fn = within_support(fn, inside=not site["is_observed"])
+        if site["is_observed"] and isinstance(mask, Tensor):
+            value = seen(fn, value, mask)
+        log_prob = fn.log_prob(value, *site["args"], **site["kwargs"])
+        site["unscaled_log_prob"] = log_prob
+        site["log_prob"] = scale_and_mask(log_prob, site["scale"], mask)
 
 
 def check_dtype(what: str, dtype: torch.dtype) -> None:
@@ -152,16 +153,7 @@ def unmasked(fn: Any) -> Any:
     """Return a distribution without the masks in it, at whatever depth they are."""
     while isinstance(fn, dist.MaskedDistribution):
         fn = fn.base_dist
-    parts = {
-        name: unmasked(part)
-        for name, part in vars(fn).items()
-        if isinstance(part, torch.distributions.Distribution)
-    }
-    if all(part is vars(fn)[name] for name, part in parts.items()):
-        return fn
-    found = copy.copy(fn)
-    vars(found).update(parts)
-    return found
+    return rebuilt(fn, unmasked)
 
 
 def is_deterministic(site: Site) -> bool:

@@ -1,0 +1,243 @@
+"""Supports of distributions: the sets outside of which their densities are zero.
+
+Torch and Pyro check supports by validation, which `vmap` refuses and which raises instead
+of returning minus infinity. Without it many of their densities are finite where they
+should be zero. So a walker is evaluated with `within_support(fn)` in the place of each
+distribution `fn`, and latents are set by `bijection(fn)`, which is onto the same set.
+"""
+
+import copy
+import math
+from collections.abc import Callable
+from functools import partial
+from typing import Any
+
+import pyro.distributions as dist
+import torch
+from torch import Tensor
+from torch.distributions import Transform, biject_to, constraints
+from torch.distributions.constraints import Constraint
+
+from pyro_jarzynski.core.faults import waits
+from pyro_jarzynski.infer.constraints import (
+    COUNTS,
+    Range,
+    check_events,
+    either,
+    hull,
+    image,
+    independent,
+    is_whole,
+    mappable,
+)
+
+# Densities of angles are periodic: positive everywhere, and normalised on a circle.
+ANGLES = (dist.VonMises, dist.SineBivariateVonMises, dist.SineSkewed)
+# Densities that are sums of those of other distributions, or one of them.
+MIXTURES = (
+    torch.distributions.MixtureSameFamily,
+    dist.MaskedMixture,
+    dist.FoldedDistribution,
+    dist.ZeroInflatedDistribution,
+    dist.DiscreteHMM,
+)
+# Distributions with the supports of those that they are made of.
+WRAPPERS = (
+    torch.distributions.Independent,
+    dist.ExpandedDistribution,
+    dist.MaskedDistribution,
+    dist.IndependentHMM,
+    dist.Rejector,
+)
+# Supports that Pyro declares wrongly, or not at all.
+DECLARED = {
+    dist.FoldedDistribution: constraints.nonnegative,
+    dist.GaussianScaleMixture: constraints.real_vector,
+    # Their densities are those of counts of any total, as torch documents it.
+    torch.distributions.Multinomial: COUNTS,
+    dist.DirichletMultinomial: COUNTS,
+}
+
+
+def support_of(fn: Any) -> Constraint:
+    """Return the set onto which a latent of a distribution is mapped.
+
+    It is the support, except that angles, whose densities are periodic, are between -π
+    and π, and that a mixture has the smallest interval that holds the supports of all its
+    components.
+
+    Raises:
+        NotImplementedError: The support is not known.
+    """
+    if isinstance(fn, ANGLES):
+        return independent(Range(-math.pi, math.pi), len(fn.event_shape))
+    if isinstance(fn, torch.distributions.Independent):
+        return independent(support_of(fn.base_dist), fn.reinterpreted_batch_ndims)
+    if isinstance(fn, dist.ExpandedDistribution | dist.MaskedDistribution):
+        return support_of(fn.base_dist)
+    if isinstance(fn, dist.Rejector):
+        return support_of(fn.propose)
+    if isinstance(fn, torch.distributions.MixtureSameFamily):
+        parts = fn.component_distribution
+        return hull(support_of(parts), parts.batch_shape[-1])
+    if isinstance(fn, dist.MaskedMixture):
+        supports = support_of(fn.component0), support_of(fn.component1)
+        return either(vars(fn)["mask"], *supports)
+    if isinstance(fn, torch.distributions.GeneralizedPareto):
+        # Its upper end is infinite for some shapes.
+        return Range(fn.support.lower_bound, fn.support.upper_bound)
+    if _is_image(fn):
+        found = image(support_of(fn.base_dist), fn.transforms)
+        return independent(found, len(fn.event_shape) - found.event_dim)
+    return _declared(fn)
+
+
+def declared_support(fn: Any) -> Constraint | None:
+    """Return the support of a distribution below masks, expansions and declared events.
+
+    None if it is not declared.
+    """
+    while isinstance(fn, WRAPPERS):
+        fn = fn.propose if isinstance(fn, dist.Rejector) else fn.base_dist
+    try:
+        return _declared(fn)
+    except NotImplementedError:
+        return None
+
+
+def bijection(fn: Any) -> Transform:
+    """Return the bijection from unconstrained space to the support of a distribution.
+
+    Raises:
+        NotImplementedError: None is known.
+    """
+    return biject_to(support_of(fn))
+
+
+def within_support(fn: Any, *, inside: bool = False) -> Any:
+    """Return a distribution with the same densities, which are zero outside the support.
+
+    Gradients of its log-density are those of the distribution where the density is
+    positive, and zero elsewhere. It does not validate. Where nothing is to be done it is
+    the distribution itself.
+
+    Args:
+        fn: A distribution of torch or Pyro.
+        inside: Whether values are known to be in the support. Then only the components of
+            mixtures are checked, whose supports can be smaller.
+    """
+    inner = partial(within_support, inside=inside and not isinstance(fn, MIXTURES))
+    is_composed = isinstance(fn, (*MIXTURES, *WRAPPERS)) or _is_image(fn)
+    checked = rebuilt(fn, inner) if is_composed else fn
+    support = None if inside else _checked_support(fn)
+    validates = getattr(checked, "_validate_args", False)
+    if support is not None or validates:
+        checked = copy.copy(checked)
+    if validates:
+        checked._validate_args = False
+    if support is not None:
+        checked.log_prob = partial(_log_prob, checked.log_prob, fn, support)
+    if isinstance(fn, dist.MaskedDistribution) and isinstance(fn._mask, Tensor):
+        checked = copy.copy(checked)
+        checked.log_prob = partial(_log_prob_seen, checked.log_prob, fn)
+    return checked
+
+
+def rebuilt(fn: Any, change: Callable[[Any], Any]) -> Any:
+    """Return a distribution with a function applied to those that it is made of."""
+    parts = {
+        name: part
+        for name, part in vars(fn).items()
+        if isinstance(part, torch.distributions.Distribution)
+    }
+    changed = {name: change(part) for name, part in parts.items()}
+    if all(changed[name] is parts[name] for name in parts):
+        return fn
+    new = copy.copy(fn)
+    vars(new).update(changed)
+    return new
+
+
+def inner_point(fn: Any, value: Tensor) -> Tensor:
+    """Return a point of the support of a distribution, or a value if none is known."""
+    try:
+        support = support_of(fn)
+        if support.is_discrete:
+            return _first(support, value)
+        transform = biject_to(support)
+    except NotImplementedError:
+        return value
+    return transform(value.new_zeros(transform.inverse_shape(value.shape)))
+
+
+def seen(fn: Any, value: Tensor, mask: Tensor) -> Tensor:
+    """Return a value with a point of the support wherever it is masked.
+
+    What a mask hides can be anything, NaN for a missing number say, whose derivatives
+    would be NaN. A mask of more dimensions than the value, that depends on a discrete
+    latent say, leaves the value as it is.
+    """
+    if mask.dim() > value.dim() - len(fn.event_shape):
+        return value
+    mask = mask.reshape(mask.shape + (1,) * len(fn.event_shape))
+    return torch.where(mask, value, inner_point(fn, value))
+
+
+def _log_prob_seen(log_prob: Callable[[Tensor], Tensor], fn: Any, value: Tensor) -> Tensor:
+    return log_prob(seen(fn, value, fn._mask))
+
+
+def _log_prob(
+    log_prob: Callable[[Tensor], Tensor], fn: Any, support: Constraint, value: Tensor
+) -> Tensor:
+    """Return the log-density of a value, minus infinity outside a support."""
+    event_dim = len(fn.event_shape)
+    inside = check_events(support, value, event_dim)
+    # Values that no walker changes need no more. On a GPU, to look is to wait for it.
+    alike = torch.func.debug_unwrap(inside) is inside
+    if alike and not waits(inside.device) and inside.all():
+        return log_prob(value)
+    # Twice, since a derivative that is NaN outside would remain NaN when it is masked.
+    events = inside.reshape(inside.shape + (1,) * event_dim)
+    found = log_prob(torch.where(events, value, inner_point(fn, value)))
+    return torch.where(inside, found, -math.inf)
+
+
+def _first(support: Constraint, value: Tensor) -> Tensor:
+    """Return a point of a discrete set."""
+    while isinstance(support, constraints.independent):
+        support = support.base_constraint
+    if isinstance(support, type(constraints.one_hot)):
+        ones = torch.zeros_like(value)
+        return torch.cat([ones[..., :1] + 1, ones[..., 1:]], -1)
+    lowest = getattr(support, "lower_bound", 0)
+    return torch.as_tensor(lowest, dtype=value.dtype, device=value.device)
+
+
+def _checked_support(fn: Any) -> Constraint | None:
+    """Return the set for which values are checked beside the checks of parts."""
+    if isinstance(fn, (*WRAPPERS, *ANGLES)):
+        return None
+    if isinstance(fn, MIXTURES) and not isinstance(fn, dist.FoldedDistribution):
+        return None
+    try:
+        found = image(None, fn.transforms) if _is_image(fn) else _declared(fn)
+    except NotImplementedError:
+        return None
+    return None if is_whole(found) else found
+
+
+def _declared(fn: Any) -> Constraint:
+    """Return the support that a class declares, corrected where that is wrong."""
+    for kind, support in DECLARED.items():
+        if isinstance(fn, kind):
+            return support
+    return mappable(fn.support)
+
+
+def _is_image(fn: Any) -> bool:
+    """Tell whether the support of a distribution is known by its transforms alone."""
+    transformed = torch.distributions.TransformedDistribution
+    if not isinstance(fn, transformed):
+        return False
+    return type(fn).support is transformed.support

@@ -1,0 +1,295 @@
+"""Densities are zero outside of supports, and latents cover theirs."""
+
+import math
+
+import pyro
+import pyro.distributions as dist
+import pytest
+import torch
+from pyro import poutine
+from torch import Tensor
+
+from pyro_jarzynski import AnnealedSMC, JarzynskiKernel, self_test
+from pyro_jarzynski.infer.batching import batch
+from pyro_jarzynski.infer.model import PyroModel
+from pyro_jarzynski.infer.pointwise import log_likelihood
+from tests.infer.batches import with_gradients
+from tests.seeds import seed_of
+
+DATA = torch.tensor([3.2, 4.1, 3.6, 5.0, 3.3])
+AFFINE = dist.transforms.AffineTransform
+
+
+def densities_at(model, *points: float) -> tuple[Tensor, ...]:
+    """Return log prior, log joint and their gradients at values of the only latent."""
+    analysed = PyroModel(model, (), {})
+    values = torch.tensor(points)
+    walkers = analysed.latents[0].transform.inv(values).reshape(len(points), -1)
+    found = batch(analysed, walkers)
+    assert found.method == "vmap"
+    return with_gradients(found.densities, walkers)
+
+
+def normalised(model, reach: float = 14.0) -> float:
+    """Return the integral of the prior over unconstrained space."""
+    analysed = PyroModel(model, (), {})
+    u = torch.linspace(-reach, reach, 40_001, dtype=torch.float64)
+    log_prior = torch.func.vmap(analysed.log_densities)(u[:, None])[0]
+    return float(torch.trapezoid(log_prior.double().exp(), u))
+
+
+def shifted_by(law):
+    def model():
+        loc = pyro.sample("loc", dist.Normal(3.0, 1.0))
+        with pyro.plate("data", len(DATA)):
+            pyro.sample("y", law, obs=DATA - loc)
+
+    return model
+
+
+def threshold():
+    loc = pyro.sample("loc", dist.Normal(3.0, 1.0))
+    law = dist.TransformedDistribution(dist.Exponential(2.0), AFFINE(loc, 1.0))
+    with pyro.plate("data", len(DATA)):
+        pyro.sample("y", law, obs=DATA)
+
+
+def validated():
+    loc = pyro.sample("loc", dist.Normal(3.0, 1.0))
+    law = dist.Exponential(torch.tensor(2.0), validate_args=True)
+    with pyro.plate("data", len(DATA)):
+        pyro.sample("y", law, obs=DATA - loc)
+
+
+def event():
+    loc = pyro.sample("loc", dist.Normal(3.0, 1.0))
+    law = dist.Exponential(2.0).expand(DATA.shape).to_event(1)
+    pyro.sample("y", law, obs=DATA - loc)
+
+
+EXPONENTIAL = [shifted_by(dist.Exponential(2.0)), threshold, validated, event]
+
+
+@pytest.mark.parametrize("model", EXPONENTIAL)
+def test_data_below_a_threshold_have_density_zero(model):
+    prior, joint, _, slope = densities_at(model, 3.0, 3.1, 3.3, 6.0)
+    truth = 5 * math.log(2) - 2 * (DATA[:, None] - torch.tensor([3.0, 3.1])).sum(0)
+    torch.testing.assert_close((joint - prior)[:2], truth)
+    assert (joint[2:] == -math.inf).all()
+    assert torch.isfinite(slope).all()
+
+
+@pytest.mark.parametrize(
+    "law",
+    [
+        dist.Gamma(1.0, 1.0),
+        dist.Weibull(1.0, 2.0),
+        dist.LogNormal(0.0, 1.0),
+        dist.Chi2(2.0),
+        dist.FoldedDistribution(dist.Normal(1.0, 1.0)),
+    ],
+)
+def test_densities_of_other_distributions_end_at_zero(law):
+    _, joint, _, slope = densities_at(shifted_by(law), 3.0, 3.4, 6.0)
+    assert torch.isfinite(joint[0])
+    assert (joint[1:] == -math.inf).all()
+    assert torch.isfinite(slope).all()
+
+
+def test_evidence_of_a_threshold():
+    """`∫ N(l; 3, 1) Π 2 e^{-2 (y - l)} dl` below the smallest datum, by quadrature."""
+    below = torch.linspace(-9, 3.2, 20_001, dtype=torch.float64)
+    data = (math.log(2) - 2 * (DATA.double()[:, None] - below)).sum(0)
+    density = (dist.Normal(3.0, 1.0).log_prob(below) + data).exp()
+    truth = float(torch.trapezoid(density, below).log())
+    sampler = AnnealedSMC(
+        EXPONENTIAL[0], num_walkers=512, num_chains=8, progress=False, seed=seed_of(0)
+    )
+    with pytest.warns():
+        result = sampler.run()
+    assert result.get_samples()["loc"].max() <= 3.2
+    # A Student's statistic of 7 degrees of freedom: beyond 8 with probability 9e-5.
+    assert abs(result.log_evidence - truth) < 8 * result.log_evidence_error
+
+
+def latent(law):
+    def model():
+        pyro.sample("x", law)
+
+    return model
+
+
+def transformed(law, *links):
+    return dist.TransformedDistribution(law, list(links))
+
+
+@pytest.mark.parametrize(
+    ("law", "low", "high"),
+    [
+        (transformed(dist.Exponential(1.0), AFFINE(1.0, -1.0)), -math.inf, 1.0),
+        (transformed(dist.Exponential(1.0), AFFINE(1.0, 1.0)), 1.0, math.inf),
+        (transformed(dist.Beta(2.0, 2.0), AFFINE(0.0, 3.0)), 0.0, 3.0),
+        (transformed(dist.Beta(1.0, 1.0), AFFINE(0.0, 3.0)), 0.0, 3.0),
+        (transformed(dist.Beta(2.0, 2.0), dist.transforms.ExpTransform()), 1.0, math.e),
+        (
+            transformed(dist.Gamma(2.0, 1.0), dist.transforms.PowerTransform(2.0)),
+            0.0,
+            math.inf,
+        ),
+        (
+            transformed(
+                dist.Normal(0.0, 1.0), dist.transforms.ExpTransform(), AFFINE(2.0, -1.0)
+            ),
+            -math.inf,
+            2.0,
+        ),
+        (
+            transformed(
+                dist.Normal(0.0, 1.0),
+                dist.transforms.ComposeTransform(
+                    [dist.transforms.SigmoidTransform(), AFFINE(-2.0, 4.0)]
+                ),
+            ),
+            -2.0,
+            2.0,
+        ),
+        (transformed(dist.Normal(0.0, 1.0), dist.transforms.ELUTransform()), -1, math.inf),
+        (transformed(dist.VonMises(0.5, 2.0), AFFINE(0.0, 2.0)), -6.2832, 6.2832),
+        (
+            dist.MixtureSameFamily(
+                dist.Categorical(torch.tensor([0.3, 0.7])),
+                dist.Uniform(torch.tensor([-1.0, 2.0]), torch.tensor([1.0, 3.0])),
+            ),
+            -1.0,
+            3.0,
+        ),
+        (
+            dist.MixtureSameFamily(
+                dist.Categorical(torch.tensor([0.3, 0.7])),
+                transformed(
+                    dist.Exponential(1.0),
+                    AFFINE(torch.tensor([0.0, 2.0]), torch.tensor([1.0, 0.5])),
+                ),
+            ),
+            0.0,
+            math.inf,
+        ),
+        (dist.GeneralizedPareto(torch.tensor(1.0), 2.0, torch.tensor(0.3)), 1.0, math.inf),
+        (dist.GeneralizedPareto(torch.tensor(1.0), 2.0, torch.tensor(-0.5)), 1.0, 5.0),
+    ],
+)
+def test_latents_cover_their_supports(law, low, high):
+    analysed = PyroModel(latent(law), (), {})
+    ends = analysed.latents[0].transform(torch.tensor([-60.0, 60.0])).sort().values
+    for end, bound in zip(ends.tolist(), (low, high), strict=True):
+        assert abs(end) > 1e20 if math.isinf(bound) else abs(end - bound) < 1e-3
+    assert normalised(latent(law)) == pytest.approx(1.0, abs=2e-3)
+
+
+def test_support_that_depends_on_a_latent():
+    """`2 - s x`, `x` exponential: below 2 for either sign of the scale."""
+
+    def model():
+        s = pyro.sample("s", dist.LogNormal(0.0, 0.5))
+        law = transformed(dist.Exponential(1.0), AFFINE(2.0, -s))
+        pyro.sample("x", law)
+
+    analysed = PyroModel(model, (), {})
+    grid = torch.linspace(-8, 8, 161, dtype=torch.float64)
+    u = torch.cartesian_prod(grid, 3 * grid)
+    log_prior = torch.func.vmap(analysed.log_densities)(u)[0].double()
+    total = log_prior.exp().sum() * 0.1 * 0.3
+    assert float(total) == pytest.approx(1.0, abs=1e-3)
+    assert float(analysed.values(torch.tensor([0.3, 1.0]))["x"]) < 2
+
+
+def test_data_hidden_by_a_mask_can_be_anything():
+    seen = torch.tensor([True, False, True])
+    y = torch.tensor([0.5, math.nan, 1.5])
+
+    def by_handler():
+        m = pyro.sample("m", dist.LogNormal(0.0, 1.0))
+        with pyro.plate("data", 3), poutine.mask(mask=seen):
+            pyro.sample("y", dist.Normal(m, m), obs=y)
+
+    def in_a_distribution():
+        m = pyro.sample("m", dist.LogNormal(0.0, 1.0))
+        with pyro.plate("data", 3):
+            pyro.sample("y", dist.Gamma(m, m).mask(seen), obs=y - 1.0 * ~seen)
+
+    def alone():
+        m = pyro.sample("m", dist.LogNormal(0.0, 1.0))
+        with pyro.plate("data", 2):
+            pyro.sample("y", dist.Normal(m, m), obs=y[seen])
+
+    points = 0.4, 2.0
+    with pyro.validation_enabled(is_validate=False):
+        found, expected = densities_at(by_handler, *points), densities_at(alone, *points)
+        hidden = densities_at(in_a_distribution, *points)
+    for a, b in zip(found, expected, strict=True):
+        torch.testing.assert_close(a, b)
+    assert all(torch.isfinite(x).all() for x in hidden)
+
+
+def test_a_branch_outside_leaves_the_gradient_of_the_others():
+    """With probability 0.3 the data are exponential, which they cannot be below zero."""
+
+    def model():
+        m = pyro.sample("m", dist.Normal(0.0, 1.0))
+        kind = pyro.sample("kind", dist.Bernoulli(0.3))
+        shape = 1.5 + 0 * kind
+        law = dist.MaskedMixture(
+            kind == 1, dist.Normal(m, 1.0), dist.Gamma(shape, 2.0 + m.square())
+        )
+        pyro.sample("y", law, obs=m - 1.0)
+
+    def alone():
+        m = pyro.sample("m", dist.Normal(0.0, 1.0))
+        pyro.sample("y", dist.Normal(m, 1.0), obs=m - 1.0)
+
+    points = -0.5, 0.5
+    found, expected = densities_at(model, *points), densities_at(alone, *points)
+    torch.testing.assert_close(found[1], expected[1] + math.log(0.7))
+    torch.testing.assert_close(found[3], expected[3])
+
+
+def test_components_of_a_mixture_end_where_they_do():
+    halves = dist.Categorical(torch.tensor([0.5, 0.5]))
+    starts = torch.tensor([0.0, 2.0])
+    parts = transformed(dist.Exponential(1.0), AFFINE(starts, torch.ones(2)))
+
+    def model():
+        loc = pyro.sample("loc", dist.Normal(0.0, 1.0))
+        pyro.sample("y", dist.MixtureSameFamily(halves, parts), obs=torch.tensor(1.0) - loc)
+
+    prior, joint, _, slope = densities_at(model, 0.5, 1.5, -1.5)
+    truth = [
+        math.log(0.5) - 0.5,
+        -math.inf,
+        math.log(0.5) + math.log(math.exp(-2.5) + math.exp(-0.5)),
+    ]
+    torch.testing.assert_close(joint - prior, torch.tensor(truth))
+    assert torch.isfinite(slope).all()
+
+
+def test_pointwise_log_likelihoods_end_with_their_supports():
+    model = EXPONENTIAL[0]
+    found = log_likelihood(PyroModel(model, (), {}), torch.tensor([[3.1], [3.4]]))["y"]
+    expected = math.log(2) - 2 * (DATA - torch.tensor([[3.1], [3.4]]))
+    torch.testing.assert_close(
+        found, expected.masked_fill(expected > math.log(2), -math.inf)
+    )
+
+
+@pytest.mark.filterwarnings("ignore::UserWarning")
+def test_kernel_of_mcmc_stays_within_the_support():
+    kernel = JarzynskiKernel(validated, num_walkers=256, seed=0)
+    mcmc = pyro.infer.MCMC(kernel, 256, warmup_steps=2, disable_progbar=True)
+    mcmc.run()
+    assert mcmc.get_samples()["loc"].max() <= 3.2
+
+
+@pytest.mark.filterwarnings("ignore::UserWarning")
+def test_walls_do_not_turn_the_coin():
+    test = self_test(AnnealedSMC(EXPONENTIAL[1], num_walkers=256, progress=False))
+    assert test.verdict == "passed"
