@@ -138,6 +138,8 @@ def compute_log_prob(trace: Trace) -> None:
         log_prob = fn.log_prob(value, *site["args"], **site["kwargs"])
         site["unscaled_log_prob"] = log_prob
         site["log_prob"] = scale_and_mask(log_prob, site["scale"], mask)
+    # The indices of plates.
+    trace.compute_log_prob()
 
 
 def check_dtype(what: str, dtype: torch.dtype) -> None:
