@@ -203,9 +203,8 @@ def hull(support: Constraint, num_parts: int) -> Constraint:
     if not any(bound.dim() for bound in bounds or ()):
         return support
     assert bounds is not None
-    parts = (num_parts,) + (1,) * event_dim
+    parts, dim = (num_parts,) + (1,) * event_dim, -1 - event_dim
     low, high = (x.expand(torch.broadcast_shapes(x.shape, parts)) for x in bounds)
-    dim = -1 - event_dim
     return independent(Range(low.amin(dim), high.amax(dim)), event_dim)
 
 
@@ -254,16 +253,18 @@ def _bounds(support: Constraint) -> tuple[Tensor, Tensor] | None:
             a, b = map(link, ends)
             ends = torch.minimum(a, b), torch.maximum(a, b)
         return ends
-    low, high = torch.tensor(-math.inf), torch.tensor(math.inf)
     if isinstance(support, constraints.interval | constraints.half_open_interval):
-        low, high = map(torch.as_tensor, (support.lower_bound, support.upper_bound))
-    elif isinstance(support, constraints.greater_than | constraints.greater_than_eq):
-        low = torch.as_tensor(support.lower_bound)
-    elif isinstance(support, constraints.less_than):
-        high = torch.as_tensor(support.upper_bound)
-    elif not is_whole(support):
-        return None
-    return low, high
+        return _number(support.lower_bound), _number(support.upper_bound)
+    if isinstance(support, constraints.greater_than | constraints.greater_than_eq):
+        return _number(support.lower_bound), _number(math.inf)
+    if isinstance(support, constraints.less_than):
+        return _number(-math.inf), _number(support.upper_bound)
+    return (_number(-math.inf), _number(math.inf)) if is_whole(support) else None
+
+
+def _number(bound: float | Tensor) -> Tensor:
+    """Return a bound as a tensor: a number on the CPU, from where any device takes it."""
+    return bound if isinstance(bound, Tensor) else torch.tensor(bound, device="cpu")
 
 
 def _flattened(links: Sequence[Transform]) -> Iterator[Transform]:
