@@ -204,7 +204,10 @@ def hull(support: Constraint, num_parts: int) -> Constraint:
         return support
     assert bounds is not None
     parts, dim = (num_parts,) + (1,) * event_dim, -1 - event_dim
-    low, high = (x.expand(torch.broadcast_shapes(x.shape, parts)) for x in bounds)
+    device = max(bounds, key=Tensor.dim).device
+    low, high = (
+        x.to(device).expand(torch.broadcast_shapes(x.shape, parts)) for x in bounds
+    )
     return independent(Range(low.amin(dim), high.amax(dim)), event_dim)
 
 
