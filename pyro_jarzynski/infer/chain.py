@@ -25,7 +25,6 @@ from pyro_jarzynski.infer.recorder import Recorder
 from pyro_jarzynski.infer.result import SMCResult
 from pyro_jarzynski.infer.run_warnings import RunWarnings
 from pyro_jarzynski.infer.settings import Settings
-from pyro_jarzynski.infer.summary import largest_r_hat
 
 # Share of the walkers that must have moved before they are given out again.
 MOVED = 0.99
@@ -150,7 +149,7 @@ class Chain:
         evidences = torch.cat([each.log_evidence_per_chain for each in self.finished])
         draws = [each.get_samples(group_by_chain=True) for each in self.finished]
         of_chains = {name: torch.cat([d[name] for d in draws]) for name in draws[0]}
-        differences = disagreements(evidences, *largest_r_hat(of_chains), "chains")
+        differences = disagreements(evidences, of_chains, "chains")
         for text in (*result.new_doubts, *differences):
             warnings.warn(text, EvidenceWarning, stacklevel=2)
 

@@ -2,15 +2,19 @@
 
 from typing import Protocol
 
+import torch
 from torch import Tensor
 
 from pyro_jarzynski.core.precision import coarseness
 from pyro_jarzynski.core.walkers import Walkers
 from pyro_jarzynski.infer.settings import Settings
+from pyro_jarzynski.infer.summary import largest_r_hat, largest_shift
 
 # Below these, or above, a result is doubted.
 MAX_ISLAND_SPREAD = 1.0
 MAX_R_HAT = 1.1
+# Posterior standard deviations by which a mean may depend on how islands are weighted.
+MAX_SHIFT = 0.1
 MIN_ACCEPTANCE = 0.1
 # From this Pareto shape on the weights have infinite variance, and no error is known.
 MIN_CONDITIONAL_ESS, MAX_SHAPE = 0.25, 0.5
@@ -39,12 +43,13 @@ class Doubted(Protocol):
         """Shape of the largest weights at each stage."""
 
     @property
-    def largest_r_hat(self) -> tuple[str, float]:
-        """The latent about which the islands disagree most, and how far."""
-
-    @property
     def nonfinite_latents(self) -> list[str]:
-        """Latents of which some draws are not finite, and which have no r_hat."""
+        """Latents of which some draws are not finite."""
+
+    def get_samples(
+        self, num_samples: int | None = None, *, group_by_chain: bool = False
+    ) -> dict[str, Tensor]:
+        """Draws by site."""
 
 
 def find_doubts(result: Doubted) -> list[str]:
@@ -61,7 +66,7 @@ def find_doubts(result: Doubted) -> list[str]:
     if coarse:
         found.append(coarse)
     islands = result.log_evidence_per_chain
-    found += disagreements(islands, *result.largest_r_hat, "islands")
+    found += disagreements(islands, result.get_samples(group_by_chain=True), "islands")
     if len(islands) == 1 and result.log_evidence_error > 0.5:
         found.append(
             "Almost all walkers descend from a few. Use more walkers or more moves."
@@ -100,29 +105,38 @@ def find_doubts(result: Doubted) -> list[str]:
     return found
 
 
-def disagreements(
-    log_evidences: Tensor, latent: str, r_hat: float, those: str
-) -> list[str]:
+def disagreements(log_evidences: Tensor, draws: dict[str, Tensor], those: str) -> list[str]:
     """Return what independent runs of one posterior disagree about.
 
     Args:
         log_evidences: Log evidence of each, `(C,)`.
-        latent: The latent about which they disagree most.
-        r_hat: Its `r_hat`.
+        draws: Draws of equal weight by site, `(C, N, *shape)`.
         those: What the runs are called.
     """
-    found = []
-    spread = float(log_evidences.std()) if len(log_evidences) > 1 else 0.0
+    found: list[str] = []
+    if len(log_evidences) == 1:
+        return found
+    spread = float(log_evidences.std())
     if spread > MAX_ISLAND_SPREAD:
         found.append(
             f"The {those}' log evidences differ by {spread:.2g} (one standard deviation). "
             "Use more walkers, more moves, or a larger `ess` of the schedule."
         )
+    # Those that are not finite are told of by themselves.
+    draws = {name: x for name, x in draws.items() if torch.isfinite(x).all()}
+    latent, r_hat = largest_r_hat(draws)
     # Not by `>`: NaN is doubted as well, where squares of the draws are not finite.
     if not r_hat <= MAX_R_HAT:
         found.append(
             f"The {those} disagree about the latent {latent!r} (r_hat {r_hat:.2f}): there "
             "may be modes that some have missed. Use more walkers, or a wider base."
+        )
+    latent, shift = largest_shift(draws, log_evidences)
+    if shift > MAX_SHIFT:
+        found.append(
+            f"The mean of the latent {latent!r} would be {shift:.2g} standard deviations "
+            f"from where it is if the {those} counted by their evidences, and not alike. "
+            "Use more walkers, or more moves."
         )
     return found
 

@@ -25,7 +25,7 @@ from pyro_jarzynski.infer.export.groups import Wanted, result_groups
 from pyro_jarzynski.infer.posterior import Posterior
 from pyro_jarzynski.infer.run_warnings import kind_of, warn
 from pyro_jarzynski.infer.settings import Settings
-from pyro_jarzynski.infer.summary import Summary, largest_r_hat, summarise
+from pyro_jarzynski.infer.summary import Summary, summarise
 
 
 class SMCResult(LogWeightsMixin):
@@ -134,9 +134,14 @@ class SMCResult(LogWeightsMixin):
 
     @property
     def log_weights(self) -> Tensor:  # type: ignore[override]
-        """Log-weights of all walkers, `(N C,)`, of which the mean is `Ẑ`."""
-        banked = self.walkers.log_banked[:, None]
-        return (self.walkers.by_island(self.walkers.log_weight) + banked).flatten()
+        """Log-weights of all walkers, `(N C,)`, of which the mean is `Ẑ` on each island.
+
+        Islands count alike, as in everything that is told of the posterior: with weights
+        `W_ci` that sum to one on island `c`, they are `log (N Ẑ W_ci)`.
+        """
+        log_weight = self.walkers.by_island(self.walkers.log_weight)
+        level = self.log_evidence - weights.log_mean_exp(log_weight)
+        return (log_weight + level[:, None]).flatten()
 
     @cached_property
     def pareto_k(self) -> Tensor:
@@ -145,7 +150,15 @@ class SMCResult(LogWeightsMixin):
         return torch.tensor(shapes, device="cpu")
 
     def weighted_samples(self) -> tuple[dict[str, Tensor], Tensor]:
-        """Return the walkers by site, each `(N C, *shape)`, and their log-weights."""
+        """Return the walkers by site, each `(N C, *shape)`, and their log-weights.
+
+        Islands count alike: the estimate of `E f` is the mean over the islands of
+        `Σ_i W_ci f(x_ci)`, as in `get_samples`, `summary`, `mode_masses` and `to_arviz`,
+        whose chains they are, and its error is of order `1/N`. An estimate in which island
+        `c` counts by its evidence, `Σ_c Ẑ_c Σ_i W_ci f(x_ci) / Σ_c Ẑ_c`, has the weights
+        `log_weights + (log_evidence_per_chain - log_evidence).repeat_interleave(N)`: then
+        the numerator is unbiased for every `N`. `doubts` tells where the two differ.
+        """
         return dict(self._latent_values), self.log_weights
 
     def get_samples(
@@ -156,6 +169,8 @@ class SMCResult(LogWeightsMixin):
         deterministic: bool = False,
     ) -> dict[str, Tensor]:
         """Return draws of equal weight, constrained, as `MCMC.get_samples` does.
+
+        There are as many of each island: these count alike, as in `weighted_samples`.
 
         Args:
             num_samples: Draws per island if grouped, or in all; `None` is one for every
@@ -269,6 +284,8 @@ class SMCResult(LogWeightsMixin):
     def summary(self, probability: float = 0.9) -> Summary:
         """Return mean, sd, quantiles, Monte Carlo error and r_hat of every latent.
 
+        All islands count alike.
+
         Args:
             probability: Share of the draws between the outer quantiles.
         """
@@ -282,14 +299,6 @@ class SMCResult(LogWeightsMixin):
             f"descending from {int(walkers.num_ancestors.sum())} of the first"
         )
         return Summary(summarise(draws, values, walkers, probability), headline)
-
-    @cached_property
-    def largest_r_hat(self) -> tuple[str, float]:
-        """The latent of the largest `r_hat`, and this; 1 for a single island."""
-        draws = self.get_samples(group_by_chain=True)
-        return largest_r_hat(
-            {name: x for name, x in draws.items() if name not in self.nonfinite_latents}
-        )
 
     @cached_property
     def nonfinite_latents(self) -> list[str]:

@@ -8,6 +8,7 @@ import torch
 from torch import Tensor
 
 from pyro_jarzynski.core.walkers import Walkers
+from pyro_jarzynski.core.weights import normalise
 from pyro_jarzynski.diagnostics.genealogy import family_errors
 from pyro_jarzynski.diagnostics.names import scalar_names
 
@@ -62,7 +63,7 @@ def summarise(
     quantiles = walkers.log_weight.new_tensor([tail, 0.5, 1 - tail])
     rows: dict[str, list[float]] = {}
     for name, site in draws.items():
-        chains = site.double().reshape(*site.shape[:2], -1)
+        chains = _scalars(site)
         errors = family_errors(walkers, values[name])
         r_hats = _r_hats(chains)
         for index, label in enumerate(scalar_names(name, site.shape[2:])):
@@ -84,14 +85,47 @@ def largest_r_hat(draws: dict[str, Tensor]) -> tuple[str, float]:
     Args:
         draws: Draws of equal weight by site, `(C, N, *shape)`.
     """
-    found = {
-        name: float(_r_hats(values.double().reshape(*values.shape[:2], -1)).max())
-        for name, values in draws.items()
-        if values[0, 0].numel()
-    }
-    return max(
-        found.items(), key=lambda item: (math.isnan(item[1]), item[1]), default=("", 1.0)
-    )
+    found = {name: _r_hats(_scalars(values)) for name, values in draws.items()}
+    return _largest(found, least=1.0)
+
+
+def largest_shift(draws: dict[str, Tensor], log_evidences: Tensor) -> tuple[str, float]:
+    """Return the latent whose mean depends most on how islands are weighted, and how much.
+
+    That is the distance between the mean of the islands' means and their mean weighted by
+    the evidences, in standard deviations of the draws.
+
+    Args:
+        draws: Draws of equal weight by site, `(C, N, *shape)`.
+        log_evidences: Log evidence of each island, `(C,)`.
+    """
+    weight = normalise(log_evidences)
+
+    def shifts(values: Tensor) -> Tensor:
+        means = values.mean(1)
+        shift = (weight.to(means.device) @ means - means.mean(0)).abs()
+        return torch.where(shift > 0, shift / values.flatten(0, 1).std(0), 0.0)
+
+    found = {name: shifts(_scalars(values)) for name, values in draws.items()}
+    return _largest(found, least=0.0)
+
+
+def _largest(found: dict[str, Tensor], *, least: float) -> tuple[str, float]:
+    """Return the name of the largest number, and this; NaN counts as the largest.
+
+    Args:
+        found: Numbers by name.
+        least: What to return where there are none.
+    """
+    largest = {name: float(x.max()) for name, x in found.items() if x.numel()}
+    order = {name: (math.isnan(x), x) for name, x in largest.items()}
+    name = max(order, key=order.__getitem__, default="")
+    return name, largest.get(name, least)
+
+
+def _scalars(values: Tensor) -> Tensor:
+    """Return `(C, N, *shape)` as `(C, N, k)`, in double precision."""
+    return values.double().reshape(*values.shape[:2], values[0, 0].numel())
 
 
 def _r_hats(values: Tensor) -> Tensor:

@@ -166,7 +166,7 @@ def test_r_hat_that_is_no_number_is_doubted(result, value, words):
     """It is NaN also where the draws are finite, and their squares are not."""
     assert result.doubts == []
     broken = copy(result)
-    for name in ("new_doubts", "largest_r_hat", "nonfinite_latents"):
+    for name in ("new_doubts", "nonfinite_latents"):
         broken.__dict__.pop(name, None)
     draws = result.weighted_samples()[0]["m"].double()
     draws[::2] *= value

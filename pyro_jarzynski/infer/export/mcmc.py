@@ -15,7 +15,6 @@ from pyro_jarzynski.infer.export.groups import Wanted, draw_groups, sampled
 from pyro_jarzynski.infer.model import PyroModel
 from pyro_jarzynski.infer.posterior import ModelPosterior
 from pyro_jarzynski.infer.run_warnings import kind_of
-from pyro_jarzynski.infer.summary import largest_r_hat
 
 STATISTICS = {
     "lp": "log-density of prior and data in unconstrained coordinates, nats",
@@ -126,9 +125,7 @@ def _evidence(mcmc: MCMC, draws: dict[str, Tensor]) -> dict[str, Any]:
     evidences = [row["log evidence"] for row in rows]
     doubts = [text for row in rows for text in row["warnings"]]
     # Those of processes know nothing of each other.
-    doubts += disagreements(
-        torch.tensor(evidences, device="cpu"), *largest_r_hat(draws), "chains"
-    )
+    doubts += disagreements(torch.tensor(evidences, device="cpu"), draws, "chains")
     status = {row["status"] for row in rows} | ({"doubtful"} if doubts else set())
     worst = next(s for s in ("partial", "doubtful", "ok") if s in status)
     # A line for each kind, of the last chain that has it.
