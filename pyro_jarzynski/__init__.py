@@ -87,6 +87,7 @@ from pyro_jarzynski.errors import CheckpointWarning as CheckpointWarning
 from pyro_jarzynski.errors import CompilationWarning as CompilationWarning
 from pyro_jarzynski.errors import EvidenceWarning as EvidenceWarning
 from pyro_jarzynski.errors import ExploitationWarning as ExploitationWarning
+from pyro_jarzynski.errors import ExportWarning as ExportWarning
 from pyro_jarzynski.errors import JarzynskiError as JarzynskiError
 from pyro_jarzynski.errors import RankError as RankError
 from pyro_jarzynski.infer.annealed_smc import AnnealedSMC as AnnealedSMC

@@ -93,6 +93,10 @@ class EvidenceWarning(UserWarning):
     """Evidence and draws of a run are not to be trusted without a second look."""
 
 
+class ExportWarning(UserWarning):
+    """Something optional cannot be exported, and is left out."""
+
+
 class AuditWarning(UserWarning):
     """The audit walkers have collapsed: their likelihoods are not to be trusted."""
 

@@ -6,17 +6,21 @@ schema and on nothing else.
 
 import datetime
 import warnings
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from importlib.metadata import PackageNotFoundError, version
 from typing import TYPE_CHECKING, Any, TypeAlias
 
 import numpy as np
-import torch
-from torch import Tensor
 
 from pyro_jarzynski.diagnostics.arviz_library import import_arviz
-from pyro_jarzynski.errors import ArgumentError, ArgumentTypeError
+from pyro_jarzynski.diagnostics.storable import (
+    describe,
+    storable_attributes,
+    storable_labels,
+    wrong_name,
+)
+from pyro_jarzynski.errors import ArgumentError, ArgumentTypeError, ExportWarning
 
 # xarray takes half a second to import, as ArviZ does: only an export should wait for it.
 if TYPE_CHECKING:
@@ -49,6 +53,9 @@ class Group:
             a log-likelihood lacks those of one datum.
         meanings: What each variable is, with its unit.
         draws: Labels of draws that are none of the posterior's; `None` for those.
+        optional: Variables that are left out, with a warning, where their names or
+            dimensions are in the way of others.
+        left_out: What else the group lacks, and why.
     """
 
     variables: Mapping[str, np.ndarray]
@@ -58,6 +65,8 @@ class Group:
     partial: bool = False
     meanings: Mapping[str, str] = field(default_factory=dict)
     draws: np.ndarray | None = None
+    optional: Collection[str] = ()
+    left_out: Mapping[str, str] = field(default_factory=dict)
 
 
 def build(
@@ -66,6 +75,7 @@ def build(
     dims: Dims | None = None,
     coords: Coords | None = None,
     attrs: Mapping[str, Any] | None = None,
+    described: Mapping[str, Any] | None = None,
 ) -> Any:
     """Return groups as the installed ArviZ has them.
 
@@ -75,26 +85,39 @@ def build(
         coords: Labels along dimensions.
         attrs: Attributes of the whole and of its main groups: strings, numbers, or lists of
             these.
+        described: Attributes of the run, of which `attrs` may replace some.
 
     Returns:
         `arviz.InferenceData` with ArviZ 0.2x, `xarray.DataTree` from its version 1 on.
 
     Raises:
         ArgumentError: A name is reserved or unknown, labels or dimensions are of the wrong
-            number, or an attribute cannot be stored in a file.
+            number, or a name, a label or an attribute cannot be stored in a file.
         MissingDependencyError: ArviZ cannot be imported.
+
+    Warns:
+        ExportWarning: Something optional cannot be stored, and is left out.
     """
     arviz = import_arviz()
     import xarray as xr
 
+    given = {"dims": dims, "coords": coords, "attrs": attrs}
+    for argument, value in given.items():
+        if not isinstance(value, Mapping | None):
+            raise ArgumentTypeError(
+                f"`{argument}` must be a dictionary, got {describe(value)}."
+            )
+    left_out: dict[str, str] = {}
+    for group in groups.values():
+        left_out |= group.left_out
     groups = {name: group for name, group in groups.items() if group.variables}
-    dims, coords = _check_dims(dims or {}, groups), dict(coords or {})
+    dims, coords = _check_dims(dims or {}, groups), _reusable(coords or {})
     stamp = _stamp()
-    common = stamp | storable(attrs or {})
+    common = stamp | storable_attributes({**(described or {}), **(attrs or {})})
     known: set[str] = set()
     datasets: dict[str, xr.Dataset] = {}
     for name, group in groups.items():
-        datasets[name] = _dataset(group, dims, coords)
+        datasets[name] = _dataset(group, dims, coords, left_out)
         datasets[name].attrs = dict(common if name in DESCRIBED else stamp)
         if group.sampled:
             datasets[name].attrs["sample_dims"] = list(SAMPLE_DIMS)
@@ -104,6 +127,8 @@ def build(
             f"`coords` has labels for {unknown[0]!r}, which is no dimension here; there "
             f"are {', '.join(sorted(known))}."
         )
+    if left_out:
+        _warn_of(left_out)
     if int(arviz.__version__.split(".")[0]) < 1:
         with warnings.catch_warnings():
             # The oldest know no groups but their own, and keep others all the same.
@@ -114,43 +139,23 @@ def build(
     return tree
 
 
-def as_array(values: Tensor) -> np.ndarray:
-    """Return a tensor as an array of its own, in a type that NumPy has."""
-    values = values.detach().cpu()
-    if values.dtype == torch.bfloat16:
-        values = values.float()
-    return values.clone(memory_format=torch.contiguous_format).numpy()
-
-
-def storable(attrs: Mapping[str, Any]) -> dict[str, Any]:
-    """Return attributes in types that netCDF and Zarr store, or raise.
-
-    Booleans become 0 or 1, tensors and arrays lists, and lists of one what is in them.
-    """
-    return {str(name): _storable(str(name), value) for name, value in attrs.items()}
-
-
-def _storable(name: str, value: Any) -> Any:
-    if hasattr(value, "tolist"):
-        value = value.tolist()
-    if isinstance(value, bool):
-        return int(value)
-    if isinstance(value, str | int | float):
-        return value
-    if isinstance(value, list | tuple) and value:
-        if len(value) == 1:
-            # Files give back a list of one as what is in it.
-            return _storable(name, value[0])
-        items = [_storable(name, item) for item in value]
-        if all(isinstance(item, str) for item in items):
-            return items
-        if all(isinstance(item, int | float) for item in items):
-            return items
-    raise ArgumentError(
-        f"`attrs[{name!r}]` must be a string, a number, or a list of either, which is what "
-        f"files can store; got {value!r} of type {type(value).__name__}. Convert it, for "
-        "instance by `str` or `json.dumps`."
+def _warn_of(left_out: Mapping[str, str]) -> None:
+    listed = "; ".join(f"{name!r} ({why})" for name, why in left_out.items())
+    warnings.warn(
+        f"The export leaves out {listed}. To keep one, pass it to the model as numbers, "
+        "dates or text, or describe it by `attrs`, such as "
+        f"`attrs={{{next(iter(left_out))!r}: 'what it was'}}`.",
+        ExportWarning,
+        stacklevel=4,
     )
+
+
+def _reusable(coords: Coords) -> Coords:
+    """Return labels that can be read for one group after another."""
+    return {
+        dim: list(labels) if isinstance(labels, Iterator) else labels
+        for dim, labels in coords.items()
+    }
 
 
 def _stamp() -> dict[str, Any]:
@@ -180,13 +185,20 @@ def _check_dims(dims: Dims, groups: Mapping[str, Group]) -> Dims:
                 f"`dims` names {name!r}, which is no variable here; there are "
                 f"{', '.join(sorted(known))}."
             )
-        if isinstance(given, str) or not all(isinstance(dim, str) for dim in given):
+        if not isinstance(given, list | tuple) or not all(
+            isinstance(d, str) for d in given
+        ):
             raise ArgumentTypeError(
-                f"`dims[{name!r}]` must be a list of names, got {given!r}."
+                f"`dims[{name!r}]` must be a list of names, got {describe(given)}."
             )
         if len(set(given)) < len(given):
             raise ArgumentError(
                 f"`dims[{name!r}]` must name each dimension otherwise, got {list(given)}."
+            )
+        if wrong := [dim for dim in given if wrong_name(dim)]:
+            raise ArgumentError(
+                f"`dims[{name!r}]` must have names that files can store, got {wrong[0]!r}; "
+                "choose another name."
             )
         if clash := sorted(set(given) & set(RESERVED)):
             raise ArgumentError(
@@ -196,37 +208,61 @@ def _check_dims(dims: Dims, groups: Mapping[str, Group]) -> Dims:
     return dims
 
 
-def _dataset(group: Group, dims: Dims, coords: Coords) -> "xr.Dataset":
+def _dataset(
+    group: Group, dims: Dims, coords: Coords, left_out: dict[str, str]
+) -> "xr.Dataset":
+    """Return a group as a dataset, and note which optional variables it lacks."""
     import xarray as xr
 
     lead = SAMPLE_DIMS if group.sampled else ()
     variables, sizes = {}, dict[str, int]()
     for name, values in group.variables.items():
-        if name in RESERVED:
-            raise ArgumentError(
-                f"The name {name!r} is reserved by ArviZ for a dimension of its own; "
-                "rename the site or the argument of the model."
-            )
-        shape = values.shape[len(lead) :]
-        own = [*lead, *_names(name, shape, group, dims)]
-        for dim, size in zip(own, values.shape, strict=True):
-            if sizes.setdefault(dim, size) != size:
-                raise ArgumentError(
-                    f"The dimension {dim!r} of {name!r} has size {size}, but another "
-                    f"variable has {sizes[dim]} there; give them names by `dims`."
-                )
+        try:
+            own = [*lead, *_names(name, values.shape[len(lead) :], group, dims)]
+            _check_variable(name, own, values.shape, sizes)
+        except ArgumentError as error:
+            if name not in group.optional or name in dims:
+                raise
+            left_out[name] = str(error).rstrip(".")
+            continue
+        sizes |= dict(zip(own, values.shape, strict=True))
         meaning = group.meanings.get(name)
         variables[name] = (own, values, {} if meaning is None else {"long_name": meaning})
-    if clash := sorted(set(variables) & set(sizes)):
-        raise ArgumentError(
-            f"{clash[0]!r} is the name of a variable and of a dimension; name the "
-            "dimension otherwise by `dims`."
-        )
+    for clash in sorted(set(variables) & set(sizes)):
+        why = f"{clash!r} is the name of a variable and of a dimension"
+        if clash not in group.optional or clash in dims:
+            raise ArgumentError(f"{why}; name the dimension otherwise by `dims`.")
+        left_out[clash] = why
+        del variables[clash]
+    used = {dim: sizes[dim] for own, _, _ in variables.values() for dim in own}
     labels = {
         dim: _labels(dim, size, coords, group.draws if dim == "draw" else None)
-        for dim, size in sizes.items()
+        for dim, size in used.items()
     }
     return xr.Dataset(variables, coords=labels)
+
+
+def _check_variable(
+    name: str, dims: list[str], shape: tuple[int, ...], sizes: Mapping[str, int]
+) -> None:
+    """Raise if a variable and its dimensions cannot stand beside those of known sizes."""
+    if name in RESERVED:
+        raise ArgumentError(
+            f"The name {name!r} is reserved by ArviZ for a dimension of its own; rename "
+            "the site or the argument of the model."
+        )
+    for what, used in (("variable", name), *(("dimension", dim) for dim in dims)):
+        if wrong_name(used):
+            raise ArgumentError(
+                f"The {what} {used!r} has a name that files cannot store; rename the site, "
+                "the plate or the argument of the model."
+            )
+    for dim, size in zip(dims, shape, strict=True):
+        if sizes.get(dim, size) != size:
+            raise ArgumentError(
+                f"The dimension {dim!r} of {name!r} has size {size}, but another variable "
+                f"has {sizes[dim]} there; give them names by `dims`."
+            )
 
 
 def _names(name: str, shape: tuple[int, ...], group: Group, dims: Dims) -> list[str]:
@@ -249,11 +285,4 @@ def _labels(dim: str, size: int, coords: Coords, draws: np.ndarray | None) -> np
         return draws
     if dim not in coords:
         return np.arange(size)
-    given = np.asarray(coords[dim])
-    if given.shape != (size,):
-        got = str(len(given)) if given.ndim else repr(coords[dim])
-        raise ArgumentError(
-            f"`coords[{dim!r}]` must hold {size} labels, one along each place of that "
-            f"dimension; got {got}."
-        )
-    return given
+    return storable_labels(dim, coords[dim], size)

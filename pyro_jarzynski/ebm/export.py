@@ -16,7 +16,8 @@ from torch import Tensor
 from pyro_jarzynski.core.noise import stream
 from pyro_jarzynski.core.walkers import Walkers
 from pyro_jarzynski.core.weights import log_mean_exp, log_sum_exp
-from pyro_jarzynski.diagnostics.inference_data import Group, as_array
+from pyro_jarzynski.diagnostics.inference_data import Group
+from pyro_jarzynski.diagnostics.storable import as_array
 from pyro_jarzynski.ebm.cloud import Cloud
 from pyro_jarzynski.ebm.history import COLUMNS, History
 from pyro_jarzynski.errors import ArgumentError, count

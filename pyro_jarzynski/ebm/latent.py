@@ -17,13 +17,8 @@ from torch.distributions import Distribution
 from pyro_jarzynski.core.alone import global_stream
 from pyro_jarzynski.core.noise import stream
 from pyro_jarzynski.core.weights import log_mean_exp, log_sum_exp, normalise, shares
-from pyro_jarzynski.diagnostics.inference_data import (
-    Coords,
-    Dims,
-    Group,
-    as_array,
-    build,
-)
+from pyro_jarzynski.diagnostics.inference_data import Coords, Dims, Group, build
+from pyro_jarzynski.diagnostics.storable import as_array
 from pyro_jarzynski.ebm.distribution import EnergyDistribution
 from pyro_jarzynski.ebm.export import NUM_DRAWS, draw_exponential
 from pyro_jarzynski.ebm.tracker import Likelihood

@@ -209,8 +209,8 @@ class LikelihoodTracker:
             `arviz.InferenceData` with ArviZ 0.2x, `xarray.DataTree` from its version 1 on.
         """
         groups = audit_groups(self, [self.cloud], data=data, num_draws=num_draws, seed=seed)
-        notes = self.attributes() | dict(attrs or {})
-        return build(groups, dims=dims, coords=coords, attrs=notes)
+        described = self.attributes()
+        return build(groups, dims=dims, coords=coords, attrs=attrs, described=described)
 
     def attributes(self) -> dict[str, Any]:
         """Return the state of the audit as attributes of an export."""

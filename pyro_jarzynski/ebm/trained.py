@@ -118,7 +118,7 @@ class Trained:
         clouds = [self.audit.cloud, self.cloud]
         groups = audit_groups(self.audit, clouds, data=data, num_draws=num_draws, seed=seed)
         groups["warmup_sample_stats"] = training_group(self.history)
-        notes = self.audit.attributes() | {
+        described = self.audit.attributes() | {
             "algorithm": type(self).__name__,
             "chains": ["audit walkers", "training walkers"],
             "training_log_normalizer": self.training_log_normalizer,
@@ -130,4 +130,4 @@ class Trained:
             "num_steps": self.num_steps,
             "sampling_time": self.history["seconds"][-1],
         }
-        return build(groups, dims=dims, coords=coords, attrs=notes | dict(attrs or {}))
+        return build(groups, dims=dims, coords=coords, attrs=attrs, described=described)

@@ -181,8 +181,11 @@ class PyroModel:
         if self.enumerated is None or discrete is not None:
             sites: dict[str, Site] = dict(trace.nodes)
             for name, site in sites.items():
-                if is_deterministic(site) and isinstance(site["value"], Tensor):
-                    found[name] = site["value"]
+                value = site["value"]
+                if is_deterministic(site) and isinstance(value, Tensor):
+                    # Walkers are chosen by an index, which sparse tensors do not have.
+                    strided = value.layout == torch.strided
+                    found[name] = value if strided else value.to_dense()
         return found
 
     def run(

@@ -261,6 +261,10 @@ class SMCResult(LogWeightsMixin):
             ArgumentError: The run was interrupted; there are no latents; a name, a label or
                 an attribute cannot be used.
             MissingDependencyError: ArviZ cannot be imported.
+
+        Warns:
+            ExportWarning: An argument of the model, or something else that was not asked
+                for, cannot be stored in a file and is left out.
         """
         if not self.complete and not partial:
             raise ArgumentError(
@@ -269,8 +273,8 @@ class SMCResult(LogWeightsMixin):
             )
         wanted = Wanted(log_likelihood, posterior_predictive, prior_predictive)
         groups = result_groups(self, wanted, weighted=weighted)
-        notes = attributes(self) | {"weighted": weighted} | dict(attrs or {})
-        return build(groups, dims=dims, coords=coords, attrs=notes)
+        described = attributes(self) | {"weighted": weighted}
+        return build(groups, dims=dims, coords=coords, attrs=attrs, described=described)
 
     def log_likelihood(self) -> dict[str, Tensor]:
         """Return the log-likelihood of each datum by site, each `(N C, *batch)`, nats.

@@ -1,27 +1,24 @@
 """Arrays as what the installed ArviZ reads: names, dimensions, labels, attributes."""
 
+import datetime
 import math
 import sys
 
 import numpy as np
+import pandas as pd
 import pytest
 import torch
 
 from pyro_jarzynski.diagnostics.arviz_library import import_arviz
-from pyro_jarzynski.diagnostics.inference_data import (
-    LIBRARIES,
-    Group,
-    as_array,
-    build,
-    storable,
-)
+from pyro_jarzynski.diagnostics.inference_data import LIBRARIES, Group, build
+from pyro_jarzynski.diagnostics.storable import as_array, storable_attributes
 from pyro_jarzynski.errors import (
     ArgumentError,
     ArgumentTypeError,
     JarzynskiError,
     MissingDependencyError,
 )
-from tests.diagnostics.trees import arviz_is_old, dataset, names
+from tests.diagnostics.trees import arviz_is_old, dataset, file_of, names
 
 DRAWS = np.arange(24.0).reshape(2, 3, 4)
 SCALAR = np.arange(6.0).reshape(2, 3)
@@ -174,6 +171,83 @@ def test_attributes_that_files_cannot_store_are_refused_by_name(value):
         build(posterior(), attrs={"note": value})
 
 
+class Raising:
+    """What a user's object may do at worst."""
+
+    def __repr__(self):
+        raise ValueError("no representation")
+
+    def __getattr__(self, name):
+        raise RuntimeError(name)
+
+
+PAIRS = [("a", 1), ("b", 2), ("c", 3), ("d", 4)]
+NOT_STORABLE = [
+    {"attrs": {"note": 2**70}},
+    {"attrs": {"note": [2**70, 1]}},
+    {"attrs": {"note": "a\0b"}},
+    {"attrs": {"note": "\ud800"}},
+    {"attrs": {"note": ["a\0b", "c"]}},
+    {"attrs": {"note": np.array(["2020-01-01"], "datetime64[ns]")}},
+    {"attrs": {"note": Raising()}},
+    {"attrs": {"": 1}},
+    {"attrs": {"a\0": 1}},
+    {"attrs": {"_NCProperties": "a"}},
+    {"attrs": {"coordinates": "a"}},
+    {"attrs": {1: "a"}},
+    {"attrs": [1]},
+    {"coords": {"x_dim_0": [1, "a", 2, "b"]}},
+    {"coords": {"x_dim_0": PAIRS}},
+    {"coords": {"x_dim_0": pd.MultiIndex.from_tuples(PAIRS)}},
+    {"coords": {"x_dim_0": [1j, 2, 3, 4]}},
+    {"coords": {"x_dim_0": ["a\0", "b", "c", "d"]}},
+    {"coords": {"x_dim_0": [Raising()] * 4}},
+    {"coords": {"x_dim_0": Raising()}},
+    {"coords": {"x_dim_0": dict(PAIRS)}},
+    {"coords": [1]},
+    {"dims": {"x": ["a/b"]}},
+    {"dims": {"x": [""]}},
+    {"dims": {"x": None}},
+    {"dims": {"x": [Raising()]}},
+    {"dims": [1]},
+]
+
+
+@pytest.mark.parametrize("options", NOT_STORABLE)
+def test_what_files_cannot_store_is_refused_before_anything_is_written(options):
+    argument = next(iter(options))
+    with pytest.raises((ArgumentError, ArgumentTypeError), match=f"^`{argument}"):
+        build(posterior(), **options)
+
+
+LABELS = {
+    "generator": (lambda: (letter for letter in "abcd"), list("abcd")),
+    "dates": (lambda: [datetime.date(2020, 1, 2)] * 4, ["2020-01-02"] * 4),
+    "index": (lambda: pd.Index(list("abcd")), list("abcd")),
+    "tensors": (lambda: [torch.tensor(place) for place in range(4)], [0, 1, 2, 3]),
+    "extended precision": (lambda: np.ones(4, np.longdouble), [1.0] * 4),
+    "half precision": (lambda: np.ones(4, np.float16), [1.0] * 4),
+    "huge": (lambda: [2**70, 1, 2, 3], [str(2**70), "1", "2", "3"]),
+    "pairs as text": (lambda: [str(pair) for pair in PAIRS], [str(pair) for pair in PAIRS]),
+}
+
+
+@pytest.mark.parametrize("kind", ["netCDF", "Zarr"])
+@pytest.mark.parametrize("case", LABELS.values(), ids=LABELS)
+def test_labels_of_all_kinds_are_stored(case, kind, tmp_path):
+    make, expected = case
+    groups = posterior() | {"prior": Group({"x": DRAWS})}
+    tree = file_of(build(groups, coords={"x_dim_0": make()}), tmp_path / "run", kind)
+    for group in ("posterior", "prior"):
+        assert dataset(tree, group)["x_dim_0"].to_numpy().tolist() == expected
+
+
+def test_tuples_as_labels_are_told_apart_from_too_few():
+    message = r"must hold 4 labels.*got labels of type tuple\..*`\[str\(label\) for"
+    with pytest.raises(ArgumentError, match=message):
+        build(posterior(), coords={"x_dim_0": PAIRS})
+
+
 STORED = {
     "text": ("a", "a"),
     "number": (0.5, 0.5),
@@ -188,13 +262,16 @@ STORED = {
     "list of one text": (["a"], "a"),
     "mixed numbers": ([1, 2.5], [1, 2.5]),
     "not a number": ([math.inf, -math.inf], [math.inf, -math.inf]),
+    "extended precision": (np.ones(2, np.longdouble), [1.0, 1.0]),
+    "64 bits": (2**64 - 1, 2**64 - 1),
+    "table column": (pd.Series(["a", "b"]), ["a", "b"]),
 }
 
 
 @pytest.mark.parametrize("case", STORED.values(), ids=STORED)
 def test_attributes_become_what_files_store(case):
     given, expected = case
-    found = storable({"a": given})["a"]
+    found = storable_attributes({"a": given})["a"]
     assert found == expected
     assert type(found) is type(expected)
 

@@ -5,6 +5,8 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
 
+import xarray
+
 from pyro_jarzynski.diagnostics.arviz_library import import_arviz
 
 # Of ArviZ and what it calls: the shape of weights, and what it has not kept up with.
@@ -51,3 +53,15 @@ def names(tree: Any) -> set[str]:
 
 def datasets(tree: Any) -> dict[str, Any]:
     return {name: dataset(tree, name) for name in names(tree)}
+
+
+def file_of(tree: Any, path: Any, kind: str) -> Any:
+    """Write a tree and read it again, by what ArviZ recommends."""
+    with calls_of_arviz() as arviz:
+        if kind == "netCDF":
+            tree.to_netcdf(str(path))
+            return arviz.from_netcdf(str(path))
+        (tree.to_datatree() if arviz_is_old() else tree).to_zarr(path)
+        if arviz_is_old():
+            return xarray.open_datatree(path, engine="zarr")
+        return arviz.from_zarr(path)

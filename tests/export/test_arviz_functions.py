@@ -7,9 +7,14 @@ import pyro
 import pyro.distributions as dist
 import pytest
 import torch
-import xarray
 
-from tests.diagnostics.trees import arviz_is_old, calls_of_arviz, dataset, datasets
+from tests.diagnostics.trees import (
+    arviz_is_old,
+    calls_of_arviz,
+    dataset,
+    datasets,
+    file_of,
+)
 from tests.export.energy_exports import trained, tree_of_energy, tree_of_gaussian
 from tests.export.exports import EXPORTS, OTHERS, run, tree_of
 
@@ -170,18 +175,6 @@ def test_extract(name):
     with calls_of_arviz() as arviz:
         found = arviz.extract(exported(name), var_names=CONTINUOUS[name][0], num_samples=20)
     assert found.sizes["sample"] == 20
-
-
-def file_of(tree, path, kind):
-    """Write a tree and read it again, by what ArviZ recommends."""
-    with calls_of_arviz() as arviz:
-        if kind == "netCDF":
-            tree.to_netcdf(path)
-            return arviz.from_netcdf(path)
-        (tree.to_datatree() if arviz_is_old() else tree).to_zarr(path)
-        if arviz_is_old():
-            return xarray.open_datatree(path, engine="zarr")
-        return arviz.from_zarr(path)
 
 
 def assert_same_attributes(found, expected):

@@ -225,7 +225,8 @@ def test_constants_of_all_kinds():
     smc = pj.AnnealedSMC(model, num_walkers=64, num_chains=2, progress=False)
     tree = smc.run(y, 4, array, scale=2.0, name="b", depth=5).to_arviz()
     found = dataset(tree, "constant_data")
-    assert set(found.data_vars) == {"more_0", "more_1", "scale", "depth"}
+    assert set(found.data_vars) == {"more_0", "more_1", "scale", "name", "depth"}
+    assert found["name"].item() == "b"
     assert float(found["scale"]) == 2.0
     np.testing.assert_array_equal(found["more_1"], array)
 

@@ -7,7 +7,7 @@ import torch
 
 import pyro_jarzynski as pj
 from pyro_jarzynski import DataTempering, Target
-from pyro_jarzynski.errors import ArgumentError, ArgumentTypeError
+from pyro_jarzynski.errors import ArgumentError, ArgumentTypeError, ExportWarning
 from tests.diagnostics.trees import dataset, names
 from tests.export.exports import WALKERS, X, Y, result_of, run, tree_of
 from tests.export.known_likelihoods import normal
@@ -106,15 +106,17 @@ def test_an_argument_may_be_called_as_a_latent_of_another_shape():
     assert dataset(tree, "constant_data")["m"].shape == (2,)
 
 
-def test_an_argument_called_as_a_dimension_of_arviz_is_told_to_be_one():
-    """There is no site of that name to rename."""
+def test_an_argument_called_as_a_dimension_of_arviz_is_left_out():
+    """A run that took hours is exported without it."""
 
     def model(y, sample):
         m = pyro.sample("m", dist.Normal(sample, 1.0))
         pyro.sample("y", dist.Normal(m, 1.0).expand([3]).to_event(1), obs=y)
 
-    with pytest.raises(ArgumentError, match=r"'sample'.*argument"):
-        exported(model, DATA, torch.tensor(0.0))
+    with pytest.warns(ExportWarning, match=r"'sample'.*argument"):
+        tree = exported(model, DATA, torch.tensor(0.0))
+    assert "constant_data" not in names(tree)
+    assert dataset(tree)["m"].shape == (2, 64)
 
 
 def test_a_model_without_latents_has_nothing_to_export():

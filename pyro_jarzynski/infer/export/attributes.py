@@ -5,6 +5,7 @@ from typing import Any, Protocol
 
 from torch import Tensor
 
+from pyro_jarzynski.diagnostics.storable import describe
 from pyro_jarzynski.infer.posterior import Posterior
 from pyro_jarzynski.infer.settings import Settings
 
@@ -49,7 +50,8 @@ def attributes(result: Described) -> dict[str, Any]:
         value = getattr(result.settings, field.name)
         if field.name == "base" and not isinstance(value, str):
             value = type(value).__name__
-        found[field.name] = value if isinstance(value, str | int | float) else repr(value)
+        plain = isinstance(value, str | int | float)
+        found[field.name] = value if plain else describe(value, longest=10_000)
     return found | {
         "sampling_time": result.seconds,
         "log_marginal_likelihood": result.log_evidence_per_chain,

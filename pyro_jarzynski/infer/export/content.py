@@ -3,6 +3,7 @@
 import inspect
 import warnings
 from collections.abc import Iterator
+from dataclasses import replace
 from typing import Any, Protocol
 
 import numpy as np
@@ -10,6 +11,7 @@ import pyro.distributions as dist
 import torch
 from torch import Tensor, nn
 
+from pyro_jarzynski.diagnostics.storable import Stored, storable_values
 from pyro_jarzynski.errors import ArgumentError, EvidenceWarning
 from pyro_jarzynski.infer.enumeration import Site
 from pyro_jarzynski.infer.export.dims import site_dims
@@ -28,9 +30,13 @@ class Content(Protocol):
 
     Attributes:
         dims: Names of the dimensions of each site.
+        latents: Names of the sites that are drawn, continuous and discrete.
+        data: Names of the observed sites.
     """
 
     dims: dict[str, list[str]]
+    latents: list[str]
+    data: list[str]
 
     def log_likelihood(self, walkers: Tensor) -> Values:
         """Return the log-likelihood of each datum, each `(N, *batch)`."""
@@ -38,10 +44,10 @@ class Content(Protocol):
     def log_prior(self, walkers: Tensor, values: Values) -> Values:
         """Return the log-prior of each latent, each `(N, *batch)`."""
 
-    def observed(self) -> Values:
+    def observed(self) -> Stored:
         """Return the data."""
 
-    def constant(self) -> Values:
+    def constant(self) -> Stored:
         """Return the arguments that are not data."""
 
     def prior(self, num: int, seed: int) -> Values:
@@ -69,6 +75,9 @@ class ModelContent:
         self.posterior, self.model = posterior, posterior.model
         self.chunk_size = chunk_size
         self.dims = site_dims(posterior.model)
+        continuous = [latent.name for latent in posterior.model.latents]
+        self.latents = continuous + posterior.model.discrete
+        self.data = [name for name, site in self._sites() if is_observation(site)]
 
     def log_likelihood(self, walkers: Tensor) -> Values:
         """Return the log-likelihood of each datum, each `(N, *batch)`."""
@@ -83,24 +92,23 @@ class ModelContent:
             self.model, walkers, discrete or None, by_loop=self.posterior.by_loop
         )
 
-    def observed(self) -> Values:
+    def observed(self) -> Stored:
         """Return the values of all observed sites."""
-        return {n: s["value"] for n, s in self._sites() if is_observation(s)}
+        return storable_values(
+            (n, s["value"]) for n, s in self._sites() if is_observation(s)
+        )
 
-    def constant(self) -> Values:
-        """Return the numeric arguments of the model that no observed site holds."""
-        data = [datum.cpu() for datum in self.observed().values()]
-        found = {}
-        for name, value in _arguments(self.model.model, self.model.args, self.model.kwargs):
-            numeric = isinstance(
-                value, Tensor | np.ndarray | np.number | bool | int | float
-            )
-            if not numeric or (isinstance(value, np.ndarray) and value.dtype.kind == "O"):
-                continue
-            tensor = torch.as_tensor(value, device="cpu")
-            if not any(_same(tensor, datum) for datum in data):
-                found[name] = tensor
-        return found
+    def constant(self) -> Stored:
+        """Return the arguments of the model that no observed site holds."""
+        model = self.model
+        found = storable_values(_arguments(model.model, model.args, model.kwargs))
+        data = list(self.observed().arrays.values())
+        arrays = {
+            name: value
+            for name, value in found.arrays.items()
+            if not any(_same(value, datum) for datum in data)
+        }
+        return replace(found, arrays=arrays)
 
     def prior(self, num: int, seed: int) -> Values:
         """Return draws of the prior: the first walkers, if they started from it."""
@@ -117,8 +125,7 @@ class ModelContent:
 
     def predictive(self, values: Values, seed: int, purpose: str) -> Values:
         """Return data drawn from the model at some values of its latents."""
-        names = [latent.name for latent in self.model.latents] + self.model.discrete
-        given = {name: values[name] for name in names if name in values}
+        given = {name: values[name] for name in self.latents if name in values}
         return draw_predictive(self.model, given, seed=seed, purpose=purpose)
 
     def _sites(self) -> Iterator[tuple[str, Site]]:
@@ -137,6 +144,7 @@ class TargetContent:
         """Keep the posterior."""
         self.posterior = posterior
         self.dims: dict[str, list[str]] = {}
+        self.latents, self.data = ["x"], list[str]()
 
     def log_likelihood(self, walkers: Tensor) -> Values:
         """Return the log-likelihood of all data, `(N,)`."""
@@ -148,13 +156,13 @@ class TargetContent:
         with torch.no_grad():
             return {"x": self.posterior.target.log_prior(self._x(walkers))}
 
-    def observed(self) -> Values:
+    def observed(self) -> Stored:
         """Return nothing: the functions of a `Target` hide their data."""
-        return {}
+        return Stored({}, {})
 
-    def constant(self) -> Values:
+    def constant(self) -> Stored:
         """Return nothing."""
-        return {}
+        return Stored({}, {})
 
     def prior(self, num: int, seed: int) -> Values:
         """Return draws of the prior: the first walkers, if they started from it."""
@@ -192,5 +200,6 @@ def _arguments(model: Any, args: tuple, kwargs: dict) -> Iterator[tuple[str, Any
             yield name, value
 
 
-def _same(value: Tensor, datum: Tensor) -> bool:
-    return value.shape == datum.shape and bool((value == datum).all())
+def _same(value: np.ndarray, datum: np.ndarray) -> bool:
+    numeric = value.dtype.kind == "f" and datum.dtype.kind == "f"
+    return np.array_equal(value, datum, equal_nan=numeric)

@@ -1,6 +1,9 @@
 """The groups of an inference run, as ArviZ knows them: chain = island, draw = walker."""
 
 import math
+import warnings
+from collections.abc import Collection, Iterator
+from contextlib import contextmanager, nullcontext
 from typing import Any, NamedTuple, Protocol
 
 import numpy as np
@@ -9,8 +12,9 @@ from torch import Tensor
 
 from pyro_jarzynski.core.walkers import Walkers
 from pyro_jarzynski.core.weights import log_sum_exp
-from pyro_jarzynski.diagnostics.inference_data import Dims, Group, as_array
-from pyro_jarzynski.errors import ArgumentError
+from pyro_jarzynski.diagnostics.inference_data import Dims, Group
+from pyro_jarzynski.diagnostics.storable import Stored, as_array, storable_values
+from pyro_jarzynski.errors import ArgumentError, ExportWarning
 from pyro_jarzynski.infer.export.content import Content, Values, content_of
 from pyro_jarzynski.infer.export.dims import check_names, exported_name
 from pyro_jarzynski.infer.posterior import Posterior
@@ -106,25 +110,27 @@ def draw_groups(
         wanted: Groups that take time to fill.
     """
     data, arguments = content.observed(), content.constant()
-    check_names([*values, *data])
-    check_names(list(arguments))
-    logs = content.log_prior(walkers, values)
+    check_names([*content.latents, *content.data])
     groups = {
         "posterior": sampled(values, index, content),
-        "log_prior": sampled(logs, index, content, partial=True),
         "observed_data": _fixed(data, content.dims),
         # An argument may be called as a site of another shape.
-        "constant_data": _fixed(arguments, {}),
+        "constant_data": _fixed(arguments, {}, optional=arguments.arrays),
     }
+    with _optional("log_prior"):
+        logs = content.log_prior(walkers, values)
+        groups["log_prior"] = sampled(logs, index, content, partial=True)
     if wanted.log_likelihood:
         logs = content.log_likelihood(walkers)
         groups["log_likelihood"] = sampled(logs, index, content, partial=True)
     if wanted.posterior_predictive:
         new = content.predictive(values, seed, "posterior predictive")
         groups["posterior_predictive"] = sampled(new, index, content)
-    prior = content.prior(index.numel(), seed)
+    prior: Values = {}
     raw = torch.arange(index.numel(), device=index.device).view_as(index)
-    groups["prior"] = sampled(prior, raw, content)
+    with nullcontext() if wanted.prior_predictive else _optional("prior"):
+        prior = content.prior(index.numel(), seed)
+        groups["prior"] = sampled(prior, raw, content)
     if wanted.prior_predictive:
         if not prior:
             raise ArgumentError(
@@ -136,17 +142,40 @@ def draw_groups(
     return groups
 
 
+@contextmanager
+def _optional(group: str) -> Iterator[None]:
+    """Turn errors of a group that was not asked for into a warning."""
+    try:
+        yield
+    except Exception as error:
+        warnings.warn(
+            f"The export leaves out the group {group!r}, which failed: "
+            f"{type(error).__name__}: {error}",
+            ExportWarning,
+            stacklevel=6,
+        )
+
+
 def sampled(
     values: Values, index: Tensor, content: Content, *, partial: bool = False
 ) -> Group:
     """Return values of walkers `(C N, *shape)` in the order of an index `(C, N)`."""
-    arrays = {exported_name(n): as_array(value[index]) for n, value in values.items()}
-    return Group(arrays, dims=content.dims, partial=partial)
+    found = storable_values((name, value[index]) for name, value in values.items())
+    latents = {exported_name(name) for name in content.latents}
+    return Group(
+        found.arrays,
+        dims=content.dims,
+        partial=partial,
+        optional=found.arrays.keys() - latents,
+        left_out=found.left_out,
+    )
 
 
-def _fixed(values: Values, dims: Dims) -> Group:
-    arrays = {exported_name(name): as_array(value) for name, value in values.items()}
-    return Group(arrays, sampled=False, dims=dims)
+def _fixed(values: Stored, dims: Dims, optional: Collection[str] = ()) -> Group:
+    arrays = {exported_name(name): value for name, value in values.arrays.items()}
+    return Group(
+        arrays, sampled=False, dims=dims, optional=optional, left_out=values.left_out
+    )
 
 
 def _statistics(result: Exported, index: Tensor, *, weighted: bool) -> Group:

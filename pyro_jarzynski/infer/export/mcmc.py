@@ -65,12 +65,8 @@ def mcmc_to_arviz(
     wanted = Wanted(log_likelihood, posterior_predictive, prior_predictive)
     groups = draw_groups(content, walkers, values, index, seed, wanted)
     groups["sample_stats"] = _statistics(mcmc, posterior, walkers, index, content)
-    notes = {
-        "kernel": type(mcmc.kernel).__name__,
-        **_evidence(mcmc, draws),
-        **(attrs or {}),
-    }
-    return build(groups, dims=dims, coords=coords, attrs=notes)
+    described = {"kernel": type(mcmc.kernel).__name__, **_evidence(mcmc, draws)}
+    return build(groups, dims=dims, coords=coords, attrs=attrs, described=described)
 
 
 def _draws(mcmc: MCMC) -> dict[str, Tensor]:
