@@ -25,6 +25,7 @@ from pyro_jarzynski.core.gradients import (
     grade,
     grade_at,
 )
+from pyro_jarzynski.core.modes import standard_modes
 from pyro_jarzynski.core.shortage import shortage_told
 from pyro_jarzynski.core.trees import Position, inner, map_tree, num_walkers
 from pyro_jarzynski.errors import EnergyError, count
@@ -196,7 +197,7 @@ def is_outside(evaluation: Evaluation) -> tuple[Tensor, Tensor]:
 def _evaluate_chunk(
     energy: Energy, position: Position, rows: slice, visit: Visitor | None
 ) -> Evaluation:
-    with torch.inference_mode(mode=False), torch.enable_grad():
+    with standard_modes():
         point = map_tree(as_leaf, position)
         if isinstance(energy, CombinedEnergy):
             terms, graded = grade_at(energy.terms, point, rows)
@@ -218,7 +219,7 @@ def _value_chunk(
     energy: EnergyFn, position: Position, rows: slice, visit: Visitor | None
 ) -> Evaluation:
     """Evaluate without a gradient by the position: its graph serves only `visit`."""
-    with torch.set_grad_enabled(visit is not None):
+    with standard_modes(), torch.set_grad_enabled(visit is not None):
         values = energy(position)
         check_shape(values, rows)
         known = values.detach()

@@ -18,6 +18,7 @@ from pyro_jarzynski.core import weights
 from pyro_jarzynski.core.curvature import warn_if_unstable
 from pyro_jarzynski.core.evaluation import Energy
 from pyro_jarzynski.core.kernels import Kernel
+from pyro_jarzynski.core.modes import standard_modes
 from pyro_jarzynski.core.paths import Path
 from pyro_jarzynski.core.precision import warn_if_coarse
 from pyro_jarzynski.core.resampling import Resampler, get_resampler, systematic
@@ -66,6 +67,7 @@ class Stage(NamedTuple):
     ess_threshold: float = 0.5
 
 
+@standard_modes()
 def step(
     walkers: Walkers,
     energy: Energy,
@@ -198,6 +200,7 @@ def follow(
         yield walkers, info
 
 
+@standard_modes()
 def run(
     walkers: Walkers,
     path: Path,

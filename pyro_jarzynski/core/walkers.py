@@ -17,6 +17,7 @@ from torch import Tensor
 from pyro_jarzynski.core import weights
 from pyro_jarzynski.core.evaluation import Energy, Evaluation, evaluate, is_outside
 from pyro_jarzynski.core.faults import Faults, Finding, may_hold
+from pyro_jarzynski.core.modes import standard_modes
 from pyro_jarzynski.core.precision import warn_if_coarse
 from pyro_jarzynski.core.trees import Position, leaves, map_tree, num_walkers, select
 from pyro_jarzynski.errors import ArgumentError, count
@@ -81,6 +82,7 @@ class Walkers(NamedTuple):
         return values.reshape(*self.log_banked.shape, -1)
 
 
+@standard_modes()
 def init(
     position: Position,
     energy: Energy,

@@ -9,6 +9,7 @@ from tqdm.auto import tqdm
 from pyro_jarzynski.core.alone import ALONE
 from pyro_jarzynski.core.evaluation import Evaluation
 from pyro_jarzynski.core.interrupt import deferred_interrupt
+from pyro_jarzynski.core.modes import standard_modes
 from pyro_jarzynski.core.shortage import shortage_told
 from pyro_jarzynski.core.states import Checkpointing, keeping
 from pyro_jarzynski.core.walkers import Walkers
@@ -149,9 +150,9 @@ class AnnealedSMC:
             EvidenceWarning: Something suggests not to trust the result; it says what.
             CompilationWarning: The model could not be compiled; the result is as valid.
         """
-        # Gradients are needed, wherever this is called; runs in other threads wait.
+        # Runs in other threads wait.
         num = self.settings.num_walkers * self.settings.num_chains
-        with ALONE, torch.inference_mode(mode=False), shortage_told(num):
+        with ALONE, standard_modes(), shortage_told(num):
             return self._run(args, kwargs)
 
     def _run(self, args: tuple, kwargs: dict[str, Any]) -> SMCResult:

@@ -10,6 +10,7 @@ from torch import Tensor
 from pyro_jarzynski.core import smc
 from pyro_jarzynski.core.backward import go_back
 from pyro_jarzynski.core.evaluation import CombinedEnergy
+from pyro_jarzynski.core.modes import standard_modes
 from pyro_jarzynski.core.noise import stream
 from pyro_jarzynski.core.resampling import get_resampler
 from pyro_jarzynski.core.team import Tools
@@ -51,6 +52,7 @@ class EvidenceBounds(NamedTuple):
     backward: Tensor
 
 
+@standard_modes()
 def evidence_bounds(
     model: Any, *args: Any, num_simulations: int = 4, **kwargs: Any
 ) -> EvidenceBounds:

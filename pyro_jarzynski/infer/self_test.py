@@ -11,6 +11,7 @@ from torch import Tensor
 from pyro_jarzynski.core import smc
 from pyro_jarzynski.core.backward import go_back
 from pyro_jarzynski.core.evaluation import CombinedEnergy
+from pyro_jarzynski.core.modes import standard_modes
 from pyro_jarzynski.core.noise import stream
 from pyro_jarzynski.core.team import Tools
 from pyro_jarzynski.core.walkers import init
@@ -44,6 +45,7 @@ class SelfTest(NamedTuple):
     verdict: str
 
 
+@standard_modes()
 def self_test(model: Any, *args: Any, **kwargs: Any) -> SelfTest:
     """Test sampler and model without a truth: there and back again.
 
