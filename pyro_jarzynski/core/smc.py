@@ -99,7 +99,8 @@ def step(
         Walkers weighted for `energy`, and what the step did.
 
     Raises:
-        NonFiniteEnergyError: More than 1 % of the walkers met a NaN.
+        NonFiniteEnergyError: More than 1 % of the walkers met a NaN, more than half of the
+            proposed moves did, or the energy of a walker is minus infinity.
         WeightCollapseError: All weights are zero.
 
     Example:
@@ -232,7 +233,8 @@ def run(
 
     Raises:
         ArgumentError: A number is out of its range, or the resampler is unknown.
-        NonFiniteEnergyError: More than 1 % of the walkers met a NaN.
+        NonFiniteEnergyError: More than 1 % of the walkers met a NaN, more than half of the
+            proposed moves did, or the energy of a walker is minus infinity.
         WeightCollapseError: All weights are zero.
 
     Warns:

@@ -1,6 +1,7 @@
 """Annealed sequential Monte Carlo for Pyro models: draws, evidence, diagnostics."""
 
 import time
+from contextlib import closing
 from typing import Any
 
 import torch
@@ -139,15 +140,19 @@ class AnnealedSMC:
 
         Raises:
             ModelError: The model cannot be used; the message names the site.
-            NonFiniteEnergyError: More than 1 % of the walkers met a NaN.
+            NonFiniteEnergyError: The density is infinite at draws of the base, or no number
+                where most moves end; the message names the site, and what can help.
             WalkerMemoryError: The walkers do not fit into memory.
-            WeightCollapseError: All walkers have likelihood zero.
+            WeightCollapseError: The likelihood is zero, or no number, at all draws of the
+                base; the message names the site, and what can help.
             CheckpointError: Checkpoints cannot be used, or are of another run.
             RankError: Ranks have other settings, data, versions or processors than rank 0.
                 An error on several ranks leaves no result.
 
         Warns:
             EvidenceWarning: Something suggests not to trust the result; it says what.
+            NonFiniteEnergyWarning: The density was not finite at some draws of the base,
+                which get weight zero, or where some moves ended, which are refused.
             CompilationWarning: The model could not be compiled; the result is as valid.
         """
         # Runs in other threads wait.
@@ -183,17 +188,18 @@ class AnnealedSMC:
             desc="Annealing",
         )
         state = RunState(recorder.settings, legs, recorder)
+        stages = anneal(
+            legs,
+            recorder.settings,
+            scout_until=recorder.half_time,
+            standing=state.standing,
+        )
         with (
+            closing(stages),
             bar,
             keeping(self.checkpoints, state) as keep,
             deferred_interrupt(terminate=self.checkpoints is not None) as interrupt,
         ):
-            stages = anneal(
-                legs,
-                recorder.settings,
-                scout_until=recorder.half_time,
-                standing=state.standing,
-            )
             for reached in stages:
                 recorder.add(reached)
                 interrupt.share(recorder.ranks)
