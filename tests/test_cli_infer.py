@@ -98,6 +98,7 @@ def test_compiled_model_has_the_evidence_of_the_plain_one(source):
     assert "Compil" not in answer.error
 
 
+@pytest.mark.filterwarnings("ignore:The model has no latents:UserWarning")
 def test_model_without_latents_has_a_report_without_pictures(source):
     answer = infer(source, model="known")
     assert answer.code == 0, answer.error

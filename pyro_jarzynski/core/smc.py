@@ -18,7 +18,6 @@ from pyro_jarzynski.core import weights
 from pyro_jarzynski.core.curvature import warn_if_unstable
 from pyro_jarzynski.core.evaluation import Energy
 from pyro_jarzynski.core.kernels import Kernel
-from pyro_jarzynski.core.modes import standard_modes
 from pyro_jarzynski.core.paths import Path
 from pyro_jarzynski.core.precision import warn_if_coarse
 from pyro_jarzynski.core.resampling import Resampler, get_resampler, systematic
@@ -67,7 +66,6 @@ class Stage(NamedTuple):
     ess_threshold: float = 0.5
 
 
-@standard_modes()
 def step(
     walkers: Walkers,
     energy: Energy,
@@ -99,8 +97,7 @@ def step(
         Walkers weighted for `energy`, and what the step did.
 
     Raises:
-        NonFiniteEnergyError: More than 1 % of the walkers met a NaN, more than half of the
-            proposed moves did, or the energy of a walker is minus infinity.
+        NonFiniteEnergyError: More than 1 % of the walkers met a NaN.
         WeightCollapseError: All weights are zero.
 
     Example:
@@ -201,7 +198,6 @@ def follow(
         yield walkers, info
 
 
-@standard_modes()
 def run(
     walkers: Walkers,
     path: Path,
@@ -233,8 +229,7 @@ def run(
 
     Raises:
         ArgumentError: A number is out of its range, or the resampler is unknown.
-        NonFiniteEnergyError: More than 1 % of the walkers met a NaN, more than half of the
-            proposed moves did, or the energy of a walker is minus infinity.
+        NonFiniteEnergyError: More than 1 % of the walkers met a NaN.
         WeightCollapseError: All weights are zero.
 
     Warns:

@@ -1,7 +1,6 @@
 """Annealed sequential Monte Carlo for Pyro models: draws, evidence, diagnostics."""
 
 import time
-from contextlib import closing
 from typing import Any
 
 import torch
@@ -9,8 +8,8 @@ from tqdm.auto import tqdm
 
 from pyro_jarzynski.core.alone import ALONE
 from pyro_jarzynski.core.evaluation import Evaluation
+from pyro_jarzynski.core.gradients import Term
 from pyro_jarzynski.core.interrupt import deferred_interrupt
-from pyro_jarzynski.core.modes import standard_modes
 from pyro_jarzynski.core.shortage import shortage_told
 from pyro_jarzynski.core.states import Checkpointing, keeping
 from pyro_jarzynski.core.walkers import Walkers
@@ -20,7 +19,7 @@ from pyro_jarzynski.infer.posterior import ModelPosterior
 from pyro_jarzynski.infer.recorder import Recorder
 from pyro_jarzynski.infer.result import SMCResult
 from pyro_jarzynski.infer.run_state import RunState
-from pyro_jarzynski.infer.run_warnings import RunWarnings
+from pyro_jarzynski.infer.run_warnings import RunWarnings, warn
 from pyro_jarzynski.infer.settings import Settings, shows_settings
 
 
@@ -140,24 +139,20 @@ class AnnealedSMC:
 
         Raises:
             ModelError: The model cannot be used; the message names the site.
-            NonFiniteEnergyError: The density is infinite at draws of the base, or no number
-                where most moves end; the message names the site, and what can help.
+            NonFiniteEnergyError: More than 1 % of the walkers met a NaN.
             WalkerMemoryError: The walkers do not fit into memory.
-            WeightCollapseError: The likelihood is zero, or no number, at all draws of the
-                base; the message names the site, and what can help.
+            WeightCollapseError: All walkers have likelihood zero.
             CheckpointError: Checkpoints cannot be used, or are of another run.
             RankError: Ranks have other settings, data, versions or processors than rank 0.
                 An error on several ranks leaves no result.
 
         Warns:
             EvidenceWarning: Something suggests not to trust the result; it says what.
-            NonFiniteEnergyWarning: The density was not finite at some draws of the base,
-                which get weight zero, or where some moves ended, which are refused.
             CompilationWarning: The model could not be compiled; the result is as valid.
         """
-        # Runs in other threads wait.
+        # Gradients are needed, wherever this is called; runs in other threads wait.
         num = self.settings.num_walkers * self.settings.num_chains
-        with ALONE, standard_modes(), shortage_told(num):
+        with ALONE, torch.inference_mode(mode=False), shortage_told(num):
             return self._run(args, kwargs)
 
     def _run(self, args: tuple, kwargs: dict[str, Any]) -> SMCResult:
@@ -168,7 +163,7 @@ class AnnealedSMC:
         with found.told():
             legs, settings = prepare(self.model, args, kwargs, self.settings)
             if not legs[-1].posterior.size:
-                self.result = without_latents(legs[-1], settings)
+                self.result = exact_result(legs[-1], settings, found.texts)
                 return self.result
             recorder = Recorder(settings, start, found)
             try:
@@ -188,18 +183,17 @@ class AnnealedSMC:
             desc="Annealing",
         )
         state = RunState(recorder.settings, legs, recorder)
-        stages = anneal(
-            legs,
-            recorder.settings,
-            scout_until=recorder.half_time,
-            standing=state.standing,
-        )
         with (
-            closing(stages),
             bar,
             keeping(self.checkpoints, state) as keep,
             deferred_interrupt(terminate=self.checkpoints is not None) as interrupt,
         ):
+            stages = anneal(
+                legs,
+                recorder.settings,
+                scout_until=recorder.half_time,
+                standing=state.standing,
+            )
             for reached in stages:
                 recorder.add(reached)
                 interrupt.share(recorder.ranks)
@@ -217,20 +211,27 @@ class AnnealedSMC:
             interrupt()
 
 
-def without_latents(leg: Leg, settings: Settings) -> SMCResult:
-    """Return the exact result without latents: the likelihood is the evidence."""
+def exact_result(leg: Leg, settings: Settings, warnings: list[str]) -> SMCResult:
+    """Return the result for a model without continuous latents, whose evidence is a sum."""
     posterior = leg.posterior
     assert isinstance(posterior, ModelPosterior)
+    if not posterior.model.discrete:
+        warn(
+            "The model has no latents: its evidence is the likelihood of the data, without "
+            "an error, and there are no draws.",
+            UserWarning,
+        )
     device = posterior.device
-    log_evidence = posterior.model.log_densities(torch.empty(0, device=device))[1]
     num = settings.num_walkers * settings.num_chains
     zero = torch.zeros(num, dtype=torch.float64, device=device)
     nowhere = torch.empty(num, 0, device=device)
+    with torch.no_grad():
+        base, goal = (Term(energy, nowhere) for energy in posterior.terms(nowhere))
     walkers = Walkers(
         position=nowhere,
-        evaluation=Evaluation(zero, nowhere, zero),
+        evaluation=Evaluation(goal.energy, nowhere, zero, terms=(base, goal)),
         log_weight=zero,
-        log_banked=log_evidence.detach().double().expand(settings.num_chains),
+        log_banked=-goal.energy[: settings.num_chains].double(),
         ancestor=torch.arange(num, device=device),
         steps=torch.zeros((), dtype=torch.int64, device=device),
     )
@@ -244,6 +245,6 @@ def without_latents(leg: Leg, settings: Settings) -> SMCResult:
         seconds=0.0,
         stage_log_weights=[],
         num_undecorrelated=0,
-        run_warnings=[],
+        run_warnings=warnings,
         kernel=settings.kernel,
     )

@@ -16,12 +16,12 @@ from pyro_jarzynski.core.smc import Stage
 from pyro_jarzynski.core.team import Tools
 from pyro_jarzynski.core.walkers import Walkers, resample
 from pyro_jarzynski.errors import EvidenceWarning
-from pyro_jarzynski.infer.annealed_smc import without_latents
+from pyro_jarzynski.infer.annealed_smc import exact_result
 from pyro_jarzynski.infer.annealing import anneal
 from pyro_jarzynski.infer.doubts import disagreements
 from pyro_jarzynski.infer.legs import prepare
 from pyro_jarzynski.infer.model import PyroModel
-from pyro_jarzynski.infer.nonfinite import NonFiniteCounts
+from pyro_jarzynski.infer.posterior import ModelPosterior
 from pyro_jarzynski.infer.recorder import Recorder
 from pyro_jarzynski.infer.result import SMCResult
 from pyro_jarzynski.infer.run_warnings import RunWarnings
@@ -57,15 +57,22 @@ class Chain:
         self.recorder = Recorder(self.settings, start, found)
         self.stages = anneal(self.legs, self.settings, scout_until=self.recorder.half_time)
         generator = stream(settings.seed, "draws", self.legs[0].posterior.device)
-        counts = NonFiniteCounts(self.settings, self.legs[0].posterior)
-        self.tools = Tools(generator, self.settings.walkers_per_call, faults=counts)
+        self.tools = Tools(generator, self.settings.walkers_per_call)
         self.result: SMCResult | None = None
         self.walkers: Walkers | None = None
         self.stage: Stage | None = None
         self.pending: Tensor | list[Tensor] = []
         self.given: list[Tensor] = []
+        self.exact: Tensor | None = None
         if not self.legs[-1].posterior.size:
-            self._finish(without_latents(self.legs[-1], self.settings))
+            exact = exact_result(self.legs[-1], self.settings, self.found.texts)
+            self._finish(exact)
+            self.exact = self._drawn()
+
+    @property
+    def rows(self) -> Tensor:
+        """What is given out of each walker: where it is, or else its discrete latents."""
+        return self.position if self.exact is None else self.exact
 
     @property
     def position(self) -> Tensor:
@@ -82,19 +89,17 @@ class Chain:
         if self.result is not None:
             if not self.decorrelated:
                 self._move()
-            return self.position[0]
+            return self.rows[0]
         for reached in self.stages:
             self.recorder.add(reached)
             self.walkers, self.stage = reached.walkers, reached.stage
             if self.recorder.progress == len(self.legs) or self.recorder.is_late():
-                # Which tells what the walkers met.
-                self.stages.close()
                 self.recorder.gather()
                 self._finish(self.recorder.result(len(self.legs)))
                 break
             if not to_the_end:
                 break
-        return self.position[0]
+        return self.rows[0]
 
     def draw(self) -> Tensor:
         """Return the next walker."""
@@ -125,7 +130,7 @@ class Chain:
             return {"divergences": []}
         history = result.history
         last = {name: float(values[-1].double().mean()) for name, values in history.items()}
-        given = torch.stack(self.given) if self.given else self.position[:0]
+        given = torch.stack(self.given) if self.given else self.rows[:0]
         doubtful = "doubtful" if self.found.texts else "ok"
         return {
             "divergences": [],
@@ -177,7 +182,9 @@ class Chain:
 
     def _refill(self) -> None:
         """Draw walkers by their weights, after moves if they were given out before."""
-        if self.given and self.stage is not None:
+        if self.given and self.exact is not None:
+            self.exact = self._drawn()
+        elif self.given:
             self._move_on()
         assert self.walkers is not None
         walkers = self.walkers
@@ -187,7 +194,7 @@ class Chain:
             self.walkers = resample(walkers, systematic(log_weight, size, generator))
         device = walkers.log_weight.device
         order = torch.randperm(size, generator=generator, device=device)
-        self.pending = self.position[order]
+        self.pending = self.rows[order]
 
     def _move_on(self) -> None:
         """Move the walkers until they have decorrelated from where they are."""
@@ -205,3 +212,17 @@ class Chain:
                 EvidenceWarning,
                 stacklevel=2,
             )
+
+    def _drawn(self) -> Tensor:
+        """Draw the discrete latents of a model without others, `(N, K)`.
+
+        As floating-point numbers: of others, `MCMC` makes no statistics.
+        """
+        posterior = self.legs[-1].posterior
+        assert isinstance(posterior, ModelPosterior)
+        if posterior.model.enumerated is None:
+            return self.position
+        purpose = f"discrete latents after {len(self.given)} draws"
+        drawn = posterior.discrete(self.position, purpose)
+        rows = [drawn[name].reshape(len(self.position), -1) for name in drawn]
+        return torch.cat([row.to(torch.get_default_dtype()) for row in rows], 1)

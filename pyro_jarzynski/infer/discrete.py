@@ -12,22 +12,30 @@ from pyro_jarzynski.infer.sites import plate_frames, seeded
 
 
 def draw_discrete(
-    model: PyroModel, walkers: Tensor, *, by_loop: bool, seed: int
+    model: PyroModel,
+    walkers: Tensor,
+    *,
+    by_loop: bool,
+    seed: int,
+    purpose: str = "discrete latents",
+    of_prior: bool = False,
 ) -> dict[str, Tensor]:
-    """Draw the discrete latents of each walker from `p(z | x, data)`.
+    """Draw the discrete latents of each walker from `p(z | x, data)`, or `p(z | x)`.
 
     Args:
         model: A model of which the discrete latents are enumerated.
         walkers: Coordinates, `(N, D)`.
         by_loop: Whether walkers are evaluated one at a time.
         seed: Seed of the run.
+        purpose: What the draws are for; draws for different purposes are independent.
+        of_prior: Whether to draw them from the prior, without the data.
 
     Returns:
         Values by site, each `(N, *shape)`.
     """
-    with seeded(seed, "discrete latents"), torch.no_grad():
+    with seeded(seed, purpose), torch.no_grad():
         return map_walkers(
-            lambda walker: _draw(model, walker),
+            lambda walker: _draw(model, walker, of_prior=of_prior),
             walkers,
             by_loop=by_loop,
             chunk_size=model.walkers_per_run,
@@ -35,14 +43,16 @@ def draw_discrete(
         )
 
 
-def _draw(model: PyroModel, walker: Tensor) -> dict[str, Tensor]:
+def _draw(model: PyroModel, walker: Tensor, *, of_prior: bool) -> dict[str, Tensor]:
     """Draw the discrete latents of one walker."""
     assert model.enumerated is not None
     enumerated = model.enumerated
     trace, _ = model.run(walker)
     trace.pack_tensors()
     sites: dict[str, Site] = dict(trace.nodes)
-    known = {n: s["packed"]["log_prob"] for n, s in sites.items() if "packed" in s}
+    key = "unscaled_log_prob" if of_prior else "log_prob"
+    known = {n: s["packed"][key] for n, s in sites.items() if "packed" in s}
+    beside = [latent.name for latent in model.latents] if of_prior else None
 
     def total(shift: dict[str, Tensor]) -> Tensor:
         for name, log_prob in known.items():
@@ -50,7 +60,7 @@ def _draw(model: PyroModel, walker: Tensor) -> dict[str, Tensor]:
             moved: Any = log_prob + shift[name] if name in shift else log_prob + 0
             moved._pyro_dims = log_prob._pyro_dims
             sites[name]["packed"]["drawn"] = moved
-        return enumerated.log_sum(trace, None, "drawn", drawn=True)
+        return enumerated.log_sum(trace, beside, "drawn", drawn=True)
 
     names = [name for name in model.discrete if is_enumerated(sites[name])]
     shift = {name: torch.zeros_like(known[name]) for name in names}

@@ -30,6 +30,7 @@ from pyro_jarzynski.infer.posterior import (
     between,
     make_posterior,
 )
+from pyro_jarzynski.infer.run_warnings import warn
 from pyro_jarzynski.infer.schedules import DataTempering
 from pyro_jarzynski.infer.settings import Settings
 
@@ -92,21 +93,21 @@ def prepare(
         # Compiled code has blocks of its own, into which walkers that come at once are cut.
         per_call = None if settings.jit_compile else legs[-1].posterior.chunk_size
         settings = replace(settings, chunk_size=per_call)
-    _warn_of_scales(legs[-1].posterior)
+    if isinstance(legs[-1].posterior, ModelPosterior):
+        _warn_of_scales(legs[-1].posterior.model)
     agree_on_path([leg.posterior for leg in legs], settings)
     return legs, settings
 
 
-def _warn_of_scales(posterior: Posterior) -> None:
+def _warn_of_scales(model: PyroModel) -> None:
     """Warn of latents under a scale, whose densities are not normalised."""
-    names = posterior.model.scaled_latents if isinstance(posterior, ModelPosterior) else []
+    names = model.scaled_latents
     if names:
-        warnings.warn(
+        warn(
             f"The latent {names[0]!r} is under a scale, which raises its density to a "
             "power, as in Pyro's NUTS. That is not normalised: the evidence is not the "
             "probability of the data. Scale observed sites alone.",
             EvidenceWarning,
-            stacklevel=3,
         )
 
 

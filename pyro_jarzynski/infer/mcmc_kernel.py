@@ -13,7 +13,6 @@ from torch import Tensor
 from torch.distributions import Transform
 
 from pyro_jarzynski.core.alone import ALONE
-from pyro_jarzynski.core.modes import standard_modes
 from pyro_jarzynski.core.noise import stream
 from pyro_jarzynski.core.sharing import ranks_now
 from pyro_jarzynski.core.shortage import shortage_told
@@ -40,6 +39,9 @@ class JarzynskiKernel(MCMCKernel):
     and `"leapfrog steps"` of the last of them, the number of `"unique draws"` and of
     `"unique ancestors"`, and `"warnings"` and `"status"`, as `doubts` and `status` of
     `SMCResult`. Draws have equal weight, and so have chains.
+
+    Draws are of the continuous latents, as with NUTS, and of a model whose latents are all
+    discrete of these, as floating-point numbers. They are exact then.
 
     Masks and scales are those of `AnnealedSMC`: masked latents keep their distributions.
 
@@ -101,7 +103,6 @@ class JarzynskiKernel(MCMCKernel):
         self._chain: Chain | None = None
         self._finished: list[SMCResult] = []
 
-    @standard_modes()
     def setup(self, warmup_steps: int, *args: Any, **kwargs: Any) -> None:
         """Analyse the model; the annealing begins with the first sample."""
         self._warmup_steps = count("warmup_steps", warmup_steps, 0)
@@ -112,12 +113,12 @@ class JarzynskiKernel(MCMCKernel):
             self._finished = []
         self._warnings = RunWarnings("" if chain is None else f"Chain {chain}: ")
         cloud, base = None, self.settings.base
-        with ALONE, self._warnings.told():
+        with ALONE, torch.inference_mode(mode=False), self._warnings.told():
             seed = self._seed_of(chain or 0)
             improper = base != "prior" or given is not None
             model = PyroModel(self.model, args, kwargs, seed=seed, improper=improper)
             _check_static(model)
-            values = model.unflatten(model.first_coordinates)
+            values = model.unflatten(model.first_coordinates) or model.first_discrete
             if given is not None:
                 cloud = _checked_cloud(given, model)
         self._analysed = model
@@ -137,7 +138,6 @@ class JarzynskiKernel(MCMCKernel):
     def initial_params(self, params: dict[str, Tensor]) -> None:
         self._initial_params[_chain_of_mcmc() or 0] = params
 
-    @standard_modes()
     def sample(self, params: dict[str, Tensor]) -> dict[str, Tensor]:
         """Anneal by a step, or return the next draw, in unconstrained coordinates."""
         del params  # the walkers know where they are
@@ -147,7 +147,7 @@ class JarzynskiKernel(MCMCKernel):
                 "to the posterior during the warm-up."
             )
         guard = shortage_told(self.settings.num_walkers)
-        with ALONE, guard, self._warnings.told():
+        with ALONE, torch.inference_mode(mode=False), guard, self._warnings.told():
             return self._named(self._next())
 
     def _next(self) -> Tensor:

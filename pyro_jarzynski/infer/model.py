@@ -250,6 +250,12 @@ class PyroModel:
         ]
         return torch.cat(values) if values else torch.empty(0, device=self.device)
 
+    @property
+    def first_discrete(self) -> dict[str, Tensor]:
+        """Values of the discrete latents in the first run of the model, by site."""
+        nodes: dict[str, Site] = dict(self.traces[0].nodes)
+        return {name: nodes[name]["value"] for name in self.discrete}
+
     def plate(self, num_particles: int | None) -> Any:
         """Return the plate of particles, to the left of all plates of the model."""
         if num_particles is None:

@@ -49,7 +49,7 @@ def mode_masses(
         >>> bool((masses - 0.5).abs().max() < 0.1)  # wells at -1 and 1, alike
         True
     """
-    if not result.history:
+    if not result.has_draws:
         raise ArgumentError(
             "`result` has no walkers to assign: its model has no latents, so that there "
             "are no modes."

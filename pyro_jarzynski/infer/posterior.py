@@ -16,7 +16,7 @@ from pyro_jarzynski.core.gradients import TermsFn
 from pyro_jarzynski.core.memory import MORE, chunk_size_for
 from pyro_jarzynski.core.noise import stream
 from pyro_jarzynski.core.walkers import Walkers
-from pyro_jarzynski.errors import ArgumentError, ArgumentTypeError, EnergyError
+from pyro_jarzynski.errors import ArgumentError, EnergyError
 from pyro_jarzynski.infer.bases import Base, make_base
 from pyro_jarzynski.infer.batching import Guarded, batch, map_walkers
 from pyro_jarzynski.infer.discrete import draw_discrete
@@ -203,6 +203,9 @@ class ModelPosterior:
             )
             self.method = self._batched.method
             self.chunk_size = self._batched.chunk_size
+            self._densities = self._batched.densities
+        else:
+            self._densities = self._exact
 
     def draw(self, num: int, *, seed: int, purpose: str) -> Tensor:
         """Draw walkers from the base, `(num, D)`."""
@@ -212,34 +215,39 @@ class ModelPosterior:
 
     def terms(self, walkers: Tensor) -> tuple[Tensor, Tensor]:
         """Return the energies of base and posterior, each `(N,)`."""
-        prior, joint = self._batched.densities(walkers)
+        prior, joint = self._densities(walkers)
         start = prior if self.base is None else self.base.log_prob(walkers)
         return -start, -joint
 
     def joint_energy(self, walkers: Tensor) -> Tensor:
         """Return the energy of the posterior, `(N,)`."""
-        return -self._batched.densities(walkers)[1]
+        return -self._densities(walkers)[1]
 
     def constrain(
-        self, walkers: Tensor, *, deterministic: bool = False
+        self,
+        walkers: Tensor,
+        *,
+        deterministic: bool = False,
+        discrete: dict[str, Tensor] | None = None,
     ) -> dict[str, Tensor]:
         """Return latents, each `(N, *shape)`.
 
         Args:
             walkers: Coordinates, `(N, D)`.
             deterministic: Whether to add deterministic sites, and draws of the discrete
-                latents.
+                latents; the latter are there in any case if there are no others.
+            discrete: Values of the discrete latents, each `(N, *shape)`; `None` draws them.
         """
         if not self.size and not deterministic:
-            return {}
-        discrete: tuple[dict[str, Tensor], ...] = ()
+            return self.discrete(walkers) if self.model.enumerated else {}
+        given: tuple[dict[str, Tensor], ...] = ()
         if deterministic and self.model.enumerated:
-            discrete = (self.discrete(walkers),)
+            given = (discrete or self.discrete(walkers),)
         with torch.no_grad():
             values = map_walkers(
                 self.model.values,
                 walkers,
-                *discrete,
+                *given,
                 by_loop=self.by_loop,
                 chunk_size=self.model.walkers_per_run,
             )
@@ -247,9 +255,32 @@ class ModelPosterior:
             return values
         return {latent.name: values[latent.name] for latent in self.model.latents}
 
-    def discrete(self, walkers: Tensor) -> dict[str, Tensor]:
-        """Draw the discrete latents, each `(N, *shape)`; the same in every call."""
-        return draw_discrete(self.model, walkers, by_loop=self.by_loop, seed=self.seed)
+    def discrete(
+        self, walkers: Tensor, purpose: str = "discrete latents"
+    ) -> dict[str, Tensor]:
+        """Draw the discrete latents, each `(N, *shape)`; the same for the same purpose."""
+        return draw_discrete(
+            self.model, walkers, by_loop=self.by_loop, seed=self.seed, purpose=purpose
+        )
+
+    def prior_values(self, walkers: Tensor) -> dict[str, Tensor]:
+        """Return all sites but data at draws of the prior, each `(N, *shape)`."""
+        discrete = None
+        if self.model.enumerated:
+            discrete = draw_discrete(
+                self.model,
+                walkers,
+                by_loop=self.by_loop,
+                seed=self.seed,
+                purpose="discrete latents of the prior",
+                of_prior=True,
+            )
+        return self.constrain(walkers, deterministic=True, discrete=discrete)
+
+    def _exact(self, walkers: Tensor) -> tuple[Tensor, Tensor]:
+        """Return the densities of walkers without coordinates, which are all the same."""
+        prior, joint = self.model.log_densities(walkers.new_empty(0))
+        return prior.to(joint).expand(len(walkers)), joint.expand(len(walkers))
 
     def confirm(self, walkers: Walkers, *, compiled: bool) -> None:
         """Raise if walkers that were evaluated at once have other energies alone.
@@ -295,10 +326,6 @@ def make_posterior(
                 "A `Target` takes neither arguments nor another base than its prior."
             )
         return TorchPosterior(model, chunk_size)
-    if not callable(model):
-        raise ArgumentTypeError(
-            f"`model` must be a Pyro model or a `Target`, got {type(model).__name__}."
-        )
     if analysed is None:
         proper = isinstance(base, str) and base == "prior"
         analysed = PyroModel(model, args, kwargs, seed=seed, improper=not proper)

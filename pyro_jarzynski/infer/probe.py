@@ -1,5 +1,6 @@
 """The first look at a model: a few runs with all of Pyro's checks, which must agree."""
 
+import inspect
 import warnings
 from collections.abc import Callable
 from functools import partial
@@ -12,7 +13,7 @@ import torch
 from pyro.poutine.messenger import Messenger
 from pyro.poutine.trace_struct import Trace
 
-from pyro_jarzynski.errors import ModelError
+from pyro_jarzynski.errors import ArgumentTypeError, ModelError
 from pyro_jarzynski.infer.devices import devices_explained
 from pyro_jarzynski.infer.draws import ExactDraws
 from pyro_jarzynski.infer.enumeration import Site, is_density
@@ -21,6 +22,7 @@ from pyro_jarzynski.infer.site_checks import (
     check_data,
     check_indices,
     check_latent,
+    check_observed,
     check_shapes,
     check_whole,
     known_support,
@@ -52,8 +54,10 @@ def probe(
     """Run a model several times, with all of Pyro's checks, and check its sites.
 
     Raises:
+        ArgumentTypeError: It is no function and no instance of a module.
         ModelError: A site cannot be used, or the runs do not have the same sites.
     """
+    check_callable(model)
     _check_numbers(args, kwargs)
     traces: list[Trace] = []
     failure: ValueError | None = None
@@ -78,6 +82,34 @@ def probe(
     _check_alike(traces)
     _check_data(traces)
     return traces
+
+
+def check_callable(model: Any) -> None:
+    """Raise unless a model can be called to sample."""
+    if inspect.isclass(model):
+        raise ArgumentTypeError(
+            f"`model` must be a function or an instance of a module, got the class "
+            f"{model.__name__}: calling it makes an instance and samples nothing. Give "
+            f"`{model.__name__}(...)`."
+        )
+    if not callable(model):
+        raise ArgumentTypeError(
+            f"`model` must be a Pyro model or a `Target`, got {type(model).__name__}."
+        )
+
+
+def _check_sampled(trace: Trace, returned: Any) -> None:
+    """Raise if a run of a model has neither latents nor data nor factors."""
+    sites: list[Site] = list(trace.nodes.values())
+    if any(is_density(site) for site in sites):
+        return
+    hint = "Sample latents by `pyro.sample`, and give it data by `obs`."
+    if callable(returned):
+        hint = (
+            f"It returns something to be called ({type(returned).__name__}): if it makes "
+            "models, give the model that it makes."
+        )
+    raise ModelError(f"The model has no sample sites: there is nothing to infer. {hint}")
 
 
 def _check_numbers(args: tuple, kwargs: dict[str, Any]) -> None:
@@ -133,15 +165,18 @@ def _checked_trace(
     explained = partial(devices_explained, recorder, model, args, kwargs)
     improper_draws = _DrawImproper(allowed=improper)
     with explained(), poutine.block(), recorder, improper_draws, draws:
-        model(*args, **kwargs)
+        returned = model(*args, **kwargs)
     trace = recorder.trace
+    _check_sampled(trace, returned)
     sites: dict[str, Site] = dict(trace.nodes)
     for name, site in sites.items():
         if poutine.util.site_is_subsample(site):
             check_indices(name, site)
         elif is_density(site):
             check_whole(site)
-            if not site["is_observed"]:
+            if site["is_observed"]:
+                check_observed(name, site)
+            else:
                 check_latent(name, site)
     with warnings.catch_warnings(), explained():
         # Sites that are not finite are named by an error where walkers meet them.

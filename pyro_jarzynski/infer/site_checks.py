@@ -78,6 +78,16 @@ def known_support(name: str, site: Site) -> Any:
         ) from error
 
 
+def check_observed(name: str, site: Site) -> None:
+    """Raise if data are of a type of which a distribution of tensors has no density."""
+    of_tensors = isinstance(site["fn"], torch.distributions.Distribution)
+    if of_tensors and not isinstance(site["value"], Tensor):
+        raise ModelError(
+            f"The data of the site {name!r} must be a tensor, got "
+            f"{type(site['value']).__name__}; give `obs=torch.as_tensor(...)`."
+        )
+
+
 def check_whole(site: Site) -> None:
     """Raise if one of the plates that a site is in does not hold all of its places."""
     for frame in site["cond_indep_stack"]:

@@ -98,6 +98,7 @@ def write_inference_report(
     if result.history:
         for name, (caption, plot) in FIGURES.items():
             figures[caption] = save_figure(plot(result), folder / name)
+    if result.has_draws:
         tables["Latents"] = _latents(result)
     return write_report(
         folder / "report.html",

@@ -64,7 +64,7 @@ def _save(directory: Path, result: SMCResult, notes: Mapping[str, Any]) -> None:
         "notes": dict(notes),
     }
     (directory / "result.json").write_text(json.dumps(record, indent=2), encoding="utf-8")
-    if result.history:
+    if result.has_draws:
         _save_for_arviz(directory / "arviz.nc", result)
 
 

@@ -119,6 +119,7 @@ def test_an_argument_called_as_a_dimension_of_arviz_is_left_out():
     assert dataset(tree)["m"].shape == (2, 64)
 
 
+@pytest.mark.filterwarnings("ignore:The model has no latents:UserWarning")
 def test_a_model_without_latents_has_nothing_to_export():
     def model(y):
         pyro.sample("y", dist.Normal(0.0, 1.0).expand([3]).to_event(1), obs=y)

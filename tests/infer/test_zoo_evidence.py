@@ -148,13 +148,17 @@ def test_evidence_without_latents_is_the_likelihood():
         with pyro.plate("data", len(y)):
             pyro.sample("y", dist.Normal(0.5, 1.0), obs=y)
 
-    result = AnnealedSMC(model, num_walkers=16, progress=False).run(Y)
+    sampler = AnnealedSMC(model, num_walkers=16, progress=False)
+    with pytest.warns(UserWarning, match="no latents: its evidence is the likelihood"):
+        result = sampler.run(Y)
+    assert result.status == "ok"
     expected = dist.Normal(0.5, 1.0).log_prob(Y).sum()
     assert result.log_evidence == pytest.approx(float(expected), rel=1e-6)
     assert result.log_evidence_error == 0
     assert result.get_samples(deterministic=True) == {}
 
 
+@pytest.mark.filterwarnings("ignore:The model has no latents:UserWarning")
 def test_deterministic_sites_without_latents_are_draws_like_others():
     def model(y):
         pyro.deterministic("total", y.sum())

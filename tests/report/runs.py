@@ -50,10 +50,11 @@ def without_latents(data):
 
 
 def annealed(model, *args, **settings) -> SMCResult:
-    """Run with few walkers; that so few are doubted is not the point."""
+    """Run with few walkers; that these are doubted, or none, is not the point."""
     usual = {"num_walkers": SIZE, "num_chains": ISLANDS, "progress": False}
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", EvidenceWarning)
+        warnings.filterwarnings("ignore", "The model has no latents")
         return AnnealedSMC(model, **{**usual, **settings}).run(*args)
 
 

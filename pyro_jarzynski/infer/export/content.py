@@ -120,8 +120,7 @@ class ModelContent:
             # The run has told of the same draws.
             warnings.simplefilter("ignore", EvidenceWarning)
             drawn = draw_prior(self.model, num, seed=seed, purpose="base of the walkers")
-        known = self.model.enumerated is None
-        return self.posterior.constrain(drawn, deterministic=known)
+        return self.posterior.prior_values(drawn)
 
     def predictive(self, values: Values, seed: int, purpose: str) -> Values:
         """Return data drawn from the model at some values of its latents."""

@@ -58,6 +58,10 @@ class Exported(Protocol):
         """Walkers that were drawn by their weights, `(C, N)`."""
 
     @property
+    def has_draws(self) -> bool:
+        """Whether there are latents."""
+
+    @property
     def values(self) -> Values:
         """Latents and deterministic sites of all walkers."""
 
@@ -73,7 +77,7 @@ class Wanted(NamedTuple):
 def result_groups(result: Exported, wanted: Wanted, *, weighted: bool) -> dict[str, Group]:
     """Return the groups of a run; see `SMCResult.to_arviz`."""
     walkers, settings = result.walkers, result.settings
-    if not result.history:
+    if not result.has_draws:
         raise ArgumentError("The model has no latents: there are no draws to export.")
     assert isinstance(walkers.position, Tensor)
     content = content_of(result.posterior, settings.walkers_per_call)
@@ -83,7 +87,8 @@ def result_groups(result: Exported, wanted: Wanted, *, weighted: bool) -> dict[s
     values = result.values
     groups = draw_groups(content, walkers.position, values, index, settings.seed, wanted)
     groups["sample_stats"] = _statistics(result, index, weighted=weighted)
-    groups["warmup_sample_stats"] = _path(result)
+    if result.history:
+        groups["warmup_sample_stats"] = _path(result)
     if not weighted:
         weight = _normalised(walkers).flatten()
         cloud = values | {"log_weight": weight}
@@ -187,15 +192,18 @@ def _statistics(result: Exported, index: Tensor, *, weighted: bool) -> Group:
     log_weight = _normalised(walkers).flatten()[index]
     if not weighted:
         log_weight = torch.full_like(log_weight, -math.log(size))
-    last = {name: result.history[name][-1] for name in ("acceptance_rate", "step_size")}
     arrays = {
         "lp": -goal.energy[index],
         "log_weight": log_weight,
-        "acceptance_rate": last["acceptance_rate"][:, None].expand(index.shape),
-        "step_size": last["step_size"].expand(index.shape),
         "diverging": broken[index],
         "ancestor": walkers.ancestor[index],
     }
+    if result.history:
+        acceptance, step = (
+            result.history[name][-1] for name in ("acceptance_rate", "step_size")
+        )
+        arrays["acceptance_rate"] = acceptance[:, None].expand(index.shape)
+        arrays["step_size"] = step.expand(index.shape)
     found = {name: as_array(value) for name, value in arrays.items()}
     return Group(found, meanings=STATISTICS)
 

@@ -7,7 +7,6 @@ import torch
 from pyro.infer import MCMC
 from torch import Tensor
 
-from pyro_jarzynski.core.modes import standard_modes
 from pyro_jarzynski.diagnostics.inference_data import Coords, Dims, Group, build
 from pyro_jarzynski.errors import ArgumentError
 from pyro_jarzynski.infer.doubts import disagreements
@@ -23,7 +22,6 @@ STATISTICS = {
 }
 
 
-@standard_modes()
 def mcmc_to_arviz(
     mcmc: MCMC,
     *,
@@ -56,13 +54,20 @@ def mcmc_to_arviz(
     draws = _draws(mcmc)
     args, kwargs = mcmc._args or (), mcmc._kwargs or {}
     model = PyroModel(mcmc.kernel.model, args, kwargs, seed=seed, improper=True)
-    chains, size = next(iter(draws.values())).shape[:2]
-    walkers = _coordinates(model, draws)
+    shapes = [values.shape[:2] for values in draws.values()]
+    # Kernels of Pyro draw no discrete latents, but these may be all that there are.
+    chains, size = shapes[0] if shapes else (mcmc.num_chains, mcmc.num_samples)
+    walkers = _coordinates(model, draws, chains * size)
     posterior = ModelPosterior(model, None, len(walkers), seed)
     content = ModelContent(posterior, None)
-    values = posterior.constrain(walkers, deterministic=True)
+    drawn = {name: values.flatten(0, 1) for name, values in draws.items()}
+    for name, value in model.first_discrete.items():
+        if name in drawn:
+            drawn[name] = drawn[name].to(value.dtype)
+    discrete = {name: drawn[name] for name in model.discrete if name in drawn}
+    values = posterior.constrain(walkers, deterministic=True, discrete=discrete or None)
     # As they were drawn, to the last bit.
-    values |= {latent.name: draws[latent.name].flatten(0, 1) for latent in model.latents}
+    values |= drawn
     index = torch.arange(chains * size, device=walkers.device).view(chains, size)
     wanted = Wanted(log_likelihood, posterior_predictive, prior_predictive)
     groups = draw_groups(content, walkers, values, index, seed, wanted)
@@ -82,7 +87,7 @@ def _draws(mcmc: MCMC) -> dict[str, Tensor]:
     return mcmc.get_samples(group_by_chain=True)
 
 
-def _coordinates(model: PyroModel, draws: dict[str, Tensor]) -> Tensor:
+def _coordinates(model: PyroModel, draws: dict[str, Tensor], num: int) -> Tensor:
     """Return draws in unconstrained coordinates, `(C N, D)`."""
     parts = []
     for latent in model.latents:
@@ -93,9 +98,9 @@ def _coordinates(model: PyroModel, draws: dict[str, Tensor]) -> Tensor:
             )
         plain = latent.transform.inv(draws[latent.name].flatten(0, 1))
         parts.append(plain.reshape(len(plain), -1))
-    if not parts:
+    if not (model.latents or model.discrete):
         raise ArgumentError("The model has no latents: there are no draws to export.")
-    return torch.cat(parts, 1)
+    return torch.cat(parts, 1) if parts else torch.empty(num, 0, device=model.device)
 
 
 def _statistics(
