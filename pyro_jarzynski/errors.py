@@ -34,7 +34,16 @@ class ModelError(JarzynskiError, ValueError):
 
 
 class WeightCollapseError(JarzynskiError, ArithmeticError):
-    """A log-weight is NaN, or all weights are zero."""
+    """A log-weight is NaN, or all weights are zero.
+
+    Attributes:
+        found: What was found, without advice.
+    """
+
+    def __init__(self, found: str, advice: str = "") -> None:
+        """Tell what was found, and what to do."""
+        super().__init__(f"{found} {advice}".strip())
+        self.found = found
 
 
 class DataError(JarzynskiError, ValueError):

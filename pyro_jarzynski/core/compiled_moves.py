@@ -11,7 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from pyro_jarzynski.core.compiled import Program, warn_not_compiled
-from pyro_jarzynski.core.evaluation import Evaluation
+from pyro_jarzynski.core.evaluation import Evaluation, sound
 from pyro_jarzynski.core.gradients import differentiate
 from pyro_jarzynski.core.langevin import Trial, trial
 from pyro_jarzynski.core.recording import Record
@@ -120,11 +120,13 @@ def _move(
     end = position - step * grad + (2 * step).sqrt() * noise
     (there,) = differentiate(lambda x: (module(x),), end)
     assert isinstance(there.grad, Tensor)
-    there_sq = _products(there.grad, there.grad)
-    slopes = _products(end - position, grad + there.grad).double() / 2
-    gain = energy.double() - there.energy.double()
+    known = sound(there.energy, there.grad, _products(there.grad, there.grad))
+    energy_there, grad_there, there_sq = known
+    assert isinstance(grad_there, Tensor)
+    slopes = _products(end - position, grad + grad_there).double() / 2
+    gain = energy.double() - energy_there.double()
     ratio = gain + slopes + (grad_sq - there_sq).double() * step / 4
-    return [end, there.energy, there.grad, there_sq, ratio]
+    return [end, energy_there, grad_there, there_sq, ratio]
 
 
 def _products(a: Tensor, b: Tensor) -> Tensor:

@@ -15,6 +15,7 @@ from typing import Any, NamedTuple, TypeAlias
 import torch
 from torch import Tensor
 
+from pyro_jarzynski.core.faults import may_hold
 from pyro_jarzynski.core.gradients import (
     Term,
     TermsFn,
@@ -25,16 +26,13 @@ from pyro_jarzynski.core.gradients import (
     grade,
     grade_at,
 )
+from pyro_jarzynski.core.modes import standard_modes
 from pyro_jarzynski.core.shortage import shortage_told
-from pyro_jarzynski.core.trees import Position, inner, map_tree, num_walkers
+from pyro_jarzynski.core.trees import Position, inner, map_tree, num_walkers, select
 from pyro_jarzynski.errors import EnergyError, count
 
 # The argument is a `Position`: an energy takes the kind that its walkers have.
 EnergyFn: TypeAlias = Callable[[Any], Tensor]
-
-
-# Energy in nats from which a density is zero, whatever constant the energy has on top.
-NEGLIGIBLE = 1e12
 
 
 class CombinedEnergy(NamedTuple):
@@ -58,9 +56,9 @@ class Evaluation(NamedTuple):
 
     Attributes:
         energy: `U(x)` in nats, `(N,)`.
-        grad_or_none: `∇U(x)`, in the shape of the position; `None` where nobody asked.
-        grad_sq: `|∇U(x)|²`, `(N,)`; moves need it, and it shows NaN and infinity. Zero
-            without a gradient.
+        grad_or_none: `∇U(x)`, in the shape of the position; `None` where nobody asked. Zero
+            where it is not finite.
+        grad_sq: `|∇U(x)|²`, `(N,)`, which moves need. Zero without a gradient.
         terms: Energies and gradients of the terms of a `CombinedEnergy`, or nothing.
         source: Function that gave the terms, by which another combination of them is told
             from one of other terms.
@@ -82,6 +80,9 @@ class Evaluation(NamedTuple):
             )
         return self.grad_or_none
 
+
+# Energy in nats from which a density is zero, whatever constant the energy has on top.
+NEGLIGIBLE = 1e12
 
 # Called on each chunk of walkers, with its energies while their graph is alive.
 Visitor: TypeAlias = Callable[[slice, Tensor, Evaluation], None]
@@ -175,7 +176,35 @@ def combine(terms: Sequence[Term], combination: CombinedEnergy) -> Evaluation:
     for term, scale in used[1:]:
         energy = energy + scale * term.energy
         grad = map_tree(lambda a, b, c=scale: a.add(b, alpha=c), grad, term.grad)
-    return Evaluation(energy, grad, inner(grad, grad), known, source)
+    return _evaluation(energy, grad, known, source)
+
+
+def _evaluation(
+    energy: Tensor,
+    grad: Position,
+    terms: tuple[Term, ...] = (),
+    source: TermsFn | None = None,
+) -> Evaluation:
+    grad_sq = inner(grad, grad)
+    if may_hold(~torch.isfinite(grad_sq)):
+        energy, grad, grad_sq = sound(energy, grad, grad_sq)
+    return Evaluation(energy, grad, grad_sq, terms, source)
+
+
+def sound(
+    energy: Tensor, grad: Position, grad_sq: Tensor
+) -> tuple[Tensor, Position, Tensor]:
+    """Return energies, gradients and their squares, zero where these are not finite.
+
+    The weights of moves and their acceptance are exact with any function of the position in
+    the place of the gradient. So a gradient that is NaN, by a branch that is not taken or
+    by an overflow, costs nothing but speed where the energy itself is finite. Only where
+    the density is far below the smallest number is it taken as zero.
+    """
+    broken = ~torch.isfinite(grad_sq)
+    energy = torch.where(broken & (energy > NEGLIGIBLE), math.inf, energy)
+    zeros = map_tree(torch.zeros_like, (grad, grad_sq))
+    return energy, *select(broken, zeros, (grad, grad_sq))
 
 
 def is_outside(evaluation: Evaluation) -> tuple[Tensor, Tensor]:
@@ -183,20 +212,16 @@ def is_outside(evaluation: Evaluation) -> tuple[Tensor, Tensor]:
 
     Returns:
         Two masks, `(N,)`: walkers of density zero (energy plus infinity), and walkers
-        whose energy is NaN or minus infinity, or whose gradient is not finite.
+        whose energy is NaN or minus infinity.
     """
-    energy = evaluation.energy
-    # One number per walker is enough: NaN and infinity survive the sum of squares.
-    strange = ~torch.isfinite(energy + evaluation.grad_sq)
-    # A gradient that overflows where the density is far below the smallest float.
-    zero_density = (energy == math.inf) | ((energy > NEGLIGIBLE) & strange)
-    return zero_density, ~zero_density & strange
+    zero_density = evaluation.energy == math.inf
+    return zero_density, ~zero_density & ~torch.isfinite(evaluation.energy)
 
 
 def _evaluate_chunk(
     energy: Energy, position: Position, rows: slice, visit: Visitor | None
 ) -> Evaluation:
-    with torch.inference_mode(mode=False), torch.enable_grad():
+    with standard_modes():
         point = map_tree(as_leaf, position)
         if isinstance(energy, CombinedEnergy):
             terms, graded = grade_at(energy.terms, point, rows)
@@ -208,7 +233,7 @@ def _evaluate_chunk(
             check_shape(values, rows)
             check_graph(values.requires_grad)
             found = differentiated(values, point, keep_graph=visit is not None)
-            result = Evaluation(*found, inner(found.grad, found.grad))
+            result = _evaluation(*found)
         if visit is not None:
             visit(rows, values, result)
         return result
@@ -218,7 +243,7 @@ def _value_chunk(
     energy: EnergyFn, position: Position, rows: slice, visit: Visitor | None
 ) -> Evaluation:
     """Evaluate without a gradient by the position: its graph serves only `visit`."""
-    with torch.set_grad_enabled(visit is not None):
+    with standard_modes(), torch.set_grad_enabled(visit is not None):
         values = energy(position)
         check_shape(values, rows)
         known = values.detach()

@@ -10,6 +10,7 @@ from typing import Any, NamedTuple, Protocol, TypeAlias
 import torch
 from torch import Tensor
 
+from pyro_jarzynski.core.modes import standard_modes
 from pyro_jarzynski.core.trees import Position, leaves, map_tree, num_walkers, rebuild
 from pyro_jarzynski.errors import ArgumentTypeError, EnergyError
 
@@ -47,7 +48,7 @@ def grade(terms: TermsFn | GradedTerms, position: Position) -> tuple[Term, ...]:
 
 def differentiate(terms: TermsFn, position: Position) -> tuple[Term, ...]:
     """Return terms with their gradients by autograd."""
-    with torch.inference_mode(mode=False), torch.enable_grad():
+    with standard_modes():
         point = map_tree(as_leaf, position)
         return grade_at(terms, point, slice(0, num_walkers(position)))[1]
 

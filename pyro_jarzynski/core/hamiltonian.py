@@ -208,7 +208,7 @@ class UnderdampedLangevin:
             evaluation=there,
             log_weight=log_weight,
         )
-        outside = find_outside(walkers, there, unadjusted=True, faults=tools.faults)
+        outside = find_outside(walkers, there, end, where="moved", faults=tools.faults)
         # The kick of a walker that has no density there may be NaN: it keeps the old one.
         after = select(outside, first, kick(middle, there, step, self.factor))
         return drop(moved._replace(momentum=after), outside, stay=walkers)

@@ -178,7 +178,7 @@ class ULA:
         tools: Tools,
     ) -> Walkers:
         moved = walkers._replace(position=end, evaluation=there, log_weight=log_weight)
-        outside = find_outside(walkers, there, unadjusted=True, faults=tools.faults)
+        outside = find_outside(walkers, there, end, where="moved", faults=tools.faults)
         return drop(moved, outside, stay=walkers)
 
     def move(

@@ -18,6 +18,7 @@ from pyro_jarzynski.core import weights
 from pyro_jarzynski.core.curvature import warn_if_unstable
 from pyro_jarzynski.core.evaluation import Energy
 from pyro_jarzynski.core.kernels import Kernel
+from pyro_jarzynski.core.modes import standard_modes
 from pyro_jarzynski.core.paths import Path
 from pyro_jarzynski.core.precision import warn_if_coarse
 from pyro_jarzynski.core.resampling import Resampler, get_resampler, systematic
@@ -66,6 +67,7 @@ class Stage(NamedTuple):
     ess_threshold: float = 0.5
 
 
+@standard_modes()
 def step(
     walkers: Walkers,
     energy: Energy,
@@ -97,7 +99,8 @@ def step(
         Walkers weighted for `energy`, and what the step did.
 
     Raises:
-        NonFiniteEnergyError: More than 1 % of the walkers met a NaN.
+        NonFiniteEnergyError: More than 1 % of the walkers met a NaN, more than half of the
+            proposed moves did, or the energy of a walker is minus infinity.
         WeightCollapseError: All weights are zero.
 
     Example:
@@ -198,6 +201,7 @@ def follow(
         yield walkers, info
 
 
+@standard_modes()
 def run(
     walkers: Walkers,
     path: Path,
@@ -229,7 +233,8 @@ def run(
 
     Raises:
         ArgumentError: A number is out of its range, or the resampler is unknown.
-        NonFiniteEnergyError: More than 1 % of the walkers met a NaN.
+        NonFiniteEnergyError: More than 1 % of the walkers met a NaN, more than half of the
+            proposed moves did, or the energy of a walker is minus infinity.
         WeightCollapseError: All weights are zero.
 
     Warns:

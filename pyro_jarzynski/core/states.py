@@ -7,6 +7,7 @@ same bits. Files are the concern of others; a run only offers its state to whoev
 
 from collections.abc import Iterator, Mapping
 from contextlib import AbstractContextManager, contextmanager
+from copy import deepcopy
 from dataclasses import fields, replace
 from typing import Any, Protocol
 
@@ -42,6 +43,21 @@ class Checkpointing(Protocol):
 
     def opened(self, run: Resumable) -> AbstractContextManager[Keep]:
         """Put back the state to go on from, if there is one, and keep those to come."""
+
+
+def copied(state: Any) -> Any:
+    """Return a state with copies of its tensors, dictionaries and lists."""
+    if isinstance(state, torch.Tensor):
+        return state.detach().clone()
+    if isinstance(state, dict):
+        copy = type(state)()
+        copy.update({key: copied(value) for key, value in state.items()})
+        return copy
+    if isinstance(state, list):
+        return [copied(value) for value in state]
+    if isinstance(state, tuple):
+        return tuple(copied(value) for value in state)
+    return deepcopy(state)
 
 
 @contextmanager

@@ -36,17 +36,14 @@ def gathered(tools: Tools) -> Iterator[Tools]:
     """Give moves within what gathers their faults, and tell these at the end.
 
     Raises:
-        NonFiniteEnergyError: More than 1 % are NaN, or an energy is minus infinity.
+        NonFiniteEnergyError: Too many are NaN, or an energy is minus infinity.
     """
-    if tools.faults is not None:
+    faults = Faults() if tools.faults is None else tools.faults
+    if faults.is_open:
         yield tools
         return
-    faults = Faults()
-    try:
+    with faults:
         yield tools._replace(faults=faults)
-    finally:
-        # Before whatever came of them.
-        faults.tell()
 
 
 def reweight(
@@ -61,7 +58,8 @@ def reweight(
 
     there, log_weight = weighed(energy, walkers.position, weigh, tools, visit, here)
     switched = walkers._replace(evaluation=there, log_weight=log_weight)
-    return drop(switched, find_outside(walkers, there, faults=tools.faults))
+    outside = find_outside(walkers, there, walkers.position, faults=tools.faults)
+    return drop(switched, outside)
 
 
 class Invariant:
@@ -110,7 +108,7 @@ def metropolis(
 
     For a symmetric proposal `log_ratio` is `U(x) - U(y)`; for others the log of the ratio
     of their densities, backward to forward, comes on top. Points of density zero are
-    refused, and so is NaN, which is told unless `excused`.
+    refused, and so are NaN and an energy of minus infinity, which is told unless `excused`.
 
     Args:
         walkers: Walkers weighted for the energy of the move.
@@ -125,8 +123,7 @@ def metropolis(
         one per island.
 
     Raises:
-        NonFiniteEnergyError: More than 1 % of the ends have a NaN energy, or one has minus
-            infinity.
+        NonFiniteEnergyError: More than half of the ends have no finite energy.
 
     Source:
         Metropolis and others (1953), J. Chem. Phys. 21(6); Hastings (1970), Biometrika
@@ -143,7 +140,11 @@ def metropolis(
         >>> 0.6 < float(rate) < 0.8
         True
     """
-    refused = find_outside(walkers, there, excused=excused, faults=tools.faults)
+    refused = find_outside(
+        walkers, there, end, where="proposed", excused=excused, faults=tools.faults
+    )
+    # Where the ratio of the way there overflows, so does that of the way back.
+    refused = refused | log_ratio.isnan()
     probability = torch.where(refused, 0.0, log_ratio.clamp(max=0).exp())
     uniform = torch.rand(
         probability.shape,

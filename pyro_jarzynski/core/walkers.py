@@ -16,7 +16,8 @@ from torch import Tensor
 
 from pyro_jarzynski.core import weights
 from pyro_jarzynski.core.evaluation import Energy, Evaluation, evaluate, is_outside
-from pyro_jarzynski.core.faults import Faults, Finding, may_hold
+from pyro_jarzynski.core.faults import Faults, Finding, Where, may_hold
+from pyro_jarzynski.core.modes import standard_modes
 from pyro_jarzynski.core.precision import warn_if_coarse
 from pyro_jarzynski.core.trees import Position, leaves, map_tree, num_walkers, select
 from pyro_jarzynski.errors import ArgumentError, count
@@ -81,6 +82,7 @@ class Walkers(NamedTuple):
         return values.reshape(*self.log_banked.shape, -1)
 
 
+@standard_modes()
 def init(
     position: Position,
     energy: Energy,
@@ -90,6 +92,7 @@ def init(
     num_islands: int | None = None,
     chunk_size: int | None = None,
     gradient: bool = True,
+    faults: Faults | None = None,
 ) -> Walkers:
     """Start walkers that are draws of the law of `energy`.
 
@@ -103,12 +106,13 @@ def init(
         chunk_size: Walkers per call of the energy; `None` takes all at once.
         gradient: Whether the walkers carry the gradient of their energy, as all kernels
             but `BlockGibbs` need it.
+        faults: Gathers what is wrong; `None` tells it at once.
 
     Returns:
         Walkers weighted for `energy`.
 
     Raises:
-        NonFiniteEnergyError: More than 1 % of the energies or gradients are NaN.
+        NonFiniteEnergyError: More than 1 % of the energies are NaN.
 
     Warns:
         PrecisionWarning: The energies are too large for their dtype.
@@ -152,7 +156,8 @@ def init(
         ancestor=torch.arange(size, device=device),
         steps=torch.zeros((), dtype=torch.int64, device=device),
     )
-    walkers = drop(walkers, find_outside(walkers, evaluation))
+    outside = find_outside(walkers, evaluation, walkers.position, faults=faults)
+    walkers = drop(walkers, outside)
     warn_if_coarse(walkers.evaluation.energy)
     return walkers
 
@@ -160,38 +165,42 @@ def init(
 def find_outside(
     walkers: Walkers,
     evaluation: Evaluation,
+    position: Position,
     *,
-    unadjusted: bool = False,
+    where: Where = "standing",
     excused: Tensor | None = None,
     faults: Faults | None = None,
 ) -> Tensor:
     """Return the mask of walkers that have no density where they were evaluated.
 
-    An energy of plus infinity is legal there. A NaN energy, or a gradient that is not
-    finite, is a fault of the energy: it counts as plus infinity, with a warning, for up
-    to 1 % of the walkers.
+    An energy of plus infinity is legal there. A NaN is a fault of the energy: it counts as
+    plus infinity, with a warning, for up to 1 % of the walkers, and for up to half of the
+    moves that are refused for it. So does minus infinity at the end of such a move;
+    elsewhere it is an error.
 
     Args:
         walkers: Walkers before the evaluation.
-        evaluation: Energy and gradient at the points in question.
-        unadjusted: Whether the points are moves of a kernel without acceptance step. Its
-            weights miss the paths that cross the edge of the support and come back, which
-            is told by a warning.
+        evaluation: Energies at the points in question.
+        position: The points, in the shape of the walkers' positions.
+        where: What the points are. The weights of moves without acceptance step miss the
+            paths that cross the edge of the support and come back, which is told by a
+            warning.
         excused: Walkers of which a NaN is not told, `(N,)`.
         faults: Gathers what is wrong; `None` tells it at once.
 
     Raises:
-        NonFiniteEnergyError: More than 1 % are NaN, or an energy is minus infinity.
+        NonFiniteEnergyError: Too many are NaN, or an energy is minus infinity.
     """
-    strange = ~torch.isfinite(evaluation.energy + evaluation.grad_sq)
+    strange = ~torch.isfinite(evaluation.energy)
     if not may_hold(strange):
         return strange
     outside, broken = is_outside(evaluation)
     alive = walkers.log_weight > -math.inf
     told = broken & alive if excused is None else broken & alive & ~excused
-    left = outside & alive & unadjusted
-    infinite = evaluation.energy == -math.inf
-    (faults or Faults()).note(Finding(walkers.steps, infinite, told, left))
+    left = outside & alive & (where == "moved")
+    infinite = (evaluation.energy == -math.inf) & (where != "proposed")
+    found = Finding(where, position, walkers.steps, infinite, told, left)
+    (Faults() if faults is None else faults).note(found)
     return outside | broken
 
 

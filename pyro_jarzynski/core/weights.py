@@ -153,6 +153,6 @@ def _raise_collapse(log_weight: Tensor) -> None:
             "which no density allows. Bound the energy from below."
         )
     raise WeightCollapseError(
-        f"All {log_weight.shape[-1]} weights are zero: no walker has a finite energy. Use "
-        "more walkers, smaller steps of the path, or a smaller step size."
+        f"All {log_weight.shape[-1]} weights are zero: no walker has a finite energy.",
+        "Use more walkers, smaller steps of the path, or a smaller step size.",
     )

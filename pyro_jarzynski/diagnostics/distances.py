@@ -14,6 +14,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
+from pyro_jarzynski.core.modes import standard_modes
 from pyro_jarzynski.errors import DataError, one_of, positive
 
 KERNELS = ("gaussian", "polynomial")
@@ -31,6 +32,7 @@ class Discrepancy(NamedTuple):
     error: float
 
 
+@standard_modes()
 def mmd(
     x: Tensor, y: Tensor, *, kernel: str = "gaussian", bandwidth: float | None = None
 ) -> Discrepancy:
@@ -83,6 +85,7 @@ def mmd(
     return Discrepancy(float(value), float(variance.sqrt()))
 
 
+@standard_modes()
 def frechet_distance(x: Tensor, y: Tensor) -> float:
     """Return the squared Fréchet distance of two samples, as if they were Gaussian.
 

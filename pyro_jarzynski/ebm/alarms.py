@@ -42,8 +42,8 @@ class Alarms:
             step: Updates so far.
             ess: Effective sample size of the last update, as a fraction.
         """
-        if self.followers.audit.log_normalizer_error >= COLLAPSED:
-            self._tell(
+        if self.followers.audit_cloud.here.log_normalizer_error >= COLLAPSED:
+            self.tell(
                 "collapse",
                 f"At update {step} almost all audit walkers descend from one: log Z and "
                 "the likelihoods are no longer to be trusted. Use more audit walkers, more "
@@ -51,7 +51,7 @@ class Alarms:
                 AuditWarning,
             )
         if self.weighted and ess < MIN_ESS:
-            self._tell(
+            self.tell(
                 "ess",
                 f"At update {step} only {ess:.1%} of the training walkers are effective: "
                 "the parameters change faster than the walkers can follow, and the "
@@ -62,12 +62,12 @@ class Alarms:
         cloud = self.followers.cloud
         coarse = coarseness(_energies(cloud, cloud.active))
         if coarse:
-            self._tell("precision", f"At update {step}: {coarse}", PrecisionWarning)
+            self.tell("precision", f"At update {step}: {coarse}", PrecisionWarning)
         # Energies that cannot be told apart tell nothing of their means.
         judged = self.weighted and not coarse
         shift = energy_shift(self.followers) if judged else math.nan
         if abs(shift) > MIN_SHIFT:
-            self._tell(
+            self.tell(
                 "exploitation",
                 f"At update {step} the walkers that train the model and those of the audit "
                 f"are {abs(shift):.2g} standard deviations apart in their mean energy: the "
@@ -77,7 +77,8 @@ class Alarms:
                 ExploitationWarning,
             )
 
-    def _tell(self, kind: str, message: str, category: type[Warning]) -> None:
+    def tell(self, kind: str, message: str, category: type[Warning]) -> None:
+        """Warn of one kind of trouble, once in a run."""
         if kind in self.told:
             return
         self.told.add(kind)

@@ -16,6 +16,7 @@ from torch import Tensor, nn
 from torch.distributions import constraints
 from torch.nn.functional import softplus
 
+from pyro_jarzynski.core.modes import standard_modes
 from pyro_jarzynski.core.noise import stream
 from pyro_jarzynski.core.paths import check_betas
 from pyro_jarzynski.ebm.binary_units import Units
@@ -157,9 +158,12 @@ class BinaryRBMEnergy(StartableEnergy):
         """
         positive("scale", scale)
         generator = stream(seed, "scattered weights")
-        noise = torch.randn(self.weight.shape, generator=generator)
+        noise = torch.randn(
+            self.weight.shape, dtype=self.weight.dtype, generator=generator, device="cpu"
+        )
         self.weight.add_(noise.to(self.weight), alpha=scale)
 
+    @standard_modes(gradients=False)
     def exact_log_normalizer(self) -> Tensor:
         """Return the exact `log Z`, `()`, float64, by a sum over the smaller side.
 
@@ -172,6 +176,7 @@ class BinaryRBMEnergy(StartableEnergy):
         """Return the exact `log Z`."""
         return float(self.exact_log_normalizer())
 
+    @standard_modes()
     @torch.no_grad()
     def draw(self, num: int, generator: torch.Generator) -> Tensor:
         """Draw `num` independent points, `(num, visible)`; errors as for `log Z`."""
@@ -242,7 +247,7 @@ def _rates(visible: int, data: Tensor | None, probs: Tensor | None) -> Tensor:
                 f"{getattr(data, 'dtype', type(data).__name__)}."
             )
         support = constraints.independent(constraints.boolean, 1)
-        check_data("data", data, data.new_empty(1, visible), support)
+        check_data("`data`", data, data.new_empty(1, visible), support)
         return (1 + data.sum(0)) / (2 + len(data))
     if probs is None:
         return torch.full((visible,), 0.5)

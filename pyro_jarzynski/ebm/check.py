@@ -6,6 +6,8 @@ size of every temperature; they are then frozen and replayed by fresh walkers, s
 the estimate of `Z` stays unbiased.
 """
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import Any, NamedTuple
 
 import torch
@@ -17,17 +19,22 @@ from pyro_jarzynski.core.backward import go_back
 from pyro_jarzynski.core.evaluation import Energy
 from pyro_jarzynski.core.kernels import MALA, Kernel
 from pyro_jarzynski.core.memory import chunk_size_for
+from pyro_jarzynski.core.modes import standard_modes
 from pyro_jarzynski.core.noise import stream
 from pyro_jarzynski.core.resampling import systematic
 from pyro_jarzynski.core.smc import Stage
 from pyro_jarzynski.core.team import Tools
 from pyro_jarzynski.core.walkers import Walkers, init
 from pyro_jarzynski.ebm.data import check_data
-from pyro_jarzynski.ebm.soundness import check_kernel
+from pyro_jarzynski.ebm.soundness import check_kernel, check_walkers_are_independent
 from pyro_jarzynski.ebm.startable import Annealing, StartableEnergy, device_of
 from pyro_jarzynski.errors import count
 
+# Draws at which an energy without walkers is checked.
+NUM_CHECKED = 8
 
+
+@standard_modes()
 def annealed_walkers(
     model: StartableEnergy,
     *,
@@ -73,16 +80,33 @@ def annealed_walkers(
         >>> round(float(walkers.log_normalizer), 4)
         -0.1
     """
-    plan = Plan.make(
-        model,
-        num_temperatures=num_temperatures,
-        num_moves=num_moves,
-        num_pilot_walkers=num_pilot_walkers,
-        kernel=kernel,
-        seed=seed,
-        chunk_size=chunk_size,
-    )
-    return plan.go_up(count("num_walkers", num_walkers))
+    with _checked_mode(model):
+        plan = Plan.make(
+            model,
+            num_temperatures=num_temperatures,
+            num_moves=num_moves,
+            num_pilot_walkers=num_pilot_walkers,
+            kernel=kernel,
+            seed=seed,
+            chunk_size=chunk_size,
+        )
+        return plan.go_up(count("num_walkers", num_walkers))
+
+
+@contextmanager
+def _checked_mode(model: StartableEnergy) -> Iterator[None]:
+    """Keep a model in the mode of its walkers, or check that in which it is.
+
+    Raises:
+        EnergyError: The energy couples walkers, or is random.
+    """
+    if model.followers is not None:
+        with model.followers.module_modes:
+            yield
+        return
+    draws = model.draw(NUM_CHECKED, stream(0, "check", device_of(model)))
+    check_walkers_are_independent(model, draws)
+    yield
 
 
 class NormalizerBounds(NamedTuple):
@@ -110,6 +134,7 @@ class NormalizerBounds(NamedTuple):
         return self.upper - self.lower
 
 
+@standard_modes()
 def normalizer_bounds(
     model: StartableEnergy,
     draws: Tensor,
@@ -145,10 +170,11 @@ def normalizer_bounds(
         >>> round(bounds.lower, 4), round(bounds.upper, 4)
         (-0.1, -0.1)
     """
-    plan = Plan.make(model, **settings)
-    check_data("draws", draws, plan.start.draw(1, plan.generator), model.support)
-    up = plan.go_up(count("num_walkers", num_walkers))
-    down = plan.go_down(draws)
+    with _checked_mode(model):
+        plan = Plan.make(model, **settings)
+        check_data("`draws`", draws, plan.start.draw(1, plan.generator), model.support)
+        up = plan.go_up(count("num_walkers", num_walkers))
+        down = plan.go_down(draws)
     return NormalizerBounds(
         lower=float(up.log_normalizer),
         lower_error=float(up.log_normalizer_error),
@@ -182,7 +208,9 @@ class Plan(NamedTuple):
         count("num_pilot_walkers", num_pilot_walkers)
         count("num_moves", num_moves)
         check_kernel(kernel, model)
-        betas = torch.linspace(0, 1, num_temperatures + 1, dtype=torch.float64).tolist()
+        betas = torch.linspace(
+            0, 1, num_temperatures + 1, dtype=torch.float64, device="cpu"
+        ).tolist()
         start = model.annealing(betas)
         generator = stream(seed, "annealing", device_of(model))
         stages = [Stage(start.path[k], kernel, num_moves) for k in range(1, len(betas))]

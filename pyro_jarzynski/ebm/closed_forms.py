@@ -10,6 +10,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn.functional import softplus
 
+from pyro_jarzynski.core.modes import standard_modes
 from pyro_jarzynski.core.noise import normal_like, stream
 from pyro_jarzynski.ebm.startable import StartableEnergy
 from pyro_jarzynski.errors import ArgumentError, count, positive
@@ -169,6 +170,7 @@ class RBMEnergy(StartableEnergy):
         centre = torch.addmm(self.bias, hidden, self.weight.T, alpha=self.sd)
         return torch.normal(centre, self.sd, generator=generator)
 
+    @standard_modes(gradients=False)
     def exact_log_normalizer(self) -> Tensor:
         """Return the exact `log Z`, `()`, float64, by a sum over hidden states.
 

@@ -19,6 +19,7 @@ from pyro_jarzynski.core import smc
 from pyro_jarzynski.core.compiled_moves import CompiledEnergy
 from pyro_jarzynski.core.kernels import Kernel, with_step_size
 from pyro_jarzynski.core.memory import chunk_size_for
+from pyro_jarzynski.core.modes import standard_modes
 from pyro_jarzynski.core.noise import stream
 from pyro_jarzynski.core.resampling import Resampler, get_resampler
 from pyro_jarzynski.core.sharing import team_for
@@ -27,9 +28,10 @@ from pyro_jarzynski.core.slices import is_sliced
 from pyro_jarzynski.core.team import WHOLE, Tools
 from pyro_jarzynski.core.transitions import Visit
 from pyro_jarzynski.core.walkers import Walkers, init
+from pyro_jarzynski.ebm.module_modes import ModuleModes, as_checked
 from pyro_jarzynski.ebm.soundness import check_kernel
 from pyro_jarzynski.ebm.standing import Standing
-from pyro_jarzynski.ebm.startable import StartableEnergy, device_of
+from pyro_jarzynski.ebm.startable import StartableEnergy, device_of, kind_of
 from pyro_jarzynski.ebm.wrapped import check_wrapping, is_fully_sharded
 from pyro_jarzynski.errors import ArgumentError, count, fraction
 
@@ -57,7 +59,7 @@ class Cloud(Standing):
         walkers of its code for images, which evaluates all of them at every update.
     """
 
-    @torch.inference_mode(mode=False)
+    @standard_modes()
     def __init__(
         self,
         model: StartableEnergy,
@@ -85,6 +87,8 @@ class Cloud(Standing):
                 "compiled code would not gather its parameters."
             )
         self.model, self.kernel = model, kernel
+        self.module_modes = ModuleModes(model)
+        self.parameter_kind = kind_of(model)
         self.energy = CompiledEnergy(model) if jit_compile else model
         self.num_moves = count("moves_per_update", num_moves)
         self.ess_threshold = fraction("ess_threshold", ess_threshold)
@@ -97,6 +101,7 @@ class Cloud(Standing):
                 f"walkers, got {block_size}."
             )
         self.generator = stream(seed, purpose, device_of(model))
+        self.draws = stream(seed, f"draws of {purpose}", device_of(model))
         # Each rank may have made its network by random numbers of its own.
         state = model.state_dict().values()
         self.team.ranks.spread(x for x in state if not is_sliced(x))
@@ -107,6 +112,7 @@ class Cloud(Standing):
         self.num_resamplings = 0
         self.restart(first, log_normalizer=model.start_log_normalizer())
 
+    @as_checked
     def restart(self, position: Tensor, *, log_normalizer: float = 0.0) -> None:
         """Put the walkers elsewhere, with equal weights."""
         # Draws may come sorted, mode by mode: each block takes some of every kind.
@@ -145,15 +151,16 @@ class Cloud(Standing):
 
     def mark(self) -> Any:
         """Return what `undo` needs to come back here."""
-        return self.place, self.num_resamplings
+        return self.place, self.num_resamplings, self.kernel
 
     def undo(self, mark: Any) -> None:
         """Put the cloud back to where it was at the mark."""
-        place, self.num_resamplings = mark
-        self.place = place
+        self.place, self.num_resamplings, self.kernel = mark
 
+    @as_checked
     def follow(self, visit: Visit | None = None) -> smc.StepInfo:
         """Carry the next block to the present parameters of the model."""
+        self.check_kind()
         turn = self.place.next
         block, info = smc.step(
             self.place.blocks[turn],
@@ -173,12 +180,14 @@ class Cloud(Standing):
         """Take note that the parameters have changed, without following them."""
         self.place = self.place.later()
 
+    @as_checked
     def replace_next(self, draw: Callable[[int], Walkers]) -> None:
         """Put so many walkers of the present parameters in the place of the next block."""
         number = self.place.next
         fresh = self.team.own(draw(self.place.blocks[number].num_walkers))
         self.place = self.place.put(number, fresh)
 
+    @as_checked
     def relax(self) -> Tensor:
         """Move the block that followed last once more; return the acceptance rate."""
         block, rate = smc.move(
@@ -208,6 +217,7 @@ class Cloud(Standing):
             "step_size": self.kernel.step_size,
             "num_resamplings": self.num_resamplings,
             "generator": self.generator.get_state(),
+            "draws": self.draws.get_state(),
             "generators": self.team.generators_state(),
         }
 
@@ -221,5 +231,6 @@ class Cloud(Standing):
         self.set_step_size(float(state["step_size"]))
         self.num_resamplings = int(state["num_resamplings"])
         self.generator.set_state(state["generator"].cpu())
+        self.draws.set_state(state["draws"].cpu())
         self.team.set_generators(state["generators"])
         self.place = place

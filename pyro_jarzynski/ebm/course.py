@@ -6,8 +6,9 @@ from typing import Any
 
 from torch import Tensor
 
+from pyro_jarzynski.core.digests import described
 from pyro_jarzynski.ebm.data import Batches
-from pyro_jarzynski.errors import ArgumentError, count
+from pyro_jarzynski.errors import ArgumentError, ArgumentTypeError, count
 
 
 class Course:
@@ -20,6 +21,7 @@ class Course:
         eval_every: Updates per row of the history.
         patience: Updates without a better validation NLL after which to stop.
         seconds: Time that training has taken before this call.
+        validation: Data of the validation NLL.
         callbacks: What is called with every row.
     """
 
@@ -32,11 +34,13 @@ class Course:
         eval_every: int,
         patience: int | None,
         seconds: float,
+        validation: Tensor | None,
         callbacks: Sequence[Any],
     ) -> None:
         """Begin at the first update."""
         self.batches, self.first, self.num_steps = batches, done, num_steps
         self.eval_every, self.patience, self.callbacks = eval_every, patience, callbacks
+        self.validation = None if validation is None else described(validation)
         self.nlls: list[float] = []
         self._began = time.perf_counter() - seconds
 
@@ -105,13 +109,19 @@ def check_course(
     batch_size: int | None,
     eval_every: int,
     patience: int | None,
-    validation: Tensor | None,
+    validation: object,
+    callbacks: object,
 ) -> None:
     """Raise if a call of `fit` cannot go like that."""
     count("num_steps", num_steps, 0)
     count("eval_every", eval_every)
     if batch_size is not None:
         count("batch_size", batch_size)
+    if not isinstance(callbacks, list | tuple) or not all(map(callable, callbacks)):
+        raise ArgumentTypeError(
+            "`callbacks` must be a list of functions that take the learner and a row, got "
+            f"{callbacks!r}; without any, pass `[]`."
+        )
     if patience is None:
         return
     count("patience", patience)

@@ -4,19 +4,23 @@
 """
 
 import math
+from typing import NoReturn
 
 from torch import Tensor
 
 from pyro_jarzynski.core.faults import read
+from pyro_jarzynski.ebm.data import ON_THE_EDGE, Batches, find_nonfinite
 from pyro_jarzynski.ebm.gradient import Gather, data_gradient, walker_gradient
+from pyro_jarzynski.ebm.module_modes import as_checked
 from pyro_jarzynski.ebm.sliced_gradient import norm_of
 from pyro_jarzynski.ebm.training_state import TrainingState
-from pyro_jarzynski.errors import NonFiniteEnergyError
+from pyro_jarzynski.errors import DataError, NonFiniteEnergyError
 
 
 class CrossEntropy(TrainingState):
     """A training that knows the gradient of its objective."""
 
+    @as_checked
     def gradient_now(self) -> list[Tensor]:
         """Return `E_ρ[∂_θ U]` at the walkers as they are, by a pass of its own."""
         return walker_gradient(
@@ -32,7 +36,7 @@ class CrossEntropy(TrainingState):
         slopes = gather.mean(self.cloud.team)
         return slopes if gather.is_finite(slopes) else self.gradient_now()
 
-    def _differentiate(self, batch: Tensor) -> tuple[float, float]:
+    def _differentiate(self, batch: Tensor, batches: Batches) -> tuple[float, float]:
         """Set the gradients; return the mean energy of the data and their norm."""
         self.optimizer.zero_grad()
         team = self.cloud.team
@@ -42,9 +46,21 @@ class CrossEntropy(TrainingState):
             parameter.grad = slope
         mean, norm = read(energy, norm_of(slopes, team.ranks))
         if not math.isfinite(norm + mean):
-            raise NonFiniteEnergyError(
-                f"The energy of the data or its gradient is not finite in update "
-                f"{self.num_steps + 1}: training diverged. Use a smaller learning rate or "
-                "more moves per update; parameters and walkers are those before."
-            )
+            self._raise_nonfinite(batch, batches)
         return mean, norm
+
+    def _raise_nonfinite(self, batch: Tensor, batches: Batches) -> NoReturn:
+        """Raise, and name the data whose energy is not finite, if there are any."""
+        step = self.num_steps + 1
+        after = "Parameters and walkers are those before."
+        found = find_nonfinite(self.audit.energies("`data`", batch))
+        if found is not None and found.has_density_zero:
+            raise DataError(
+                f"The model has density zero in update {step} at {found.rows} of the "
+                f"batch{batches.located(batch[found.mask])}. {ON_THE_EDGE} {after}"
+            )
+        what = "gradient" if found is None else f"energy, {found.value} at {found.rows},"
+        raise NonFiniteEnergyError(
+            f"The {what} of the data is not finite in update {step}: training diverged. "
+            f"Use a smaller learning rate or more moves per update. {after}"
+        )

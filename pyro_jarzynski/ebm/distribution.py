@@ -1,6 +1,7 @@
 """A trained or trainable energy as a distribution of Pyro."""
 
 from collections.abc import Sequence
+from contextlib import AbstractContextManager
 from typing import Any, Protocol
 
 import torch
@@ -8,6 +9,7 @@ from pyro.distributions import TorchDistribution
 from torch import Tensor, nn
 from torch.distributions import constraints
 
+from pyro_jarzynski.core.modes import standard_modes
 from pyro_jarzynski.core.team import Tools
 from pyro_jarzynski.core.walkers import Walkers
 from pyro_jarzynski.ebm.gradient import walker_gradient
@@ -53,8 +55,19 @@ class Following(Protocol):
     def audit_cloud(self) -> Walked:
         """Walkers that give its value."""
 
+    @property
+    def module_modes(self) -> AbstractContextManager[None]:
+        """Puts the modules of the model into the mode in which they were checked."""
+
     def are_current(self) -> bool:
         """Tell whether the walkers are weighted for the present parameters."""
+
+
+STALE = (
+    "The parameters of this energy have changed since its walkers followed them. Train it "
+    "by `JarzynskiOptim` or a learner, or call `energy.followers.update()` after each "
+    "change."
+)
 
 
 class EnergyDistribution(TorchDistribution):
@@ -73,6 +86,10 @@ class EnergyDistribution(TorchDistribution):
         followers: Its walkers.
         support: Where the density is positive.
         validate_args: Whether to check arguments of `log_prob`.
+
+    Raises:
+        ArgumentError: The parameters have changed since the walkers followed them, here or
+            when a density, a draw or a moment is asked for.
 
     Example:
         >>> base = dist.Normal(torch.zeros(2), 1.0).to_event(1)
@@ -98,6 +115,8 @@ class EnergyDistribution(TorchDistribution):
     ) -> None:
         """Keep what is needed, without a copy of the walkers."""
         self.model, self.followers, self._support = model, followers, support
+        self._checked: list[tuple[int, int]] = []
+        self._check_current()
         event = self.audit.example.shape[1:]
         super().__init__(torch.Size(), event, validate_args=validate_args)
 
@@ -109,7 +128,15 @@ class EnergyDistribution(TorchDistribution):
     @property
     def audit(self) -> Walked:
         """Walkers that give `log Z`, and draws."""
+        self._check_current()
         return self.followers.audit_cloud
+
+    def _check_current(self) -> None:
+        """Raise unless walkers are at the present parameters; of the same, look once."""
+        versions = [(id(p), p._version) for p in self.model.parameters()]
+        if versions != self._checked and not self.followers.are_current():
+            raise ArgumentError(STALE)
+        self._checked = versions
 
     @property
     def log_normalizer(self) -> Tensor:
@@ -124,17 +151,20 @@ class EnergyDistribution(TorchDistribution):
             self._validate_sample(value)
         event = len(self.event_shape)
         lead = value.shape[: value.ndim - event]
-        energy = self.model(value.reshape(-1, *self.event_shape)).reshape(lead)
-        log_prob = -energy - self.log_normalizer
+        with standard_modes(gradients=False), self.followers.module_modes:
+            energy = self.model(value.reshape(-1, *self.event_shape)).reshape(lead)
+            log_prob = -energy - self.log_normalizer
         return log_prob.expand(torch.broadcast_shapes(self.batch_shape, lead))
 
     @torch.no_grad()
     def sample(self, sample_shape: Sequence[int] = ()) -> Tensor:
         """Draw audit walkers by their weights, `(*sample, *batch, *event)`."""
         shape = torch.Size(sample_shape) + self.batch_shape
-        weight = self.audit.here.weight
-        drawn = torch.multinomial(weight, shape.numel(), replacement=True)
-        return self.audit.position[drawn].reshape(shape + self.event_shape)
+        audit = self.audit
+        if not shape.numel():
+            return audit.example.new_empty(shape + self.event_shape)
+        drawn = torch.multinomial(audit.here.weight, shape.numel(), replacement=True)
+        return audit.position[drawn].reshape(shape + self.event_shape)
 
     @property
     def mean(self) -> Tensor:
@@ -154,12 +184,14 @@ class EnergyDistribution(TorchDistribution):
         """Return independent copies of the law, one for each place of a batch."""
         new = self._get_checked_instance(EnergyDistribution, _instance)
         new.model, new.followers, new._support = self.model, self.followers, self._support
+        new._checked = self._checked
         super(EnergyDistribution, new).__init__(
             torch.Size(batch_shape), self.event_shape, validate_args=False
         )
         new._validate_args = self._validate_args
         return new
 
+    @standard_modes(gradients=False)
     def _moment(self, values: Tensor) -> Tensor:
         return torch.tensordot(self.audit.here.weight.to(values.dtype), values, 1)
 
@@ -179,12 +211,13 @@ class _LogNormalizer(torch.autograd.Function):
     @staticmethod
     def backward(ctx: Any, grad: Tensor) -> tuple:
         law, followers = ctx.law, ctx.law.followers
-        slopes = walker_gradient(
-            law.model,
-            followers.cloud.active,
-            ctx.saved_tensors,
-            tools=followers.cloud.tools,
-        )
+        with standard_modes(), followers.module_modes:
+            slopes = walker_gradient(
+                law.model,
+                followers.cloud.active,
+                ctx.saved_tensors,
+                tools=followers.cloud.tools,
+            )
         return (None, None, *(-grad * slope for slope in slopes))
 
     @staticmethod

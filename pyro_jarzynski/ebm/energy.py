@@ -14,6 +14,7 @@ from torch.distributions import Distribution
 
 from pyro_jarzynski.core.alone import global_stream
 from pyro_jarzynski.core.evaluation import EnergyFn
+from pyro_jarzynski.core.modes import standard_modes
 from pyro_jarzynski.core.paths import Tempering
 from pyro_jarzynski.core.slices import any_sliced
 from pyro_jarzynski.ebm.base_energy import energy_of, unvalidated
@@ -44,6 +45,7 @@ class EnergyModel(StartableEnergy):
         True
     """
 
+    @standard_modes()
     def __init__(
         self, net: nn.Module, base: Distribution, *, zero_last_layer: bool = True
     ) -> None:

@@ -1,6 +1,5 @@
 """Walkers that follow the parameters of a model: those that train it, and its audit."""
 
-import math
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import Any
@@ -12,10 +11,12 @@ from pyro_jarzynski.core.adaptation import adapted
 from pyro_jarzynski.core.kernels import MALA, Kernel
 from pyro_jarzynski.core.resampling import Resampler
 from pyro_jarzynski.core.smc import StepInfo
+from pyro_jarzynski.core.states import Resumable, copied
 from pyro_jarzynski.core.transitions import Visit
 from pyro_jarzynski.core.walkers import Walkers
 from pyro_jarzynski.ebm.blocks import Place
 from pyro_jarzynski.ebm.cloud import Cloud
+from pyro_jarzynski.ebm.module_modes import ModuleModes, as_checked
 from pyro_jarzynski.ebm.renewal import Renewal, Renewed, plan_for, renew, renew_next_block
 from pyro_jarzynski.ebm.startable import StartableEnergy
 from pyro_jarzynski.ebm.tracker import LikelihoodTracker
@@ -113,6 +114,7 @@ class Followers:
         )
         model.followers = self
 
+    @as_checked
     def update(self, visit: Visit | None = None) -> StepInfo:
         """Carry both clouds to the present parameters; call after each change of them.
 
@@ -134,19 +136,27 @@ class Followers:
         else:
             self.audit_cloud.wait()
 
+    @as_checked
     def renew(self, renewal: Renewal) -> Renewed:
         """Replace the audit, and the next of several training blocks, by fresh walkers.
 
         Both are annealed along one plan, but apart: the audit owes nothing to the walkers
-        that train the model.
+        that train the model. If that fails, all walkers are where they were.
         """
-        plan = plan_for(
-            self.audit_cloud,
-            num_temperatures=renewal.num_temperatures,
-            num_moves=renewal.num_moves,
-        )
-        renew_next_block(self.cloud, plan)
-        return renew(self.audit_cloud, plan, self.audit_cloud.num_walkers)
+        audit = self.audit_cloud
+        with all_or_nothing([self]):
+            plan = plan_for(
+                audit,
+                num_temperatures=renewal.num_temperatures,
+                num_moves=renewal.num_moves,
+            )
+            renew_next_block(self.cloud, plan)
+            return renew(audit, plan, audit.num_walkers)
+
+    @property
+    def module_modes(self) -> ModuleModes:
+        """Train or eval mode of the modules of the model when it was checked."""
+        return self.cloud.module_modes
 
     @property
     def audit_waits(self) -> bool:
@@ -160,9 +170,13 @@ class Followers:
 
     def adapt(self, acceptance_rate: float) -> None:
         """Adapt the step size of both clouds to the acceptance rate of the first."""
-        self.cloud.kernel = adapted(self.cloud.kernel, acceptance_rate)
         # The audit takes its step size from here, never from its own walkers.
-        self.audit.cloud.set_step_size(self.cloud.kernel.step_size)
+        self.set_step_size(adapted(self.cloud.kernel, acceptance_rate).step_size)
+
+    def set_step_size(self, step_size: float) -> None:
+        """Use another step size in both clouds from now on."""
+        self.cloud.set_step_size(step_size)
+        self.audit_cloud.set_step_size(step_size)
 
     def mark(self) -> Any:
         """Return what `undo` needs to come back here."""
@@ -221,42 +235,34 @@ class Followers:
 
     def are_current(self) -> bool:
         """Tell whether the walkers are weighted for the present parameters."""
-        return _is_current(self.cloud)
+        return self.cloud.is_current()
 
 
 @contextmanager
 def all_or_nothing(
-    followers: Sequence[Followers], parameters: Iterable[Tensor] = ()
+    followers: Sequence[Followers],
+    parameters: Iterable[Tensor] = (),
+    stateful: Sequence[Resumable] = (),
 ) -> Iterator[None]:
-    """Put parameters and walkers back to where they were if what is done to them fails.
+    """Restore walkers, parameters and states if the block raises.
 
-    Parameters that their walkers cannot follow are of no use to anybody.
+    Args:
+        followers: Walkers that the block moves.
+        parameters: Tensors that it changes in place.
+        stateful: Objects with `state_dict` and `load_state_dict` that it changes, such as
+            an optimiser and its scheduler.
     """
     kept = [(parameter, parameter.detach().clone()) for parameter in parameters]
+    states = [copied(each.state_dict()) for each in stateful]
     marks = [each.mark() for each in followers]
     try:
         yield
-    except Exception:
-        for each, mark in zip(followers, marks, strict=True):
-            each.undo(mark)
+    except BaseException:
+        for clouds, mark in zip(followers, marks, strict=True):
+            clouds.undo(mark)
         with torch.no_grad():
             for parameter, value in kept:
                 parameter.copy_(value)
+        for each, state in zip(stateful, states, strict=True):
+            each.load_state_dict(state)
         raise
-
-
-# Walkers at which a model is asked whether it has changed.
-NUM_ASKED = 4
-TOLERANCE = 1e-4
-
-
-def _is_current(cloud: Cloud) -> bool:
-    asked = cloud.parts[0]
-    assert isinstance(asked.position, Tensor)
-    # What a walker of weight zero carries is flat, and not its energy.
-    alive = (asked.log_weight > -math.inf).nonzero().flatten()[:NUM_ASKED]
-    known = asked.evaluation.energy[alive]
-    with torch.no_grad():
-        energy = cloud.model(asked.position[alive])
-    close = (energy - known).abs() <= TOLERANCE * (1 + known.abs())
-    return bool((close | ~torch.isfinite(known)).all())

@@ -15,6 +15,7 @@ from torch import Tensor
 from torch.distributions import Distribution
 
 from pyro_jarzynski.core.alone import global_stream
+from pyro_jarzynski.core.modes import standard_modes
 from pyro_jarzynski.core.noise import stream
 from pyro_jarzynski.core.weights import log_mean_exp, log_sum_exp, normalise, shares
 from pyro_jarzynski.diagnostics.inference_data import Coords, Dims, Group, build
@@ -58,6 +59,7 @@ class LatentLikelihood:
         -1.27
     """
 
+    @standard_modes()
     def __init__(
         self,
         prior: Distribution,
@@ -168,6 +170,7 @@ class LatentLikelihood:
         }
         return build(groups, dims=dims, coords=coords, attrs=attrs)
 
+    @standard_modes()
     @torch.no_grad()
     def _joint(self, x: Tensor) -> Tensor:
         """Return `log W_i + log p(x_n | Z_i)`, `(N, n)`, float64."""

@@ -13,7 +13,6 @@ import math
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterable, Sequence
 
-import torch
 from torch import Tensor
 from torch.optim import Optimizer
 from torch.optim.lr_scheduler import LRScheduler
@@ -22,23 +21,29 @@ from pyro_jarzynski.core.curvature import warn_if_unstable
 from pyro_jarzynski.core.digests import described, versions
 from pyro_jarzynski.core.interrupt import Interrupt, deferred_interrupt
 from pyro_jarzynski.core.kernels import MALA, Kernel
+from pyro_jarzynski.core.modes import standard_modes
 from pyro_jarzynski.core.noise import stream
 from pyro_jarzynski.core.resampling import Resampler
-from pyro_jarzynski.core.states import Checkpointing, Keep, keeping
+from pyro_jarzynski.core.states import Checkpointing, Keep, copied, keeping
 from pyro_jarzynski.ebm.alarms import Alarms
-from pyro_jarzynski.ebm.best import better, validation_nll
 from pyro_jarzynski.ebm.course import Course, check_course
 from pyro_jarzynski.ebm.cross_entropy import CrossEntropy
-from pyro_jarzynski.ebm.data import Batches, check_data
+from pyro_jarzynski.ebm.data import ON_THE_EDGE, Batches, collected, find_nonfinite
 from pyro_jarzynski.ebm.followers import Followers, all_or_nothing
 from pyro_jarzynski.ebm.history import History
+from pyro_jarzynski.ebm.module_modes import as_checked
 from pyro_jarzynski.ebm.parameters import check_alike, check_followed, trainable
 from pyro_jarzynski.ebm.renewal import Renewal, check_renewal
 from pyro_jarzynski.ebm.startable import StartableEnergy
 from pyro_jarzynski.ebm.step_control import StepControl
 from pyro_jarzynski.ebm.updates import Advance, Update
 from pyro_jarzynski.ebm.wrapped import settled, take_sums
-from pyro_jarzynski.errors import ArgumentError
+from pyro_jarzynski.errors import (
+    ArgumentError,
+    DataError,
+    NonFiniteEnergyError,
+    NonFiniteEnergyWarning,
+)
 
 Callback = Callable[["Learner", dict[str, float]], None]
 
@@ -96,6 +101,7 @@ class Learner(CrossEntropy, ABC):
         self.best = None
         self.course = None
         self._negative = []
+        self._negative_place = None
 
     @abstractmethod
     def begin(self, batches: Batches) -> None:
@@ -105,14 +111,13 @@ class Learner(CrossEntropy, ABC):
     def advance(self, batches: Batches) -> Advance:
         """Carry the walkers to the new parameters."""
 
-    @torch.inference_mode(mode=False)
-    @torch.enable_grad()
+    @standard_modes()
     def fit(
         self,
         data: Tensor | Iterable,
         num_steps: int,
         *,
-        validation: Tensor | None = None,
+        validation: Tensor | Iterable | None = None,
         batch_size: int | None = 256,
         eval_every: int = 20,
         patience: int | None = None,
@@ -121,19 +126,26 @@ class Learner(CrossEntropy, ABC):
     ) -> History:
         """Train for a number of updates, or until the validation NLL stops falling.
 
-        With validation data the best parameters are kept, together with walkers that fit
-        them, and are put back at the end. After Ctrl-C, at a step boundary, everything is
-        as after the last whole update, and `restore_best` brings back the best.
+        With validation data the learner goes back at the end to the update of the lowest
+        validation NLL of this call; see `restore_best`. Scores of earlier calls do not
+        count, nor do those before a renewal that has found the audit wrong. After Ctrl-C,
+        at a step boundary, everything is as after the last whole update, and
+        `restore_best` brings back the best.
+
+        Parameters are those that require a gradient: layers may be frozen and unfrozen
+        between calls, and by callbacks.
 
         Args:
             data: Tensor `(n, *event)`, or an iterable of batches (a DataLoader).
             num_steps: Updates of the parameters.
-            validation: Data of the validation NLL, `(m, *event)`.
+            validation: Data of the validation NLL, `(m, *event)`, or a loader of them, of
+                which one epoch is taken.
             batch_size: Rows per update of a tensor; `None` takes all.
             eval_every: Updates per row of the history.
             patience: Stop when the validation NLL has not fallen for so many updates.
-            callbacks: Called as `callback(learner, row)` with every row of the history. One
-                with `state_dict` and `load_state_dict` has its state in checkpoints.
+            callbacks: Called as `callback(learner, row)` with a copy of every row of the
+                history. One with `state_dict` and `load_state_dict` has its state in
+                checkpoints.
             checkpoints: Where to keep the state of the training, such as `Checkpoints`.
                 With `resume=True` the same call in a new process goes on where the last
                 one ended: `num_steps` are those of both.
@@ -142,20 +154,30 @@ class Learner(CrossEntropy, ABC):
             The history, one row every `eval_every` updates.
 
         Raises:
-            DataError: Data are empty, not finite or of the wrong shape.
-            NonFiniteEnergyError: Training diverged. Parameters and walkers are those before
-                the update that failed.
+            DataError: Data are empty, not finite or of the wrong shape, or the model has
+                density zero there; names the rows.
+            NonFiniteEnergyError: Training diverged. Parameters, optimiser, scheduler and
+                walkers are those before the update that failed.
             WeightCollapseError: All weights are zero; as above.
             CheckpointError: Checkpoints cannot be used, or are of another training.
             RankError: A rank has failed, or has other settings, data or parameters.
             KeyboardInterrupt: Ctrl-C was pressed.
             SystemExit: The process was told to end (SIGTERM), and has checkpoints.
         """
-        check_course(num_steps, batch_size, eval_every, patience, validation)
+        check_course(num_steps, batch_size, eval_every, patience, validation, callbacks)
+        check_followed(self.followers)
+        self._find_parameters()
         walkers, support = self.cloud.example, self.model.support
         if validation is not None:
-            check_data("validation", validation, walkers, support)
-        check_followed(self.followers)
+            validation = collected("`validation`", validation, walkers, support)
+            found = find_nonfinite(self.audit.energies("`validation`", validation))
+            if found is not None:
+                raise DataError(
+                    f"The energy of `validation` is {found.value} at {found.rows}. "
+                    f"{ON_THE_EDGE}"
+                )
+        # A score is of one model under one audit, on the validation data of one call.
+        self.best = None
         course = self.course = Course(
             Batches(data, batch_size, walkers, self.data_generator, support),
             done=self.num_steps,
@@ -163,6 +185,7 @@ class Learner(CrossEntropy, ABC):
             eval_every=eval_every,
             patience=patience,
             seconds=(self.history["seconds"] or [0.0])[-1],
+            validation=validation,
             callbacks=callbacks,
         )
         if self.cloud.team.ranks.size > 1:
@@ -176,7 +199,8 @@ class Learner(CrossEntropy, ABC):
                 self._follow(course, validation, keep, interrupt)
         finally:
             self.course = None
-        self.restore_best()
+        if self.best is not None and self.best.step < self.num_steps:
+            self.restore_best()
         return self.history
 
     def _follow(
@@ -185,8 +209,11 @@ class Learner(CrossEntropy, ABC):
         """Make the updates of a course that are left."""
         if not self._negative:
             self.begin(course.batches)
-            self._negative = self.gradient_now()
+            self._set_negative(self.gradient_now())
         while course.goes_on(self.num_steps, self.best.step if self.best else None):
+            if self.cloud.place is not self._negative_place:
+                # Somebody else has moved the walkers, or other parameters are trained.
+                self._set_negative(self.gradient_now())
             ends_row = course.ends_row(self.num_steps + 1)
             update = self._update(next(course.batches), course.batches, ends_row=ends_row)
             if not math.isnan(update.nll):
@@ -194,19 +221,35 @@ class Learner(CrossEntropy, ABC):
             if ends_row:
                 row = self._record(update, course.take_nll(), course.seconds, validation)
                 for callback in course.callbacks:
-                    callback(self, row)
+                    callback(self, dict(row))
+                if course.callbacks:
+                    self._find_parameters()
             interrupt.share(self.cloud.team.ranks)
             keep(self.num_steps, now=interrupt.pending)
             interrupt()
         keep(self.num_steps, now=True)
         interrupt()
 
+    @as_checked
     def restore_best(self) -> None:
-        """Put back the parameters of the lowest validation NLL, if any were scored."""
-        if self.best is None:
+        """Go back to the update with the lowest validation NLL of the last call of `fit`.
+
+        Parameters, buffers, optimiser, scheduler, step sizes and the walkers of both clouds
+        are those after that update, so that a further call of `fit` goes on from there. The
+        history and `num_steps` still count all updates, and random numbers and data go on.
+        Nothing changes if no validation NLL was found.
+        """
+        best = self.best
+        if best is None:
             return
-        self.best.put_back(self.model, self.followers)
-        self._negative = self.gradient_now()
+        self.model.load_state_dict(best.model)
+        self.optimizer.load_state_dict(copied(best.optimizer))
+        if self.lr_scheduler is not None:
+            self.lr_scheduler.load_state_dict(copied(best.lr_scheduler))
+        self.step_control.scale = best.step_scale
+        self.followers.places = best.places
+        self.followers.set_step_size(best.step_size)
+        self._set_negative(self.gradient_now())
         if self.cloud.team.ranks.size > 1:
             # So that any rank may ask for the likelihood without the others.
             self.followers.audit_cloud.look()
@@ -228,26 +271,67 @@ class Learner(CrossEntropy, ABC):
             self.best = self.best._replace(places=self.followers.whole(self.best.places))
         self.followers.gather()
 
+    @as_checked
     def _update(self, batch: Tensor, batches: Batches, *, ends_row: bool) -> Update:
-        energy, norm = self._differentiate(batch)
+        energy, norm = self._differentiate(batch, batches)
         # Where the audit waits, log Z would cost an evaluation of its walkers.
         known = ends_row or not self.followers.audit_waits
-        nll = energy + self.log_normalizer if known else math.nan
-        with all_or_nothing([self.followers], self.parameters):
+        log_z = float(self.audit.cloud.here.log_normalizer) if known else math.nan
+        nll = energy + log_z
+        with all_or_nothing([self.followers], self.parameters, self._stateful):
+            rate = float(self.optimizer.param_groups[0]["lr"]) * self.step_control.scale
             with self.step_control.shortened(self.parameters):
                 self.optimizer.step()
             walkers = self.advance(batches)
             self.followers.update_audit()
-        if self.lr_scheduler is not None:
-            self.lr_scheduler.step()
+            self.followers.adapt(walkers.acceptance_rate)
+            if self.lr_scheduler is not None:
+                self.lr_scheduler.step()
         self.step_control.learn(walkers.conditional_ess)
-        self._negative = walkers.slopes
         self.num_steps += 1
-        self.followers.adapt(walkers.acceptance_rate)
         if self.renewal is not None and self.num_steps % self.renewal.every == 0:
-            self.followers.renew(self.renewal)
-        return Update(nll, norm, walkers)
+            self._renew(self.renewal)
+        self._set_negative(walkers.slopes)
+        return Update(nll, norm, rate, walkers)
 
+    def _find_parameters(self) -> None:
+        """Find which parameters are trained now: layers may be frozen and unfrozen."""
+        found = trainable(self.model, self.optimizer)
+        if list(map(id, found)) != list(map(id, self.parameters)):
+            self.parameters, self._negative_place = found, None
+
+    def _renew(self, renewal: Renewal) -> None:
+        if not self.followers.renew(renewal).agrees:
+            # Earlier scores are of an audit that had lost the model.
+            self.best = None
+
+    def _score(self, validation: Tensor) -> float:
+        """Return the validation NLL, and take the model for the best if it is the lowest.
+
+        Every rank computes it, and that of rank 0 counts: processors may differ in its last
+        bits, and ranks that disagreed about the best would not stop together.
+        """
+        energies = self.audit.energies("`validation`", validation)
+        found = find_nonfinite(energies)
+        if found is not None and not found.has_density_zero:
+            raise NonFiniteEnergyError(
+                f"The energy of the validation data is {found.value} after update "
+                f"{self.num_steps} at {found.rows}; check these data, or use a smaller "
+                "learning rate."
+            )
+        if found is not None:
+            self.alarms.tell(
+                "validation",
+                f"After update {self.num_steps} the model has density zero at `validation` "
+                f"in {found.rows}: the score is infinite, and never the best. Use a "
+                "smaller learning rate, or leave these rows out.",
+                NonFiniteEnergyWarning,
+            )
+        nll = self.cloud.team.ranks.same(self.audit.likelihood(energies).nll)
+        self._take_best(nll)
+        return nll
+
+    @as_checked
     def _record(
         self, update: Update, train_nll: float, seconds: float, validation: Tensor | None
     ) -> dict[str, float]:
@@ -255,23 +339,22 @@ class Learner(CrossEntropy, ABC):
         if len(self.history) % 50 == 0:
             warn_if_unstable(self.cloud.kernel, self.model, self.cloud.shown)
         self.alarms.look(self.num_steps, update.walkers.ess)
-        score = validation_nll(self.followers, validation)
-        if validation is not None:
-            self.best = better(self.best, self.num_steps, score, self.followers)
+        score = math.nan if validation is None else self._score(validation)
+        audit = self.audit.cloud.here
         return self.history.append(
             step=self.num_steps,
             seconds=seconds,
             train_nll=train_nll,
             validation_nll=score,
-            log_z=self.log_normalizer,
-            log_z_error=self.log_normalizer_error,
-            training_log_z=self.training_log_normalizer,
+            log_z=float(audit.log_normalizer),
+            log_z_error=float(audit.log_normalizer_error),
+            training_log_z=self._training_log_normalizer,
             ess=update.walkers.ess,
-            audit_ess=self.audit.ess / self.audit.cloud.num_walkers,
+            audit_ess=float(audit.ess) / audit.num_walkers,
             resamplings=self.cloud.num_resamplings,
             audit_resamplings=self.audit.cloud.num_resamplings,
             acceptance_rate=update.walkers.acceptance_rate,
             step_size=self.step_size,
-            learning_rate=self.optimizer.param_groups[0]["lr"] * self.step_control.scale,
+            learning_rate=update.learning_rate,
             grad_norm=update.grad_norm,
         )

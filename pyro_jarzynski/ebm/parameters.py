@@ -9,7 +9,6 @@ from pyro_jarzynski.core.digests import fingerprint
 from pyro_jarzynski.core.ranks import Ranks
 from pyro_jarzynski.core.slices import is_sliced
 from pyro_jarzynski.ebm.followers import Followers
-from pyro_jarzynski.ebm.startable import device_of
 from pyro_jarzynski.errors import ArgumentError
 
 
@@ -27,6 +26,19 @@ def trainable(model: nn.Module, optimizer: Optimizer) -> list[nn.Parameter]:
             f"`optimizer` does not hold the parameters {', '.join(missing)} of `model`; "
             "build it from `model.parameters()`, or set their `requires_grad` to False."
         )
+    known = {id(p) for p in model.parameters()}
+    shapes = [
+        str(tuple(p.shape))
+        for group in optimizer.param_groups
+        for p in group["params"]
+        if id(p) not in known
+    ]
+    if shapes:
+        raise ArgumentError(
+            f"`optimizer` holds {len(shapes)} tensors that are no parameters of `model`, "
+            f"of shape {', '.join(shapes)}, which would never be trained: build it from "
+            "`model.parameters()`."
+        )
     made = [name for name, p in named.items() if p.is_inference()]
     if made:
         raise ArgumentError(
@@ -38,19 +50,7 @@ def trainable(model: nn.Module, optimizer: Optimizer) -> list[nn.Parameter]:
 
 def check_followed(followers: Followers) -> None:
     """Raise if walkers are not where their model is: on its device, at its parameters."""
-    walkers, network = followers.cloud.example.device, device_of(followers.model)
-    if walkers != network:
-        raise ArgumentError(
-            f"The walkers are on {walkers} and the model on {network}: move network and "
-            "base to their device before the learner is built."
-        )
-    if not followers.are_current():
-        raise ArgumentError(
-            "The parameters of `model` have changed since its walkers followed them: a "
-            "second optimiser holds them, another process does, with which torch shares "
-            "what it is sent, or they were loaded or set. Let one optimiser hold them, "
-            "and build the learner anew after other changes."
-        )
+    followers.cloud.check_current()
 
 
 def check_alike(parameters: Sequence[nn.Parameter], ranks: Ranks, step: int) -> None:

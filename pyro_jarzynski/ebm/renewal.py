@@ -95,7 +95,10 @@ def plan_for(cloud: Cloud, *, num_temperatures: int, num_moves: int) -> Plan:
 
 def renew(cloud: Cloud, plan: Plan, num_walkers: int) -> Renewed:
     """Replace all walkers of a cloud, and warn if the old ones had lost the model."""
-    before, after = cloud.walkers, plan.go_up(num_walkers)
+    if not cloud.is_current():
+        # Reweighted for the parameters of now, the walkers have a `log Z` to compare.
+        cloud.wait()
+    before, after = cloud.here, plan.go_up(num_walkers)
     cloud.walkers = after
     outcome = Renewed(
         float(before.log_normalizer),

@@ -8,13 +8,16 @@ from torch import Tensor
 
 from pyro_jarzynski.core.noise import stream
 from pyro_jarzynski.core.resampling import Resampler
-from pyro_jarzynski.core.team import Team, Tools
+from pyro_jarzynski.core.team import WHOLE, Team, Tools
 from pyro_jarzynski.core.transitions import reweight
 from pyro_jarzynski.core.trees import map_tree
 from pyro_jarzynski.core.walkers import Walkers
 from pyro_jarzynski.ebm.blocks import Place, concatenate, join, split
-from pyro_jarzynski.ebm.startable import StartableEnergy
+from pyro_jarzynski.ebm.module_modes import ModuleModes, as_checked
+from pyro_jarzynski.ebm.staleness import STALE, is_current
+from pyro_jarzynski.ebm.startable import StartableEnergy, kind_of
 from pyro_jarzynski.ebm.wrapped import check_even
+from pyro_jarzynski.errors import ArgumentError, count
 
 
 class Standing:
@@ -25,6 +28,9 @@ class Standing:
         team: Who has which walkers.
         tools: Tools of the whole cloud.
         resampler: Draws walkers by their weights.
+        module_modes: Train or eval mode of the modules of the model when it was checked.
+        parameter_kind: Dtype and device of its parameters then.
+        draws: Generator of draws from the walkers, which nothing else uses.
         block_size: Walkers of a block; `None` is one block of all.
         fully_sharded: Whether ranks have slices of the model.
     """
@@ -33,6 +39,9 @@ class Standing:
     team: Team
     tools: Tools
     resampler: Resampler
+    module_modes: ModuleModes
+    parameter_kind: tuple[torch.dtype, torch.device]
+    draws: torch.Generator
     block_size: int | None
     fully_sharded: bool
     _place: Place
@@ -54,7 +63,11 @@ class Standing:
         What is evaluated for this is kept for the next who asks, and used by nobody else:
         to look at the walkers does not change the course of a run. Of walkers on several
         ranks all must ask.
+
+        Raises:
+            ArgumentError: The parameters have changed since the walkers followed them.
         """
+        self.check_current()
         here = self._present_blocks()
         return join([self.team.whole(block) for block in here], self.active.steps)
 
@@ -70,10 +83,42 @@ class Standing:
         """The same walkers, with positions of this rank alone: for who needs weights."""
         return join(self._present_blocks(), self.active.steps)
 
+    @as_checked
+    def is_current(self) -> bool:
+        """Return whether the walkers are weighted for the parameters of the model now."""
+        self.check_kind()
+        turn = self.place.turn
+        behind = self.place.behind[turn] > 0
+        block = self._present_blocks()[turn] if behind else self.active
+        return is_current(
+            self.model,
+            self.team.parts(block)[0],
+            chunk_size=self.tools.chunk_size,
+            ranks=self.team.ranks if self.fully_sharded else WHOLE.ranks,
+        )
+
+    def check_kind(self) -> None:
+        """Raise if the model has been moved, so that its walkers cannot follow it."""
+        kind = kind_of(self.model)
+        if kind != self.parameter_kind:
+            was, now = (" on ".join(map(str, each)) for each in (self.parameter_kind, kind))
+            raise ArgumentError(
+                f"The walkers are on {self.example.device} and the model on {kind[1]}: its "
+                f"parameters were {was} when they were drawn, and are {now}. Move a model "
+                "by `to`, `double` or `float` before the learner or tracker is built, or "
+                "move it back."
+            )
+
+    def check_current(self) -> None:
+        """Raise unless the walkers are weighted for the parameters of the model now."""
+        if not self.is_current():
+            raise ArgumentError(STALE)
+
     def look(self) -> None:
         """Evaluate walkers that wait, so that each rank knows all weights; all must ask."""
         self._present_blocks()
 
+    @as_checked
     def _present_blocks(self) -> list[Walkers]:
         if self._present is None:
             known = zip(self.place.blocks, self.place.behind, strict=True)
@@ -137,14 +182,20 @@ class Standing:
         """The shards of the active block that are here."""
         return self.team.parts(self.active)
 
-    def sample(self, num: int, seed: int) -> Tensor:
-        """Draw `num` walkers by their weights, `(num, *event)`."""
+    def sample(self, num: int, seed: int | None) -> Tensor:
+        """Draw `num` walkers by their weights, `(num, *event)`; see `draw_index`."""
         return self.position[self.draw_index(num, seed)]
 
-    def draw_index(self, num: int, seed: int) -> Tensor:
-        """Draw the indices of `num` walkers by their weights, `(num,)`."""
+    def draw_index(self, num: int, seed: int | None) -> Tensor:
+        """Draw the indices of `num` walkers by their weights, `(num,)`.
+
+        By a seed of their own, or by the next numbers of the cloud's generator of draws.
+        """
+        count("num", num)
         log_weight = self.here.log_weight
-        generator = stream(seed, "sample", log_weight.device)
+        generator = self.draws
+        if seed is not None:
+            generator = stream(seed, "sample", log_weight.device)
         chosen = self.resampler(log_weight, num, generator)
         # Ancestors come sorted: shuffled, a part of the draws is a sample as well.
         order = torch.randperm(num, generator=generator, device=chosen.device)

@@ -84,12 +84,6 @@ class StartableEnergy(nn.Module, ABC):
                 "`JarzynskiOptim(optim, energy)`, a learner, or `Followers(energy)` first, "
                 "while it can be drawn exactly."
             )
-        if not followers.are_current():
-            raise ArgumentError(
-                "The parameters of this energy have changed since its walkers followed "
-                "them. Train it by `JarzynskiOptim` or a learner, or call "
-                "`energy.followers.update()` after each change."
-            )
         event = followers.audit_cloud.example.ndim - 1
         everywhere = constraints.independent(constraints.real, event)
         return EnergyDistribution(self, followers, support=self.support or everywhere)
@@ -121,3 +115,10 @@ class StartableEnergy(nn.Module, ABC):
 def device_of(model: nn.Module) -> torch.device:
     """Return the device of a model's parameters."""
     return next((p.device for p in model.parameters()), torch.device("cpu"))
+
+
+def kind_of(model: nn.Module) -> tuple[torch.dtype, torch.device]:
+    """Return dtype and device of a model's first floating parameter."""
+    floating = (p for p in model.parameters() if p.is_floating_point())
+    first = next(floating, torch.zeros(()))
+    return first.dtype, first.device

@@ -1,9 +1,10 @@
 """Energy-based models inside `pyro.infer.SVI`: an optimiser that walkers follow."""
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
 from contextlib import ExitStack
 from typing import Any
 
+import torch
 from pyro.optim import PyroOptim
 from torch import Tensor
 
@@ -80,9 +81,10 @@ class JarzynskiOptim(PyroOptim):
 
     def __call__(self, params: Iterable[Tensor], *args: Any, **kwargs: Any) -> None:
         """Change the parameters, and carry the walkers to where they are."""
+        _check_modes()
         params = list(params)
         self._check_held(params)
-        with all_or_nothing(self.followers, params):
+        with all_or_nothing(self.followers, params, [_TorchOptimizers(self.optim)]):
             with ExitStack() as stack:
                 for model, control in zip(self.models, self.controls, strict=True):
                     stack.enter_context(control.shortened(list(model.parameters())))
@@ -123,3 +125,57 @@ class JarzynskiOptim(PyroOptim):
             each.load_state_dict(state)
         for control, scale in zip(self.controls, state_dict["scales"], strict=True):
             control.scale = scale
+
+
+def _check_modes() -> None:
+    """Raise if the gradients of this step are not there, or of low precision."""
+    if not torch.is_grad_enabled():
+        raise ArgumentError(
+            "`svi.step` was called where gradients are off (`torch.no_grad` or "
+            "`torch.inference_mode`), so that nothing would be trained: call it outside."
+        )
+    if torch._C._is_any_autocast_enabled():
+        raise ArgumentError(
+            "`svi.step` was called under `torch.autocast`, so that its gradients are of "
+            "low precision: call it outside, and enter autocast within the `forward` of "
+            "the network."
+        )
+
+
+class _TorchOptimizers:
+    """The torch optimisers that an optimiser of Pyro has made, one for each parameter.
+
+    Args:
+        optim: The optimiser of Pyro; it may have schedulers around its optimisers.
+    """
+
+    def __init__(self, optim: PyroOptim) -> None:
+        self.optim = optim
+
+    def state_dict(self) -> dict[str, Any]:
+        """Return the states by parameter, and those that wait for theirs."""
+        made = self.optim.optim_objs
+        return {
+            "made": {parameter: _states(each) for parameter, each in made.items()},
+            "waiting": self.optim._state_waiting_to_be_consumed,
+        }
+
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        """Restore the states, and remove optimisers that were made since."""
+        self.optim._state_waiting_to_be_consumed = state["waiting"]
+        for parameter in list(self.optim.optim_objs):
+            if parameter not in state["made"]:
+                del self.optim.optim_objs[parameter]
+                continue
+            made = _stateful(self.optim.optim_objs[parameter])
+            for each, known in zip(made, state["made"][parameter], strict=True):
+                each.load_state_dict(known)
+
+
+def _stateful(made: Any) -> list[Any]:
+    """Return an optimiser, or a scheduler and its optimiser."""
+    return [made, made.optimizer] if hasattr(made, "optimizer") else [made]
+
+
+def _states(made: Any) -> list[dict[str, Any]]:
+    return [each.state_dict() for each in _stateful(made)]

@@ -13,6 +13,8 @@ torch training loop:
     tracker.nll(test_data)
 """
 
+import math
+import warnings
 from collections.abc import Mapping
 from typing import Any, NamedTuple
 
@@ -22,15 +24,17 @@ from torch import Tensor
 from pyro_jarzynski.core.kernels import MALA, Kernel
 from pyro_jarzynski.core.resampling import Resampler
 from pyro_jarzynski.core.smc import StepInfo
+from pyro_jarzynski.core.walkers import Walkers
 from pyro_jarzynski.diagnostics.inference_data import Coords, Dims, build
 from pyro_jarzynski.ebm.cloud import Cloud
-from pyro_jarzynski.ebm.data import check_data
+from pyro_jarzynski.ebm.data import ON_THE_EDGE, check_data, find_nonfinite
 from pyro_jarzynski.ebm.export import audit_groups
+from pyro_jarzynski.ebm.module_modes import ModuleModes, as_checked
 from pyro_jarzynski.ebm.renewal import Renewed, plan_for, renew
 from pyro_jarzynski.ebm.soundness import check_walkers_are_independent
 from pyro_jarzynski.ebm.startable import StartableEnergy
 from pyro_jarzynski.ebm.wrapped import settled
-from pyro_jarzynski.errors import count
+from pyro_jarzynski.errors import NonFiniteEnergyError, NonFiniteEnergyWarning, count
 
 
 class Likelihood(NamedTuple):
@@ -124,6 +128,7 @@ class LikelihoodTracker:
         """Carry the audit walkers to the present parameters; call after each update."""
         return self.cloud.follow()
 
+    @as_checked
     def renew(
         self,
         *,
@@ -153,36 +158,80 @@ class LikelihoodTracker:
 
     @property
     def log_normalizer(self) -> float:
-        """Estimate of `log Z` at the parameters of the last update."""
-        return float(self.cloud.here.log_normalizer)
+        """Estimate of `log Z` at the parameters of the last update.
+
+        This and all else that is read from the walkers raises `ArgumentError` if the
+        parameters have changed since the last update.
+        """
+        return float(self._walkers.log_normalizer)
 
     @property
     def log_normalizer_error(self) -> float:
         """Standard error of `log_normalizer`, from the genealogy of the walkers."""
-        return float(self.cloud.here.log_normalizer_error)
+        return float(self._walkers.log_normalizer_error)
 
     @property
     def ess(self) -> float:
         """Effective sample size of the audit walkers, between 1 and their number."""
-        return float(self.cloud.here.ess)
+        return float(self._walkers.ess)
+
+    @property
+    def _walkers(self) -> Walkers:
+        """The walkers, of which those of this rank have positions, if they are current."""
+        self.cloud.check_current()
+        return self.cloud.here
 
     def log_prob(self, x: Tensor) -> Tensor:
         """Return `-U(x) - log Z` for data `(n, *event)`, `(n,)`, in nats."""
-        energies = self._energies(x)
-        return -energies - self.log_normalizer
+        return -self.energies("`x`", x) - self.log_normalizer
 
     def nll(self, x: Tensor) -> Likelihood:
-        """Return the mean negative log-likelihood of data `(n, *event)`, in nats."""
-        energies = self._energies(x).to(torch.float64)
-        spread = energies.std() / len(energies) ** 0.5 if len(energies) > 1 else torch.inf
+        """Return the mean negative log-likelihood of data `(n, *event)`, in nats.
+
+        Raises:
+            NonFiniteEnergyError: An energy of the data is NaN or minus infinity.
+
+        Warns:
+            NonFiniteEnergyWarning: The model has density zero at some data, and the
+                result is infinite; names the rows.
+        """
+        self.cloud.check_current()
+        energies = self.energies("`x`", x)
+        found = find_nonfinite(energies)
+        if found is not None and not found.has_density_zero:
+            raise NonFiniteEnergyError(
+                f"The energy of `x` is {found.value} at {found.rows}. Check these rows, "
+                "and the network there."
+            )
+        if found is not None:
+            warnings.warn(
+                f"The NLL is infinite: the model has density zero at `x` in {found.rows}. "
+                f"{ON_THE_EDGE}",
+                NonFiniteEnergyWarning,
+                stacklevel=2,
+            )
+        return self.likelihood(energies)
+
+    def likelihood(self, energies: Tensor) -> Likelihood:
+        """Return the likelihood of data by their energies `(n,)`; nothing is checked."""
+        here, known = self.cloud.here, energies.to(torch.float64)
+        spread = known.std() / len(known) ** 0.5 if len(known) > 1 else torch.inf
         return Likelihood(
-            float(energies.mean()) + self.log_normalizer,
-            self.log_normalizer_error,
-            float(spread),
+            float(known.mean() + here.log_normalizer),
+            float(here.log_normalizer_error),
+            float(spread) if torch.isfinite(known).all() else math.inf,
         )
 
-    def sample(self, num: int, *, seed: int = 0) -> Tensor:
-        """Draw `num` of the audit walkers by their weights, `(num, *event)`."""
+    @as_checked
+    def sample(self, num: int, *, seed: int | None = None) -> Tensor:
+        """Draw `num` of the audit walkers by their weights, `(num, *event)`.
+
+        Args:
+            num: Number of draws.
+            seed: Seed of the draws. `None` draws others at every call, by a generator that
+                the seed of the walkers determines.
+        """
+        self.cloud.check_current()
         return self.cloud.sample(num, seed)
 
     def to_arviz(
@@ -221,8 +270,16 @@ class LikelihoodTracker:
             "audit_walkers": self.cloud.num_walkers,
         }
 
-    def _energies(self, x: Tensor) -> Tensor:
-        check_data("x", x, self.cloud.example, self.model.support)
+    @as_checked
+    def energies(self, name: str, x: Tensor) -> Tensor:
+        """Return the energies of data `(n, *event)`, `(n,)`, or raise and name the data."""
+        check_data(name, x, self.cloud.example, self.model.support)
         step = self.cloud.tools.chunk_size or len(x)
+        # Data that were made in inference mode can be seen, but not kept for a gradient.
         with torch.no_grad():
             return torch.cat([self.model(part) for part in x.split(step)])
+
+    @property
+    def module_modes(self) -> ModuleModes:
+        """Train or eval mode of the modules of the model when it was checked."""
+        return self.cloud.module_modes

@@ -12,6 +12,7 @@ from pyro_jarzynski.ebm.cloud import Cloud
 from pyro_jarzynski.ebm.export import audit_groups, training_group
 from pyro_jarzynski.ebm.followers import Followers
 from pyro_jarzynski.ebm.history import History
+from pyro_jarzynski.ebm.module_modes import ModuleModes
 from pyro_jarzynski.ebm.tracker import Likelihood, LikelihoodTracker
 from pyro_jarzynski.errors import ArgumentError
 
@@ -44,6 +45,11 @@ class Trained:
         return self.followers.audit
 
     @property
+    def module_modes(self) -> ModuleModes:
+        """Train or eval mode of the modules of the model when it was checked."""
+        return self.cloud.module_modes
+
+    @property
     def step_size(self) -> float:
         """Step size of the moves now."""
         return self.cloud.kernel.step_size
@@ -64,15 +70,26 @@ class Trained:
 
         NaN for walkers without weights, which have none.
         """
+        self.cloud.check_current()
+        return self._training_log_normalizer
+
+    @property
+    def _training_log_normalizer(self) -> float:
         return float(self.cloud.active.log_normalizer) if self.weighted else math.nan
 
     def nll(self, x: Tensor) -> Likelihood:
         """Return the mean negative log-likelihood of data `(n, *event)`, in nats."""
         return self.audit.nll(x)
 
-    def sample(self, num: int, *, seed: int = 0) -> Tensor:
-        """Draw `num` walkers of the model by their weights, `(num, *event)`."""
-        return self.cloud.sample(num, seed)
+    def sample(self, num: int, *, seed: int | None = None) -> Tensor:
+        """Draw `num` of the audit walkers by their weights, `(num, *event)`.
+
+        Args:
+            num: Number of draws.
+            seed: Seed of the draws. `None` draws others at every call, by a generator that
+                the seed of the learner determines.
+        """
+        return self.audit.sample(num, seed=seed)
 
     def to_arviz(
         self,

@@ -14,9 +14,10 @@ from torch import Tensor, nn
 from torch.optim.lr_scheduler import LRScheduler
 
 from pyro_jarzynski.core.slices import apart, is_sliced, together
-from pyro_jarzynski.core.states import check_settings, settings_of
+from pyro_jarzynski.core.states import check_settings, copied, settings_of
 from pyro_jarzynski.ebm.alarms import Alarms
 from pyro_jarzynski.ebm.best import Snapshot
+from pyro_jarzynski.ebm.blocks import Place
 from pyro_jarzynski.ebm.course import Course
 from pyro_jarzynski.ebm.renewal import Renewal
 from pyro_jarzynski.ebm.startable import StartableEnergy
@@ -24,8 +25,8 @@ from pyro_jarzynski.ebm.step_control import StepControl
 from pyro_jarzynski.ebm.trained import Trained
 from pyro_jarzynski.ebm.wrapped import own_class
 
-# What of a state has the shapes of parameters in it.
-SLICED = ("model", "optimizer", "negative", "best")
+# Entries of a state, and of its best model, with tensors in the shapes of parameters.
+SLICED = {"model", "optimizer", "negative"}
 
 
 class TrainingState(Trained):
@@ -52,7 +53,9 @@ class TrainingState(Trained):
     parameters: list[nn.Parameter]
     best: Snapshot | None
     course: Course | None
+    # The gradient of the walkers for the next update, and where they were for it.
     _negative: list[Tensor]
+    _negative_place: Place | None
     # Further numbers of a kind of learner that must not change within a run.
     settings: ClassVar[tuple[str, ...]] = ()
 
@@ -100,7 +103,7 @@ class TrainingState(Trained):
         if self.lr_scheduler is not None:
             self.lr_scheduler.load_state_dict(deepcopy(state["lr_scheduler"]))
         self.followers.load_state_dict(state["followers"])
-        self._negative = [slope.to(device) for slope in state["negative"]]
+        self._set_negative([slope.to(device) for slope in state["negative"]])
         self.step_control.scale = float(state["step_scale"])
         self.data_generator.set_state(state["data_generator"].cpu())
         self.alarms.told = set(state["alarms"])
@@ -111,12 +114,44 @@ class TrainingState(Trained):
         if self.course is not None and state["course"] is not None:
             self.course.load_state_dict(state["course"])
 
+    @property
+    def _stateful(self) -> list[Any]:
+        """What changes the parameters, and has a state: optimiser and scheduler."""
+        known = (self.optimizer, self.lr_scheduler)
+        return [each for each in known if each is not None]
+
+    def _set_negative(self, slopes: list[Tensor]) -> None:
+        """Keep the gradient of the walkers, `E_ρ[∂_θ U]`, for the next update."""
+        self._negative, self._negative_place = slopes, self.cloud.place
+
+    def _take_best(self, validation_nll: float) -> None:
+        """Take the model as it is for the best so far if its score is the lowest."""
+        if self.best is not None and not validation_nll < self.best.validation_nll:
+            return
+        scheduler = self.lr_scheduler
+        self.best = Snapshot(
+            step=self.num_steps,
+            validation_nll=validation_nll,
+            model=deepcopy(self.model.state_dict()),
+            optimizer=copied(self.optimizer.state_dict()),
+            lr_scheduler=None if scheduler is None else copied(scheduler.state_dict()),
+            step_scale=self.step_control.scale,
+            step_size=self.step_size,
+            places=self.followers.places,
+        )
+
     def _together(self, state: Mapping[str, Any]) -> Mapping[str, Any]:
         """Return a state with the parameters that are sliced as they are sliced now."""
         like = next(filter(is_sliced, self.parameters), None)
         if like is None:
             return state
-        return {**state, **{key: together(state[key], like) for key in SLICED}}
+
+        def joined(part: Mapping[str, Any]) -> dict[str, Any]:
+            known = SLICED & part.keys()
+            return {**part, **{key: together(part[key], like) for key in known}}
+
+        best = state["best"]
+        return {**joined(state), "best": None if best is None else joined(best)}
 
     def _settings(self) -> dict[str, Any]:
         """Return what must not change within a run."""
@@ -126,6 +161,9 @@ class TrainingState(Trained):
             "algorithm": type(self).__name__,
             "model": own_class(self.model).__name__,
             "dtype": str(cloud.example.dtype),
+            "parameters": [
+                name for name, p in self.model.named_parameters() if p.requires_grad
+            ],
             "optimizer": type(self.optimizer).__name__,
             "lr_scheduler": None if scheduler is None else type(scheduler).__name__,
             "kernel": settings_of(cloud.kernel),
@@ -141,6 +179,7 @@ class TrainingState(Trained):
             "num_shards": cloud.team.num_shards,
             "local_resampling": cloud.team.local_resampling,
             "data": None if course is None else course.batches.described,
+            "validation": None if course is None else course.validation,
         } | self._further_settings()
 
     def _further_settings(self) -> dict[str, Any]:
@@ -150,5 +189,5 @@ class TrainingState(Trained):
 
     def _check_settings(self, saved: Mapping[str, Any]) -> None:
         if self.course is None:
-            saved = dict(saved) | {"data": None}
+            saved = dict(saved) | {"data": None, "validation": None}
         check_settings(self._settings(), saved)

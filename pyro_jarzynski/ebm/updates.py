@@ -23,8 +23,16 @@ class Advance(NamedTuple):
 
 
 class Update(NamedTuple):
-    """What one update did."""
+    """What one update did.
+
+    Attributes:
+        nll: NLL of its batch before it, nats; NaN where `log Z` was not evaluated.
+        grad_norm: Norm of the gradient of the cross-entropy.
+        learning_rate: That of the first parameter group, times the factor of `StepControl`.
+        walkers: What the walkers met.
+    """
 
     nll: float
     grad_norm: float
+    learning_rate: float
     walkers: Advance

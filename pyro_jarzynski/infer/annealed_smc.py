@@ -1,6 +1,7 @@
 """Annealed sequential Monte Carlo for Pyro models: draws, evidence, diagnostics."""
 
 import time
+from contextlib import closing
 from typing import Any
 
 import torch
@@ -10,6 +11,7 @@ from pyro_jarzynski.core.alone import ALONE
 from pyro_jarzynski.core.evaluation import Evaluation
 from pyro_jarzynski.core.gradients import Term
 from pyro_jarzynski.core.interrupt import deferred_interrupt
+from pyro_jarzynski.core.modes import standard_modes
 from pyro_jarzynski.core.shortage import shortage_told
 from pyro_jarzynski.core.states import Checkpointing, keeping
 from pyro_jarzynski.core.walkers import Walkers
@@ -139,20 +141,24 @@ class AnnealedSMC:
 
         Raises:
             ModelError: The model cannot be used; the message names the site.
-            NonFiniteEnergyError: More than 1 % of the walkers met a NaN.
+            NonFiniteEnergyError: The density is infinite at draws of the base, or no number
+                where most moves end; the message names the site, and what can help.
             WalkerMemoryError: The walkers do not fit into memory.
-            WeightCollapseError: All walkers have likelihood zero.
+            WeightCollapseError: The likelihood is zero, or no number, at all draws of the
+                base; the message names the site, and what can help.
             CheckpointError: Checkpoints cannot be used, or are of another run.
             RankError: Ranks have other settings, data, versions or processors than rank 0.
                 An error on several ranks leaves no result.
 
         Warns:
             EvidenceWarning: Something suggests not to trust the result; it says what.
+            NonFiniteEnergyWarning: The density was not finite at some draws of the base,
+                which get weight zero, or where some moves ended, which are refused.
             CompilationWarning: The model could not be compiled; the result is as valid.
         """
-        # Gradients are needed, wherever this is called; runs in other threads wait.
+        # Runs in other threads wait.
         num = self.settings.num_walkers * self.settings.num_chains
-        with ALONE, torch.inference_mode(mode=False), shortage_told(num):
+        with ALONE, standard_modes(), shortage_told(num):
             return self._run(args, kwargs)
 
     def _run(self, args: tuple, kwargs: dict[str, Any]) -> SMCResult:
@@ -183,17 +189,18 @@ class AnnealedSMC:
             desc="Annealing",
         )
         state = RunState(recorder.settings, legs, recorder)
+        stages = anneal(
+            legs,
+            recorder.settings,
+            scout_until=recorder.half_time,
+            standing=state.standing,
+        )
         with (
+            closing(stages),
             bar,
             keeping(self.checkpoints, state) as keep,
             deferred_interrupt(terminate=self.checkpoints is not None) as interrupt,
         ):
-            stages = anneal(
-                legs,
-                recorder.settings,
-                scout_until=recorder.half_time,
-                standing=state.standing,
-            )
             for reached in stages:
                 recorder.add(reached)
                 interrupt.share(recorder.ranks)

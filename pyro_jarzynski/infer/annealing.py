@@ -8,17 +8,14 @@ been reached.
 
 import math
 import time
-import warnings
-from collections.abc import Iterator, Sequence
+from collections.abc import Generator, Iterator, Sequence
 from dataclasses import replace
 from typing import Any, NamedTuple
 
 import torch
-from torch import Tensor
 
 from pyro_jarzynski.core import smc
 from pyro_jarzynski.core.evaluation import CombinedEnergy
-from pyro_jarzynski.core.faults import MAX_BROKEN
 from pyro_jarzynski.core.kernels import Kernel
 from pyro_jarzynski.core.noise import stream
 from pyro_jarzynski.core.pilot import Found, explore, stage_of
@@ -26,18 +23,18 @@ from pyro_jarzynski.core.resampling import get_resampler
 from pyro_jarzynski.core.smc import Stage, StepInfo
 from pyro_jarzynski.core.team import WHOLE, Team, Tools
 from pyro_jarzynski.core.walkers import Walkers, drop, init
-from pyro_jarzynski.errors import (
-    NonFiniteEnergyError,
-    NonFiniteEnergyWarning,
-    WeightCollapseError,
-)
+from pyro_jarzynski.errors import NonFiniteEnergyError, WeightCollapseError
 from pyro_jarzynski.infer.agreement import agree_on_energies, agree_on_stage
 from pyro_jarzynski.infer.learned import LearnedPosterior
 from pyro_jarzynski.infer.legs import Counted, Leg
+from pyro_jarzynski.infer.nonfinite import NonFiniteCounts, remedies
 from pyro_jarzynski.infer.schedules import AdaptiveTempering
 from pyro_jarzynski.infer.settings import Settings
 from pyro_jarzynski.infer.standing import Standing
 
+# Share of the draws of the base at which the density of a posterior may be infinite: up to
+# it, by rounding.
+MAX_INFINITE = 0.01
 # A scout only has to arrive.
 SCOUTING = AdaptiveTempering(0.5)
 # A path of so few steps of a scout needs no better base, and a Gaussian may be a worse one.
@@ -79,7 +76,7 @@ def anneal(
     *,
     scout_until: float = math.inf,
     standing: Standing | None = None,
-) -> Iterator[Reached]:
+) -> Generator[Reached]:
     """Carry walkers along the legs of a path, yielding after each stage.
 
     Args:
@@ -87,8 +84,27 @@ def anneal(
         settings: How to go.
         scout_until: Monotonic time at which scouting is given up.
         standing: Where the walkers stand, which changes with every stage; `None` begins.
+
+    Raises:
+        NonFiniteEnergyError: Moves meet too many points of no finite density, or the
+            posterior density is infinite at a draw of the base.
+        WeightCollapseError: The posterior has no density at any draw of the base.
+
+    Warns:
+        NonFiniteEnergyWarning: Once, at the end: the density was not finite at some points.
     """
     at = standing or Standing(settings, legs[0].posterior.device)
+    at.counts.posterior = legs[0].posterior
+    try:
+        yield from _stages(legs, settings, scout_until, at)
+    finally:
+        at.counts.warn()
+
+
+def _stages(
+    legs: Sequence[Leg], settings: Settings, scout_until: float, at: Standing
+) -> Iterator[Reached]:
+    """Carry walkers along the legs, yielding after each stage."""
     team, ranks = at.team, at.team.ranks
     if settings.learns:
         at.know_terms(legs[0].terms, "scout")
@@ -102,19 +118,14 @@ def anneal(
             first = legs[0]
             learned = LearnedPosterior(first.posterior, at.scout, first.terms.terms)
             legs = [Leg(learned, Counted(learned.terms), None)]
-    num, islands = settings.num_walkers, settings.num_chains
-    tools = Tools(at.generators["walkers"], settings.walkers_per_call, team)
-    pilot_tools = Tools(at.generators["pilot"], settings.walkers_per_call)
+    # Those of a pilot are read by nobody.
+    ahead = NonFiniteCounts(settings, legs[0].posterior)
     if at.walkers is None:
-        # First the pilot: what is compiled is compared at the walkers that come first, and
-        # those are the same on all ranks.
-        goes_first = settings.adapt == "pilot"
-        if not goes_first:
-            agree_on_energies(ranks, legs[0].posterior, settings.seed)
-        pilot = _start(legs[0], num, 1, settings, "pilot") if goes_first else None
-        with legs[0].terms.by_all(ranks):
-            walkers = _start(legs[0], num * islands, islands, settings, "walkers", team)
-        at.set_out(walkers, pilot)
+        _set_out(legs[0], settings, at, ahead)
+    if settings.adapt == "online":
+        ahead = at.counts
+    tools = Tools(at.generators["walkers"], settings.walkers_per_call, team, at.counts)
+    pilot_tools = Tools(at.generators["pilot"], settings.walkers_per_call, faults=ahead)
     at.know_terms(legs[at.leg].terms, "pilot", "walkers")
     for number in range(at.leg, len(legs)):
         leg = legs[number]
@@ -129,8 +140,9 @@ def anneal(
             info, walkers = found.info, found.walkers
             if settings.adapt == "pilot":
                 assert at.walkers is not None
-                with leg.terms.by_all(ranks):
+                with leg.terms.by_all(ranks), at.counts.by_all(ranks):
                     walkers, info = _follow(leg, at.walkers, found.stage, settings, tools)
+            at.counts.moved += _num_moved(found.stage, settings)
             at.take(found, walkers, number)
             yield _reached(found, leg)._replace(
                 walkers=walkers, info=info, counts=True, team=team
@@ -138,17 +150,39 @@ def anneal(
         at.beta = 0.0
 
 
+def _set_out(leg: Leg, settings: Settings, at: Standing, ahead: NonFiniteCounts) -> None:
+    """Draw the walkers that count, and the pilot if one goes ahead, from the base."""
+    num, islands, team = settings.num_walkers, settings.num_chains, at.team
+    pilot = None
+    # First the pilot: what is compiled is compared at the walkers that come first, and
+    # those are the same on all ranks.
+    if settings.adapt == "pilot":
+        pilot = _start(leg, num, 1, settings, "pilot", ahead)
+    else:
+        agree_on_energies(team.ranks, leg.posterior, settings.seed)
+    counts = NonFiniteCounts(settings, leg.posterior)
+    with leg.terms.by_all(team.ranks), counts.by_all(team.ranks):
+        walkers = _start(leg, num * islands, islands, settings, "walkers", counts, team)
+    counts.drawn = num * islands
+    at.set_out(walkers, pilot, counts)
+
+
 def _scout(leg: Leg, settings: Settings, at: Standing) -> Iterator[Reached]:
     """Carry a cloud to the posterior in larger steps, to see where it is."""
     if at.walkers is not None:
         return
-    scout = at.scout or _start(leg, settings.num_walkers, 1, settings, "scout")
+    num, counts = settings.num_walkers, at.counts
+    scout = at.scout
+    if scout is None:
+        scout = _start(leg, num, 1, settings, "scout", counts)
+        counts.drawn = num
     quick = replace(settings, schedule=SCOUTING)
-    tools = Tools(at.generators["scout"], settings.walkers_per_call)
+    tools = Tools(at.generators["scout"], settings.walkers_per_call, faults=counts)
     for found in _explore(leg, scout, at.kernel, quick, tools, at.beta):
         leg.posterior.confirm(found.walkers, compiled=settings.jit_compile)
         agree_on_stage(at.team.ranks, found)
         at.take_scout(found)
+        counts.moved += found.stage.num_moves * num
         yield _reached(found, leg)
 
 
@@ -185,7 +219,7 @@ def _explore(
         resampler=get_resampler(settings.resampler),
         tools=tools,
     )
-    return _explained(stages, leg)
+    return _explained(stages, leg, settings)
 
 
 def _as_planned(
@@ -197,7 +231,8 @@ def _as_planned(
     for beta in betas[betas.index(at.beta) + 1 :]:
         assert at.walkers is not None
         stage = stage_of(leg.terms, beta, at.kernel, how)
-        with leg.terms.by_all(tools.team.ranks):
+        ranks = tools.team.ranks
+        with leg.terms.by_all(ranks), at.counts.by_all(ranks):
             walkers, info = _follow(leg, at.walkers, stage, settings, tools)
         yield Found(walkers, stage, info, beta, decorrelated=True)
 
@@ -213,7 +248,15 @@ def _follow(
         waste_free=settings.waste_free,
         tools=tools,
     )
-    return next(_explained(follower, leg))
+    return next(_explained(follower, leg, settings))
+
+
+def _num_moved(stage: Stage, settings: Settings) -> int:
+    """Return the number of moves of a stage that were proposed."""
+    each = settings.num_walkers
+    if settings.waste_free:
+        each = -(-each // (stage.num_moves + 1))
+    return stage.num_moves * each * settings.num_chains
 
 
 def _start(
@@ -222,6 +265,7 @@ def _start(
     islands: int,
     settings: Settings,
     purpose: str,
+    counts: NonFiniteCounts,
     team: Team = WHOLE,
 ) -> Walkers:
     """Draw walkers from the base, shard by shard."""
@@ -229,39 +273,50 @@ def _start(
     def place(rows: slice, generator: torch.Generator, shard: str) -> Walkers:
         del generator  # the base has one by the name
         size = rows.stop - rows.start
-        return _drawn(leg, size, settings, f"base of the {purpose}{shard}")
+        return draw_base(leg, size, settings, f"base of the {purpose}{shard}", counts)
 
     generator = stream(settings.seed, purpose, leg.posterior.device)
     return team.start(num, generator, place, islands)
 
 
-def _drawn(leg: Leg, num: int, settings: Settings, purpose: str) -> Walkers:
-    """Draw walkers from the base and look at the likelihood there."""
+def draw_base(
+    leg: Leg, num: int, settings: Settings, purpose: str, counts: NonFiniteCounts
+) -> Walkers:
+    """Draw walkers from the base, and give weight zero where a density is not finite.
+
+    Raises:
+        NonFiniteEnergyError: The posterior density is infinite at a draw.
+    """
     drawn = leg.posterior.draw(num, seed=settings.seed, purpose=purpose)
-    energy = CombinedEnergy(leg.terms, (1.0, 0.0))
-    walkers = init(drawn, energy, chunk_size=settings.walkers_per_call)
-    goal = walkers.evaluation.terms[1]
-    gradient = goal.grad
-    assert isinstance(gradient, Tensor)
-    broken = torch.isnan(goal.energy + gradient.sum(1)) & ~torch.isposinf(goal.energy)
-    if not broken.any():
-        return walkers
-    first = int(broken.nonzero()[0])
-    told = (
-        f"The log-density or its gradient is not finite at {int(broken.sum())} of {num} "
-        f"draws of the base, first at walker {first}. "
-        f"{leg.posterior.explain(drawn[first])}"
-    ).strip()
-    if broken.double().mean() > MAX_BROKEN:
-        raise NonFiniteEnergyError(told)
-    warnings.warn(f"{told} They get weight zero.", NonFiniteEnergyWarning, stacklevel=2)
-    return drop(walkers, broken)
+    lost = ~torch.isfinite(drawn).all(1)
+    energy, chunk_size = CombinedEnergy(leg.terms, (1.0, 0.0)), settings.walkers_per_call
+    # They are there nevertheless, somewhere.
+    start = drawn.masked_fill(lost[:, None], 0.0)
+    walkers = init(start, energy, chunk_size=chunk_size, faults=counts)
+    goal = walkers.evaluation.terms[1].energy
+    infinite = (goal == -math.inf) & ~lost
+    if infinite.sum() > MAX_INFINITE * num:
+        raise NonFiniteEnergyError(
+            f"The posterior density is infinite at {int(infinite.sum())} of {num} draws of "
+            f"the base. {leg.posterior.explain(drawn[infinite][0])} Bound it: look for a "
+            "scale or a shape that can be zero."
+        )
+    lost |= goal.isnan() | infinite
+    walkers = drop(walkers, lost)
+    dead = walkers.log_weight == -math.inf
+    counts.lost += int(dead.sum())
+    if dead.any():
+        counts.blame(drawn[dead][0])
+    return walkers
 
 
-def _explained(stages: Iterator[Any], leg: Leg) -> Iterator[Any]:
+def _explained(stages: Iterator[Any], leg: Leg, settings: Settings) -> Iterator[Any]:
     """Pass stages on; name the sites of a model if no walker is left."""
     try:
         yield from stages
     except WeightCollapseError as error:
         drawn = leg.posterior.draw(1, seed=0, purpose="explanation")
-        raise WeightCollapseError(f"{error} {leg.posterior.explain(drawn[0])}") from error
+        cause = leg.posterior.explain(drawn[0])
+        known = remedies(drawn.dtype, leg.posterior, settings.base)
+        advice = f"{known} More walkers help if few were left."
+        raise WeightCollapseError(f"{error.found} {cause}", advice) from error

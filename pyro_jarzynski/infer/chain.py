@@ -21,6 +21,7 @@ from pyro_jarzynski.infer.annealing import anneal
 from pyro_jarzynski.infer.doubts import disagreements
 from pyro_jarzynski.infer.legs import prepare
 from pyro_jarzynski.infer.model import PyroModel
+from pyro_jarzynski.infer.nonfinite import NonFiniteCounts
 from pyro_jarzynski.infer.posterior import ModelPosterior
 from pyro_jarzynski.infer.recorder import Recorder
 from pyro_jarzynski.infer.result import SMCResult
@@ -57,7 +58,8 @@ class Chain:
         self.recorder = Recorder(self.settings, start, found)
         self.stages = anneal(self.legs, self.settings, scout_until=self.recorder.half_time)
         generator = stream(settings.seed, "draws", self.legs[0].posterior.device)
-        self.tools = Tools(generator, self.settings.walkers_per_call)
+        counts = NonFiniteCounts(self.settings, self.legs[0].posterior)
+        self.tools = Tools(generator, self.settings.walkers_per_call, faults=counts)
         self.result: SMCResult | None = None
         self.walkers: Walkers | None = None
         self.stage: Stage | None = None
@@ -94,6 +96,8 @@ class Chain:
             self.recorder.add(reached)
             self.walkers, self.stage = reached.walkers, reached.stage
             if self.recorder.progress == len(self.legs) or self.recorder.is_late():
+                # Which tells what the walkers met.
+                self.stages.close()
                 self.recorder.gather()
                 self._finish(self.recorder.result(len(self.legs)))
                 break

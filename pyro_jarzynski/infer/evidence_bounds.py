@@ -10,16 +10,18 @@ from torch import Tensor
 from pyro_jarzynski.core import smc
 from pyro_jarzynski.core.backward import go_back
 from pyro_jarzynski.core.evaluation import CombinedEnergy
+from pyro_jarzynski.core.modes import standard_modes
 from pyro_jarzynski.core.noise import stream
 from pyro_jarzynski.core.resampling import get_resampler
 from pyro_jarzynski.core.team import Tools
 from pyro_jarzynski.core.walkers import init
 from pyro_jarzynski.errors import ArgumentError, ModelError, count
 from pyro_jarzynski.infer.annealed_smc import AnnealedSMC
-from pyro_jarzynski.infer.annealing import anneal
+from pyro_jarzynski.infer.annealing import anneal, draw_base
 from pyro_jarzynski.infer.enumeration import Site, is_density
 from pyro_jarzynski.infer.legs import Leg, prepare
 from pyro_jarzynski.infer.model import PyroModel
+from pyro_jarzynski.infer.nonfinite import NonFiniteCounts
 from pyro_jarzynski.infer.posterior import ModelPosterior
 from pyro_jarzynski.infer.probe import NUM_PROBES, check_callable
 from pyro_jarzynski.infer.run_warnings import RunWarnings
@@ -51,6 +53,7 @@ class EvidenceBounds(NamedTuple):
     backward: Tensor
 
 
+@standard_modes()
 def evidence_bounds(
     model: Any, *args: Any, num_simulations: int = 4, **kwargs: Any
 ) -> EvidenceBounds:
@@ -143,15 +146,15 @@ def _bounds(leg: Leg, settings: Settings) -> tuple[Tensor, Tensor, Tensor, Tenso
     num, islands = settings.num_walkers * settings.num_chains, settings.num_chains
     truth = latents.expand(num, -1)
     generator = stream(settings.seed, "back", leg.posterior.device)
-    tools = Tools(generator, settings.walkers_per_call)
+    counts = NonFiniteCounts(settings, leg.posterior)
+    tools = Tools(generator, settings.walkers_per_call, faults=counts)
     base = CombinedEnergy(leg.terms, (1.0, 0.0))
     top = CombinedEnergy(leg.terms, (0.0, 1.0))
     start = init(truth, top, num_islands=islands, chunk_size=settings.walkers_per_call)
     resampler = get_resampler(settings.resampler)
     back = go_back(start, stages, base, tools, resampler=resampler)
     alone_back = go_back(start, stages, base, tools)
-    drawn = leg.posterior.draw(num, seed=settings.seed, purpose="forward")
-    alone = init(drawn, base, chunk_size=settings.walkers_per_call)
+    alone = draw_base(leg, num, settings, "forward", counts)
     forward = [stage._replace(ess_threshold=0.0) for stage in stages]
     for walkers, _ in smc.follow(alone, forward, tools=tools):
         alone = walkers
@@ -189,6 +192,8 @@ def _bennett(forward: Tensor, backward: Tensor) -> float:
         there = torch.sigmoid(forward - c).mean()
         return float(there - torch.sigmoid(c - backward).mean())
 
-    low = float(torch.cat([forward, backward]).min()) - 50
-    high = float(torch.cat([forward, backward]).max()) + 50
+    works = torch.cat([forward, backward])
+    # Walkers of weight zero are on one side of any number.
+    works = works[works.isfinite()]
+    low, high = float(works.min()) - 50, float(works.max()) + 50
     return float(brentq(surplus, low, high))

@@ -13,6 +13,7 @@ from torch import Tensor
 from torch.distributions import Transform
 
 from pyro_jarzynski.core.alone import ALONE
+from pyro_jarzynski.core.modes import standard_modes
 from pyro_jarzynski.core.noise import stream
 from pyro_jarzynski.core.sharing import ranks_now
 from pyro_jarzynski.core.shortage import shortage_told
@@ -103,6 +104,7 @@ class JarzynskiKernel(MCMCKernel):
         self._chain: Chain | None = None
         self._finished: list[SMCResult] = []
 
+    @standard_modes()
     def setup(self, warmup_steps: int, *args: Any, **kwargs: Any) -> None:
         """Analyse the model; the annealing begins with the first sample."""
         self._warmup_steps = count("warmup_steps", warmup_steps, 0)
@@ -113,7 +115,7 @@ class JarzynskiKernel(MCMCKernel):
             self._finished = []
         self._warnings = RunWarnings("" if chain is None else f"Chain {chain}: ")
         cloud, base = None, self.settings.base
-        with ALONE, torch.inference_mode(mode=False), self._warnings.told():
+        with ALONE, self._warnings.told():
             seed = self._seed_of(chain or 0)
             improper = base != "prior" or given is not None
             model = PyroModel(self.model, args, kwargs, seed=seed, improper=improper)
@@ -138,6 +140,7 @@ class JarzynskiKernel(MCMCKernel):
     def initial_params(self, params: dict[str, Tensor]) -> None:
         self._initial_params[_chain_of_mcmc() or 0] = params
 
+    @standard_modes()
     def sample(self, params: dict[str, Tensor]) -> dict[str, Tensor]:
         """Anneal by a step, or return the next draw, in unconstrained coordinates."""
         del params  # the walkers know where they are
@@ -147,7 +150,7 @@ class JarzynskiKernel(MCMCKernel):
                 "to the posterior during the warm-up."
             )
         guard = shortage_told(self.settings.num_walkers)
-        with ALONE, torch.inference_mode(mode=False), guard, self._warnings.told():
+        with ALONE, guard, self._warnings.told():
             return self._named(self._next())
 
     def _next(self) -> Tensor:

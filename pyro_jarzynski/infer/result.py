@@ -12,6 +12,7 @@ from torch import Tensor
 
 from pyro_jarzynski.core import weights
 from pyro_jarzynski.core.kernels import Kernel
+from pyro_jarzynski.core.modes import standard_modes
 from pyro_jarzynski.core.noise import stream
 from pyro_jarzynski.core.resampling import systematic
 from pyro_jarzynski.core.walkers import Walkers
@@ -219,6 +220,7 @@ class SMCResult(LogWeightsMixin):
         ).argsort(1)
         return drawn.gather(1, order) + first[:, None]
 
+    @standard_modes()
     def to_arviz(
         self,
         *,
@@ -276,6 +278,7 @@ class SMCResult(LogWeightsMixin):
         described = attributes(self) | {"weighted": weighted}
         return build(groups, dims=dims, coords=coords, attrs=attrs, described=described)
 
+    @standard_modes()
     def log_likelihood(self) -> dict[str, Tensor]:
         """Return the log-likelihood of each datum by site, each `(N C, *batch)`, nats.
 
@@ -285,6 +288,7 @@ class SMCResult(LogWeightsMixin):
         content = content_of(self.posterior, self.settings.walkers_per_call)
         return content.log_likelihood(self.walkers.position)
 
+    @standard_modes()
     def summary(self, probability: float = 0.9) -> Summary:
         """Return mean, sd, quantiles, Monte Carlo error and r_hat of every latent.
 
@@ -344,12 +348,14 @@ class SMCResult(LogWeightsMixin):
         return bool(self._latent_values)
 
     @cached_property
+    @standard_modes()
     def _latent_values(self) -> dict[str, Tensor]:
         """Latents of all walkers: the model runs once for samples, summary and doubts."""
         assert isinstance(self.walkers.position, Tensor)
         return self.posterior.constrain(self.walkers.position)
 
     @cached_property
+    @standard_modes()
     def values(self) -> dict[str, Tensor]:
         """All sites of all walkers but data: latents, discrete ones drawn, and computed."""
         assert isinstance(self.walkers.position, Tensor)

@@ -11,13 +11,14 @@ from torch import Tensor
 from pyro_jarzynski.core import smc
 from pyro_jarzynski.core.backward import go_back
 from pyro_jarzynski.core.evaluation import CombinedEnergy
+from pyro_jarzynski.core.modes import standard_modes
 from pyro_jarzynski.core.noise import stream
 from pyro_jarzynski.core.team import Tools
-from pyro_jarzynski.core.walkers import init
 from pyro_jarzynski.errors import ArgumentError, ModelError
 from pyro_jarzynski.infer.annealed_smc import AnnealedSMC
-from pyro_jarzynski.infer.annealing import anneal
+from pyro_jarzynski.infer.annealing import anneal, draw_base
 from pyro_jarzynski.infer.legs import Leg, prepare
+from pyro_jarzynski.infer.nonfinite import NonFiniteCounts
 from pyro_jarzynski.infer.run_warnings import RunWarnings
 from pyro_jarzynski.infer.schedules import DataTempering
 from pyro_jarzynski.infer.settings import Settings
@@ -44,6 +45,7 @@ class SelfTest(NamedTuple):
     verdict: str
 
 
+@standard_modes()
 def self_test(model: Any, *args: Any, **kwargs: Any) -> SelfTest:
     """Test sampler and model without a truth: there and back again.
 
@@ -90,11 +92,11 @@ def _there_and_back(leg: Leg, settings: Settings) -> Tensor:
     plan = [reached for reached in anneal([leg], settings) if reached.counts]
     stages, leg = [reached.stage for reached in plan], plan[-1].leg
     num = settings.num_walkers * settings.num_chains
-    drawn = leg.posterior.draw(num, seed=settings.seed, purpose="there and back")
     generator = stream(settings.seed, "noise there and back", leg.posterior.device)
-    tools = Tools(generator, settings.walkers_per_call)
+    counts = NonFiniteCounts(settings, leg.posterior)
+    tools = Tools(generator, settings.walkers_per_call, faults=counts)
     base = CombinedEnergy(leg.terms, (1.0, 0.0))
-    walkers = init(drawn, base, chunk_size=settings.walkers_per_call)
+    walkers = draw_base(leg, num, settings, "there and back", counts)
     forward = [stage._replace(ess_threshold=0.0) for stage in stages]
     for moved, _ in smc.follow(walkers, forward, tools=tools):
         walkers = moved

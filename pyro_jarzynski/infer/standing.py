@@ -13,6 +13,7 @@ from pyro_jarzynski.core.sharing import team_for
 from pyro_jarzynski.core.states import kernel_from, kernel_state
 from pyro_jarzynski.core.team import WHOLE, Team
 from pyro_jarzynski.core.walkers import Walkers
+from pyro_jarzynski.infer.nonfinite import NonFiniteCounts
 from pyro_jarzynski.infer.settings import Settings
 
 CLOUDS = ("scout", "pilot", "walkers")
@@ -32,6 +33,8 @@ class Standing:
         device: Where they are.
         generators: Randomness of each cloud.
         team: Who has the walkers that count; every rank has scout and pilot as a whole.
+        counts: Where the density is not finite for the walkers that count, and before they
+            set out for the scout.
     """
 
     def __init__(self, settings: Settings, device: torch.device) -> None:
@@ -44,6 +47,7 @@ class Standing:
         self.walkers: Walkers | None = None
         self.generators = {name: stream(settings.seed, name, device) for name in CLOUDS}
         self.team = team_for(seed=settings.seed, purpose="walkers", device=device)
+        self.counts = NonFiniteCounts(settings)
         self.teams: dict[str, Team] = dict.fromkeys(CLOUDS, WHOLE) | {"walkers": self.team}
 
     @property
@@ -57,9 +61,11 @@ class Standing:
         """Tell whether a scout got to the posterior, by more than a short path."""
         return self.scouted == 1 and self.num_scouted > short
 
-    def set_out(self, walkers: Walkers, pilot: Walkers | None) -> None:
+    def set_out(
+        self, walkers: Walkers, pilot: Walkers | None, counts: NonFiniteCounts
+    ) -> None:
         """Put the walkers that count, and the pilot, at the base."""
-        self.walkers, self.pilot = walkers, pilot
+        self.walkers, self.pilot, self.counts = walkers, pilot, counts
         self.kernel, self.beta, self.leg = self.settings.kernel, 0.0, 0
 
     def take_scout(self, found: Found) -> None:
@@ -97,6 +103,7 @@ class Standing:
             "scouted": self.scouted,
             "generators": {n: g.get_state() for n, g in self.generators.items()},
             "team": self.team.generators_state(),
+            "counts": self.counts.state_dict(),
         }
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
@@ -107,6 +114,7 @@ class Standing:
             setattr(self, name, restored)
             set_state(self.generators[name], state["generators"][name])
         self.team.set_generators(state["team"])
+        self.counts.load_state_dict(state["counts"])
         self.kernel = kernel_from(state["kernel"], self.settings.kernel, self.device)
         self.beta, self.scouted = float(state["beta"]), float(state["scouted"])
         self.leg, self.num_scouted = int(state["leg"]), int(state["num_scouted"])

@@ -22,6 +22,7 @@ from pyro_jarzynski.ebm.bases import ComponentMasses, PCAMixture
 from pyro_jarzynski.ebm.convolutional import ConvNet, Convolution
 from pyro_jarzynski.ebm.energy import EnergyModel
 from pyro_jarzynski.ebm.networks import MLP, GaussianMixtureEnergy
+from pyro_jarzynski.ebm.staleness import check_current
 from pyro_jarzynski.ebm.startable import StartableEnergy
 from pyro_jarzynski.ebm.wrapped import is_fully_sharded, own_class
 from pyro_jarzynski.errors import ModelFileError
@@ -77,6 +78,9 @@ def save_model(
         extras: Further tensors.
         notes: Further settings and figures that JSON can hold.
 
+    Raises:
+        ArgumentError: The parameters have changed since the walkers followed them.
+
     Example:
         >>> base = dist.Normal(torch.zeros(2), 1.0).to_event(1)
         >>> model = pj.EnergyModel(pj.MLP([2, 8]), base)
@@ -86,6 +90,8 @@ def save_model(
         >>> saved.notes, saved.log_normalizer
         ({'data': 'none'}, 0.0)
     """
+    if not is_fully_sharded(model):
+        check_current(model, walkers)
     folder = Path(directory)
     description, described = _describe(model)
     state = {name: whole(value) for name, value in model.state_dict().items()}

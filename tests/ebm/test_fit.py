@@ -9,7 +9,7 @@ from torch.utils.data import DataLoader, TensorDataset
 
 from pyro_jarzynski import MALA, Followers, JarzynskiLearner, LikelihoodTracker
 from pyro_jarzynski.ebm.history import COLUMNS
-from pyro_jarzynski.errors import AuditWarning, NonFiniteEnergyError
+from pyro_jarzynski.errors import AuditWarning, DataError, NonFiniteEnergyError
 from tests.ebm.models import (
     FLOAT,
     Shifted,
@@ -151,7 +151,7 @@ def test_training_goes_on_from_the_best(best):
 class Unscored(Shifted):
     """Has no energy at eleven data as long as it is broken."""
 
-    broken = True
+    broken = False
 
     def forward(self, x):
         values = super().forward(x)
@@ -159,9 +159,19 @@ class Unscored(Shifted):
 
 
 def test_a_validation_nll_of_nan_is_an_error():
-    learner = mixture_learner(model=Unscored())
-    with pytest.raises(NonFiniteEnergyError, match="validation data is NaN after update 2"):
-        learner.fit(mixture_data(), 6, validation=mixture_data(11), eval_every=2)
+    learner, goal = mixture_learner(model=Unscored()), mixture_data(11)
+
+    def break_it(learner, row):
+        learner.model.broken = True
+
+    with pytest.raises(
+        NonFiniteEnergyError, match="validation data is NaN after update 4 at 11 of 11 rows"
+    ):
+        learner.fit(mixture_data(), 6, validation=goal, eval_every=2, callbacks=[break_it])
+    with pytest.raises(
+        DataError, match="energy of `validation` is NaN at 11 of 11 rows: 0"
+    ):
+        learner.fit(mixture_data(), 6, validation=goal)
 
 
 def test_patience_stops():
@@ -201,7 +211,7 @@ def test_scheduler_steps_once_per_update():
         model, optimizer, num_walkers=20, audit_walkers=10, lr_scheduler=scheduler
     )
     history = learner.fit(mixture_data(), 5, eval_every=1)
-    assert history["learning_rate"] == [0.1 * 0.5**k for k in range(1, 6)]
+    assert history["learning_rate"] == [0.1 * 0.5**k for k in range(5)]
 
 
 def test_audit_takes_its_step_size_from_the_training_walkers():

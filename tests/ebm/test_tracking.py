@@ -93,13 +93,15 @@ def test_error_of_the_mean_over_one_datum_is_unknown():
 def test_samples_are_weighted_draws_and_repeat():
     """False alarms: 1e-4 for the largest of six z of 4.3."""
     model = start_mixture()
-    learner = mixture_learner(model=model, num_walkers=4000, audit_walkers=10)
+    learner = mixture_learner(model=model, num_walkers=100, audit_walkers=4000)
     learner.fit(mixture_data(), 100, batch_size=None)
     draws = learner.sample(3000, seed=1)
     assert torch.equal(draws, learner.sample(3000, seed=1))
     assert not torch.equal(draws, learner.sample(3000, seed=2))
+    assert not torch.equal(learner.sample(3000), learner.sample(3000))
+    assert (draws[:, None] == learner.audit.cloud.position).all(-1).any(-1).all()
     mean = model.masses() @ model.means.detach()
-    size = float(learner.cloud.walkers.ess) / 2
+    size = learner.audit.ess / 2
     # Any part of the draws is a sample as well, in spite of sorted ancestors.
     for part in (draws, draws[:1000]):
         z = (part.mean(0) - mean) / part.std(0) * min(size, len(part)) ** 0.5

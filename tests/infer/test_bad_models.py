@@ -11,12 +11,7 @@ from pyro import poutine
 from pyro.infer.reparam import ProjectedNormalReparam
 from torch import nn
 
-from pyro_jarzynski.errors import (
-    ModelError,
-    NonFiniteEnergyError,
-    NonFiniteEnergyWarning,
-    WeightCollapseError,
-)
+from pyro_jarzynski.errors import ModelError, WeightCollapseError
 from tests.infer.batches import conjugate, observe, run
 from tests.infer.zoo import LINE, X, Y
 
@@ -209,49 +204,6 @@ def test_argument_that_is_nan():
     x[3] = math.nan
     with pytest.raises(ModelError, match=r"cannot be run with these data.* parameter loc"):
         run(model, x, Y)
-
-
-def with_a_hole(low, high):
-    """Return a model whose likelihood is NaN between two values of its latent."""
-
-    def model(y):
-        m = pyro.sample("m", dist.Normal(0.0, 1.0))
-        pyro.factor("hole", torch.where((m > low) & (m < high), math.nan, 0 * m))
-        observe(m, y)
-
-    return model
-
-
-def test_nan_at_many_draws_of_the_prior():
-    with pytest.raises(
-        NonFiniteEnergyError, match=r"not finite at \d+ of 64 draws .*site 'hole'"
-    ):
-        run(with_a_hole(-1.0, 0.0), Y)
-
-
-def test_nan_at_few_draws_of_the_prior():
-    # One warning of draws, and one of the moves into the hole.
-    with (
-        pytest.warns(NonFiniteEnergyWarning, match="they stay where they were"),
-        pytest.warns(NonFiniteEnergyWarning, match=r"site 'hole'.*get weight zero"),
-    ):
-        result = run(with_a_hole(2.0, 2.05), Y, num_walkers=1000)
-    assert len(result.doubts) == 2
-    assert result.status == "doubtful"
-    m = result.get_samples()["m"]
-    assert not ((m > 2.0) & (m < 2.05)).any()
-
-
-def test_root_of_a_negative_number():
-    """A likelihood that is NaN together with its gradient does not spoil the prior."""
-
-    def model(y):
-        m = pyro.sample("m", dist.Normal(0.0, 1.0))
-        pyro.factor("root", (m + 1).sqrt())
-        observe(m, y)
-
-    with pytest.raises(NonFiniteEnergyError, match=r"of 64 draws .*site 'root'"):
-        run(model, Y)
 
 
 def test_likelihood_of_zero_everywhere():

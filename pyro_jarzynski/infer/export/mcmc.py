@@ -7,6 +7,7 @@ import torch
 from pyro.infer import MCMC
 from torch import Tensor
 
+from pyro_jarzynski.core.modes import standard_modes
 from pyro_jarzynski.diagnostics.inference_data import Coords, Dims, Group, build
 from pyro_jarzynski.errors import ArgumentError
 from pyro_jarzynski.infer.doubts import disagreements
@@ -22,6 +23,7 @@ STATISTICS = {
 }
 
 
+@standard_modes()
 def mcmc_to_arviz(
     mcmc: MCMC,
     *,
