@@ -11,7 +11,6 @@ carry hidden variables along (Rao-Blackwell). No gradient by the position is tak
 positions may be discrete.
 """
 
-import math
 from dataclasses import dataclass
 from typing import Any, ClassVar, Protocol, runtime_checkable
 
@@ -65,21 +64,11 @@ class BlockGibbs(Invariant):
     """
 
     num_sweeps: int = 1
-    step_size: ClassVar[float] = math.nan
-    langevin_step: ClassVar[float] = math.nan
-    preconditioner: ClassVar[None] = None
-    factor: ClassVar[None] = None
-    target_acceptance: ClassVar[None] = None
     needs_gradient: ClassVar[bool] = False
 
     def __post_init__(self) -> None:
         """Check the argument."""
         count("num_sweeps", self.num_sweeps)
-
-    def with_langevin_step(self, langevin_step: float) -> "BlockGibbs":
-        """Return this kernel: it has no step."""
-        del langevin_step
-        return self
 
     def move(
         self, walkers: Walkers, energy: Energy, tools: Tools

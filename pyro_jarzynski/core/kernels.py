@@ -11,7 +11,7 @@ underdamped Langevin) switches by moving, and each of its moves is weighted exac
 """
 
 import math
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field, fields, is_dataclass, replace
 from functools import cached_property
 from typing import Any, ClassVar, Protocol
 
@@ -273,17 +273,25 @@ def _trial(
 
 
 def with_step_size(kernel: Kernel, step_size: float) -> Kernel:
-    """Return a kernel of another step size, unless it has none; kernels are dataclasses."""
-    if math.isnan(kernel.step_size):
+    """Return a kernel of another step size, unless it has none that can change."""
+    if math.isnan(kernel.step_size) or not _has_field(kernel, "step_size"):
         return kernel
     settings: Any = kernel
     changed = replace(settings, step_size=step_size)
-    # The preconditioner is the same, and so is what is known of it.
-    vars(changed)["factor"] = kernel.factor
+    if _has_field(kernel, "preconditioner"):
+        # It is the same, and so is what is known of it.
+        vars(changed)["factor"] = kernel.factor
     return changed
 
 
 def with_preconditioner(kernel: Kernel, covariance: Covariance) -> Kernel:
-    """Return a kernel of another preconditioner."""
+    """Return a kernel of another preconditioner, unless it has none that can change."""
+    if not _has_field(kernel, "preconditioner"):
+        return kernel
     settings: Any = kernel
     return replace(settings, preconditioner=covariance)
+
+
+def _has_field(kernel: Kernel, name: str) -> bool:
+    """Tell whether a kernel is a dataclass with a field of a name."""
+    return is_dataclass(kernel) and name in {field.name for field in fields(kernel)}

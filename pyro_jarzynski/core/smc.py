@@ -75,7 +75,7 @@ def step(
     *,
     num_moves: int = 1,
     ess_threshold: float = 0.5,
-    resampler: Resampler = systematic,
+    resampler: str | Resampler = systematic,
     waste_free: bool = False,
     tools: Tools = Tools(),  # noqa: B008
     visit: Visit | None = None,
@@ -88,7 +88,7 @@ def step(
         kernel: How to move; see `core.kernels`.
         num_moves: Moves of every walker, at least 1.
         ess_threshold: Fraction of `N` in [0, 1]; 0 never resamples.
-        resampler: Draws ancestors; see `core.resampling`.
+        resampler: A name or function of `core.resampling`, which draws ancestors.
         waste_free: Resample only `N / (num_moves + 1)` walkers, always, and keep all the
             points that they visit (Dau, Chopin 2022, J. R. Stat. Soc. B 84(1)). For
             kernels that leave the law invariant.
@@ -99,6 +99,7 @@ def step(
         Walkers weighted for `energy`, and what the step did.
 
     Raises:
+        ArgumentError: A number is out of its range, or the resampler is unknown.
         NonFiniteEnergyError: More than 1 % of the walkers met a NaN, more than half of the
             proposed moves did, or the energy of a walker is minus infinity.
         WeightCollapseError: All weights are zero.
@@ -114,6 +115,9 @@ def step(
         >>> bool(info.resampled), info.log_weight.shape
         (False, torch.Size([4096]))
     """
+    count("num_moves", num_moves)
+    fraction("ess_threshold", ess_threshold)
+    resampler = get_resampler(resampler)
     before = walkers.by_island(walkers.log_weight)
     walkers = walkers._replace(steps=walkers.steps + 1)
     with gathered(tools) as tools:

@@ -8,7 +8,7 @@ same bits. Files are the concern of others; a run only offers its state to whoev
 from collections.abc import Iterator, Mapping
 from contextlib import AbstractContextManager, contextmanager
 from copy import deepcopy
-from dataclasses import fields, replace
+from dataclasses import fields, is_dataclass, replace
 from typing import Any, Protocol
 
 import torch
@@ -73,8 +73,10 @@ def keeping(checkpoints: Checkpointing | None, run: Resumable) -> Iterator[Keep]
 def settings_of(kernel: Kernel) -> dict[str, Any]:
     """Return the name of a kernel and its settings, but for those that a run changes."""
     described: Any = kernel
-    named = {f.name: getattr(kernel, f.name) for f in fields(described)}
-    kept = {name: value for name, value in named.items() if name not in CHANGING}
+    names = [f.name for f in fields(described)] if is_dataclass(kernel) else vars(kernel)
+    named = {name: getattr(kernel, name) for name in names if name not in CHANGING}
+    # A kernel of the user may have anything, of which numbers and texts are compared.
+    kept = {k: v for k, v in named.items() if isinstance(v, int | float | str | None)}
     return {"name": type(kernel).__name__} | kept
 
 
@@ -98,10 +100,13 @@ def _keep_nothing(step: int, *, now: bool = False) -> None:
 
 def kernel_state(kernel: Kernel) -> dict[str, Any]:
     """Return what a kernel has learned as a state."""
-    return {name: getattr(kernel, name) for name in CHANGING if hasattr(kernel, name)}
+    described: Any = kernel
+    names: list[str] = [f.name for f in fields(described)] if is_dataclass(kernel) else []
+    return {name: getattr(kernel, name) for name in CHANGING if name in names}
 
 
 def kernel_from(state: Mapping[str, Any], kernel: Kernel, device: torch.device) -> Kernel:
     """Return a kernel with what another of its kind had learned."""
     settings: Any = kernel
-    return replace(settings, **map_tree(lambda x: x.to(device), dict(state)))
+    learned = map_tree(lambda x: x.to(device), dict(state))
+    return replace(settings, **learned) if learned else kernel

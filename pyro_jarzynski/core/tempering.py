@@ -1,6 +1,7 @@
 """Inverse temperatures that are chosen by the weights they would leave."""
 
 import math
+import sys
 from collections.abc import Callable
 
 import torch
@@ -34,8 +35,9 @@ def next_beta(walkers: Walkers, beta: float, target: float) -> float:
         after = weights.add(log_weight, -delta * gap)
         return float(weights.conditional_ess(log_weight, after)) / walkers.num_walkers
 
-    # Walkers of likelihood zero are lost at any temperature: only the others count.
-    goal = target * share(math.ulp(0.0))
+    # Walkers of likelihood zero are lost at any temperature: only the others count. The
+    # smallest normal number, since processors may take smaller ones for zero.
+    goal = target * share(sys.float_info.min)
     rest = 1 - beta
     at_end = share(rest)
     if at_end >= goal:

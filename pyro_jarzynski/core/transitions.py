@@ -1,7 +1,9 @@
 """What kernels share: reweighting, acceptance, and weights taken chunk by chunk."""
 
+import math
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from functools import cached_property
 from typing import ClassVar, TypeAlias
 
 import torch
@@ -16,6 +18,7 @@ from pyro_jarzynski.core.evaluation import (
     reevaluate,
 )
 from pyro_jarzynski.core.faults import Faults
+from pyro_jarzynski.core.preconditioner import Covariance, Factor, factorise
 from pyro_jarzynski.core.team import Tools
 from pyro_jarzynski.core.trees import Position, map_tree, select
 from pyro_jarzynski.core.walkers import Walkers, drop, find_outside
@@ -67,7 +70,9 @@ class Invariant:
 
     `A += U_k(X) - U_{k+1}(X)` where the walkers are. Inherit from it and write
     `move(walkers, energy, tools)`, which returns the moved walkers and their acceptance
-    rate; `Kernel` tells which attributes `AnnealedSMC` reads beside.
+    rate: that is a kernel for `AnnealedSMC` as well. It keeps its step size, unless it is a
+    dataclass with the fields `step_size` and `target_acceptance`, and its preconditioner,
+    unless that is a field; `Kernel` has the meaning of all attributes.
 
     Source:
         Neal (2001), Stat. Comput. 11(2).
@@ -87,6 +92,26 @@ class Invariant:
     """
 
     moves_on_switch: ClassVar[bool] = False
+    # What a kernel is taken for that says nothing else.
+    step_size: float = math.nan
+    preconditioner: Covariance = None
+    target_acceptance: float | None = None
+    needs_gradient: ClassVar[bool] = True
+
+    @property
+    def langevin_step(self) -> float:
+        """The Langevin step that a move is made of; NaN is none."""
+        return math.nan
+
+    def with_langevin_step(self, langevin_step: float) -> "Invariant":
+        """Return this kernel: its moves are not made of Langevin steps."""
+        del langevin_step
+        return self
+
+    @cached_property
+    def factor(self) -> Factor:
+        """Factor `L` of the preconditioner."""
+        return factorise(self.preconditioner)
 
     def switch(
         self, walkers: Walkers, energy: Energy, tools: Tools, visit: Visit | None = None

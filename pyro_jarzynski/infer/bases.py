@@ -84,9 +84,8 @@ def make_base(base: Any, model: PyroModel, seed: int) -> GaussianBase | None:
             )
         if base == "prior" or model.size == 0:
             return None
-        device = model.device
-        lower = torch.eye(model.size, device=device)
-        return GaussianBase(torch.zeros(model.size, device=device), lower)
+        mean = torch.zeros_like(model.first_coordinates)
+        return GaussianBase(mean, torch.ones_like(mean).diag())
     if isinstance(base, Mapping):
         return _fit(base, model)
     if callable(base):

@@ -23,7 +23,7 @@ from pyro_jarzynski.infer.legs import Leg, prepare
 from pyro_jarzynski.infer.model import PyroModel
 from pyro_jarzynski.infer.nonfinite import NonFiniteCounts
 from pyro_jarzynski.infer.posterior import ModelPosterior
-from pyro_jarzynski.infer.probe import NUM_PROBES, check_callable
+from pyro_jarzynski.infer.probe import check_callable
 from pyro_jarzynski.infer.run_warnings import RunWarnings
 from pyro_jarzynski.infer.schedules import DataTempering
 from pyro_jarzynski.infer.settings import Settings
@@ -134,10 +134,10 @@ def _bounds(leg: Leg, settings: Settings) -> tuple[Tensor, Tensor, Tensor, Tenso
             "The model has no continuous latents: its evidence is exact, and there is "
             "nothing to bound."
         )
-    if len(model.traces) < NUM_PROBES:
+    if model.num_failed:
         raise ModelError(
             "The model fails at some draws of its prior, so that latents and simulated "
-            "data cannot be paired; bound its latents."
+            "data cannot be paired; bound its latents, or take another seed."
         )
     # The data were simulated in the first run of the model, with these latents.
     latents = model.first_coordinates

@@ -106,7 +106,9 @@ class PyroModel:
         """Run the model a few times and look at its sites."""
         self.args, self.kwargs = args, kwargs
         self.model = model
-        self.traces = probe(model, args, kwargs, seed=seed, improper=improper)
+        self.traces, self.num_failed = probe(
+            model, args, kwargs, seed=seed, improper=improper
+        )
         first = self.traces[0]
         self.device = device_of(first)
         self.max_plate_nesting = _max_plate_nesting(first)

@@ -30,8 +30,9 @@ from pyro_jarzynski.infer.site_checks import (
 from pyro_jarzynski.infer.sites import compute_log_prob, innermost, is_observation, seeded
 from pyro_jarzynski.infer.supports import bijection, support_of
 
-# Runs of a model that must agree on its sites.
-NUM_PROBES = 3
+# Runs of a model that must agree on its sites, and most that are tried for so many: at some
+# draws of its prior a model may fail.
+NUM_PROBES, MAX_PROBES = 3, 50
 
 
 def latent_sites(trace: Trace) -> tuple[list[str], list[str]]:
@@ -50,8 +51,14 @@ def probe(
     *,
     seed: int,
     improper: bool,
-) -> list[Trace]:
+) -> tuple[list[Trace], int]:
     """Run a model several times, with all of Pyro's checks, and check its sites.
+
+    Runs at draws of the prior at which the model fails, by a matrix that cannot be
+    factorised or a parameter that is no number, are repeated at others.
+
+    Returns:
+        The runs, and how many failed before the first of them.
 
     Raises:
         ArgumentTypeError: It is no function and no instance of a module.
@@ -60,28 +67,55 @@ def probe(
     check_callable(model)
     _check_numbers(args, kwargs)
     traces: list[Trace] = []
-    failure: ValueError | None = None
+    failure: Exception | None = None
+    num_failed = 0
     with seeded(seed, "probe"), pyro.validation_enabled(is_validate=True):
-        for _ in range(NUM_PROBES):
+        for _ in range(MAX_PROBES):
+            if len(traces) == NUM_PROBES:
+                break
             try:
                 traces.append(_checked_trace(model, args, kwargs, improper=improper))
             except ModelError:
                 raise
-            except ValueError as error:
+            except (ValueError, torch.linalg.LinAlgError) as error:
                 failure = error
+                num_failed += not traces
+            except RuntimeError as error:
+                told = _types_told(error, args, kwargs)
+                if told:
+                    raise ModelError(told) from error
+                raise
             except ZeroDivisionError as error:
                 raise ModelError(
                     f"The model cannot be run with these data: {error}. Pyro has no plate "
                     "of size zero; leave the plate out where there are no data."
                 ) from error
-    if failure is not None and not traces:
+    if not traces:
         raise ModelError(
-            f"The model cannot be run with these data: {failure}. Call it by itself, "
-            "`model(*args, **kwargs)`, with the same arguments, and mend what fails there."
+            f"The model cannot be run with these data, at any of {MAX_PROBES} draws of its "
+            f"prior: {failure} Mend what fails there. By itself `model(*args, **kwargs)` "
+            "fails as well, after `pyro.enable_validation()`."
         ) from failure
     _check_alike(traces)
     _check_data(traces)
-    return traces
+    return traces, num_failed
+
+
+def _types_told(error: RuntimeError, args: tuple, kwargs: dict[str, Any]) -> str:
+    """Return what types do not go together, if that is what an error is about."""
+    if not ("dtype" in str(error) or "scalar type" in str(error)):
+        return ""
+    named = {f"number {k}": x for k, x in enumerate(args)} | kwargs
+    kinds = [
+        f"the argument {name} is {x.dtype}"
+        for name, x in named.items()
+        if isinstance(x, torch.Tensor) and x.is_floating_point()
+    ]
+    return (
+        f"The model cannot be run with these data: {error}. Give all of its tensors one "
+        "type: parameters of distributions that are Python numbers have torch's default, "
+        f"{'; '.join([str(torch.get_default_dtype()), *kinds])}."
+    )
 
 
 def check_callable(model: Any) -> None:

@@ -78,6 +78,9 @@ class DataTempering:
     def __post_init__(self) -> None:
         """Check sizes and share."""
         AdaptiveTempering(self.ess)
+        if hasattr(self.sizes, "tolist"):
+            # An array of NumPy, or a tensor.
+            object.__setattr__(self, "sizes", self.sizes.tolist())
         if len(self.sizes) == 0:
             raise ArgumentError("`sizes` must name at least one number of observations.")
         for size in self.sizes:
@@ -111,7 +114,8 @@ def check_schedule(schedule: Any) -> None:
     """Raise unless `schedule` is one."""
     if isinstance(schedule, AdaptiveTempering | DataTempering):
         return
-    if isinstance(schedule, str) or not isinstance(schedule, Sequence | Tensor):
+    known = isinstance(schedule, Sequence) or hasattr(schedule, "__array__")
+    if isinstance(schedule, str) or not known:
         raise ArgumentTypeError(
             "`schedule` must be AdaptiveTempering(), DataTempering(sizes) or a sequence of "
             f"inverse temperatures from 0 to 1; got {type(schedule).__name__}."

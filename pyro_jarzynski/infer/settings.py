@@ -32,6 +32,18 @@ from pyro_jarzynski.infer.schedules import (
 
 Init = TypeVar("Init", bound=Callable[..., None])
 PRECONDITIONERS = ("dense", "diagonal", "none")
+# What is read of a kernel.
+KERNEL_ATTRIBUTES = (
+    "move",
+    "step_size",
+    "langevin_step",
+    "with_langevin_step",
+    "preconditioner",
+    "factor",
+    "target_acceptance",
+    "moves_on_switch",
+    "needs_gradient",
+)
 # Settings that a run may go on without, or that are told in another way.
 OTHERS = ("kernel", "base", "schedule", "max_seconds", "chunk_size", "jit_compile")
 
@@ -71,6 +83,13 @@ class Settings:
             raise ArgumentTypeError(
                 "`kernel` must be a kernel such as MALA(), got "
                 f"{getattr(self.kernel, '__name__', repr(self.kernel))}."
+            )
+        missing = [name for name in KERNEL_ATTRIBUTES if not hasattr(self.kernel, name)]
+        if missing:
+            kind = type(self.kernel).__name__
+            raise ArgumentTypeError(
+                f"`kernel` must have `{missing[0]}`, which {kind} has not; let it inherit "
+                "from `pj.Invariant` if its moves leave the law invariant."
             )
         if not self.kernel.needs_gradient:
             raise ArgumentError(

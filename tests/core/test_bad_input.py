@@ -12,6 +12,7 @@ from pyro_jarzynski.core.hamiltonian import HMC, UnderdampedLangevin
 from pyro_jarzynski.core.kernels import MALA, ULA
 from pyro_jarzynski.core.metric import metric
 from pyro_jarzynski.core.paths import Tempering
+from pyro_jarzynski.core.resampling import residual
 from pyro_jarzynski.core.team import Tools
 from pyro_jarzynski.core.walkers import init
 from pyro_jarzynski.errors import (
@@ -21,6 +22,7 @@ from pyro_jarzynski.errors import (
     JarzynskiError,
 )
 from tests.scenarios import FLOAT, mild_path
+from tests.seeds import seeded
 
 PATH = mild_path()
 KERNELS = (ULA, MALA, HMC, UnderdampedLangevin)
@@ -174,6 +176,37 @@ def test_preconditioner_matrix_must_be_symmetric(walkers, generator):
     lopsided = torch.tensor([[1.0, 0.5], [0.0, 1.0]], dtype=FLOAT)
     with pytest.raises(ArgumentError, match="symmetric positive definite"):
         smc.step(walkers, PATH[1], ULA(0.1, lopsided), tools=Tools(generator))
+
+
+@pytest.mark.parametrize("kernel", KERNELS)
+@pytest.mark.parametrize(
+    ("settings", "message"),
+    [
+        ({"num_moves": 0}, "`num_moves` must be at least 1"),
+        ({"ess_threshold": 7}, r"`ess_threshold` must lie in \[0, 1\]"),
+        ({"resampler": "unfair"}, "`resampler` must be one of"),
+    ],
+    ids=str,
+)
+def test_settings_of_a_step(kernel, settings, message, walkers, generator):
+    with pytest.raises(ArgumentError, match=message):
+        smc.step(walkers, PATH[1], kernel(0.1), tools=Tools(generator), **settings)
+
+
+def test_a_step_takes_the_name_of_a_resampler(walkers):
+    named, given = (
+        smc.step(
+            walkers,
+            PATH[1],
+            ULA(0.1),
+            ess_threshold=1.0,
+            resampler=resampler,
+            tools=Tools(seeded(3)),
+        )
+        for resampler in ("residual", residual)
+    )
+    assert named[1].resampled
+    assert torch.equal(named[0].position, given[0].position)
 
 
 @pytest.mark.parametrize("shape", [(), (1,), (3,), (8, 1)])

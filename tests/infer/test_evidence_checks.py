@@ -228,6 +228,24 @@ def test_bounds_refuse_a_model_that_fails_at_some_draws_of_its_prior():
         evidence_bounds(sampler(model, num_walkers=64, seed=0), DATA)
 
 
+@pytest.mark.parametrize("seed", range(2))
+def test_bounds_of_a_model_with_likelihoods_of_zero(seed):
+    """Data have no density at most draws of the prior, which are walkers of weight zero."""
+
+    def model(y):
+        top = pyro.sample("top", dist.Uniform(torch.zeros((), dtype=FLOAT), 100.0))
+        with pyro.plate("data", len(y)):
+            pyro.sample("y", dist.Uniform(torch.zeros((), dtype=FLOAT), top), obs=y)
+
+    data = torch.ones(3, dtype=FLOAT)
+    few = sampler(model, num_walkers=128, seed=seed)
+    bounds = evidence_bounds(few, data, num_simulations=2)
+    assert (bounds.forward == -math.inf).any()
+    # A wall of the likelihood is at the largest datum: the way back is far from exact.
+    assert ((bounds.bennett - bounds.lower).abs() < 2).all()
+    assert math.isfinite(bounds.gap)
+
+
 def test_self_test_needs_latents():
     def known():
         pyro.sample("y", dist.Normal(0.0, 1.0), obs=torch.tensor(0.3))
