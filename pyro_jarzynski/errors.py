@@ -66,6 +66,10 @@ class CheckpointError(JarzynskiError, ValueError):
     """Checkpoints cannot be read, do not fit the run, or belong to another process."""
 
 
+class TimeLimitError(JarzynskiError, TimeoutError):
+    """The time of a run was up before there was any result."""
+
+
 class RankError(JarzynskiError):
     """A process that shares the work has failed, or the processes do not agree."""
 

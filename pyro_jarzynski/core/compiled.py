@@ -22,6 +22,7 @@ from pyro_jarzynski.core.gradients import Term, TermsFn, differentiate
 from pyro_jarzynski.core.memory import chunk_size_for
 from pyro_jarzynski.core.recording import Record, UnrecordableError
 from pyro_jarzynski.core.trees import map_tree
+from pyro_jarzynski.core.watching import look
 from pyro_jarzynski.errors import CompilationWarning
 
 # Walkers of which the temporaries of a model fit into a cache of a core.
@@ -87,6 +88,7 @@ class CompiledTerms:
         return {**self.__dict__, "program": None}
 
     def _block(self, program: "Program | None", rows: Tensor) -> tuple[Term, ...]:
+        look()
         if program is None:
             return differentiate(self.terms, rows)
         num = len(rows)

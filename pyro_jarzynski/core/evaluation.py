@@ -29,6 +29,7 @@ from pyro_jarzynski.core.gradients import (
 from pyro_jarzynski.core.modes import standard_modes
 from pyro_jarzynski.core.shortage import shortage_told
 from pyro_jarzynski.core.trees import Position, inner, map_tree, num_walkers, select
+from pyro_jarzynski.core.watching import look
 from pyro_jarzynski.errors import EnergyError, count
 
 # The argument is a `Position`: an energy takes the kind that its walkers have.
@@ -128,6 +129,7 @@ def evaluate(
     for start in range(0, size, step):
         rows = slice(start, min(start + step, size))
         chunk = position if step == size else map_tree(lambda x, r=rows: x[r], position)
+        look()
         with shortage_told(rows.stop - rows.start):
             if isinstance(energy, CombinedEnergy) and visit is None:
                 part = combine(grade(energy.terms, chunk), energy)

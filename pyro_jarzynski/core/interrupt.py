@@ -1,12 +1,14 @@
-"""Ctrl-C at a step boundary: a run stops between two steps, never inside one."""
+"""Signals that end a run at a step boundary, or give up the step that is under way."""
 
 import signal
+import sys
 import threading
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from types import FrameType
 
 from pyro_jarzynski.core.ranks import Ranks
+from pyro_jarzynski.core.watching import Abandoned
 
 # What a shell sees of a process that a signal ended.
 TERMINATED = 128 + signal.SIGTERM
@@ -15,12 +17,16 @@ TERMINATED = 128 + signal.SIGTERM
 class Interrupt:
     """A signal that waits for the end of a step; to call it ends the run if one came.
 
+    Args:
+        waits_for: What a first signal waits for, which is printed when it comes.
+
     Attributes:
         signal: What the run is to act upon; `None` is nothing.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, waits_for: str) -> None:
         """Start without a signal."""
+        self.waits_for = waits_for
         self.signal: int | None = None
         self._received: int | None = None
         self._shared = False
@@ -46,6 +52,24 @@ class Interrupt:
             self.signal = number
         if second:
             self()
+        name = "Ctrl-C" if number == signal.SIGINT else signal.Signals(number).name
+        # Python refuses to print inside of another print to the same stream.
+        with suppress(RuntimeError):
+            print(
+                f"\n{name}: the run stops after {self.waits_for}. A second one stops it at "
+                "once.",
+                file=sys.stderr,
+                flush=True,
+            )
+
+    def watch(self) -> None:
+        """Give up the work under way if this process has received a signal.
+
+        Raises:
+            Abandoned: It has.
+        """
+        if self._received is not None:
+            raise Abandoned
 
     def share(self, ranks: Ranks) -> None:
         """Act on a signal that any rank has received, all at once; all ranks must ask."""
@@ -57,17 +81,20 @@ class Interrupt:
 
 
 @contextmanager
-def deferred_interrupt(*, terminate: bool = False) -> Iterator[Interrupt]:
+def deferred_interrupt(
+    waits_for: str = "the step under way", *, terminate: bool = False
+) -> Iterator[Interrupt]:
     """Hold back the first Ctrl-C inside the block until what is yielded is called.
 
-    The second Ctrl-C interrupts at once. Outside the main thread, where Python delivers
-    no signals, the block changes nothing.
+    The first one prints what it waits for; the second interrupts at once. Outside the main
+    thread, where Python delivers no signals, the block changes nothing.
 
     Args:
+        waits_for: What the first one waits for, in words.
         terminate: Whether to hold back SIGTERM as well, which then ends the program by
             `SystemExit`, so that it can clean up. A handler of one's own is left alone.
     """
-    interrupt = Interrupt()
+    interrupt = Interrupt(waits_for)
     if threading.current_thread() is not threading.main_thread():
         yield interrupt
         return

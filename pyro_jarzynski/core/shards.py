@@ -32,6 +32,7 @@ from pyro_jarzynski.core.team import WHOLE, Act, Place, Tools
 from pyro_jarzynski.core.trees import map_tree
 from pyro_jarzynski.core.walker_states import walkers_from, walkers_state
 from pyro_jarzynski.core.walkers import Walkers, bank
+from pyro_jarzynski.core.watching import on_all
 from pyro_jarzynski.errors import ArgumentError
 
 
@@ -82,10 +83,13 @@ class Shards:
         """Return `num` walkers that are placed shard by shard."""
         del generator
         rows = rows_of(self.sizes(num, islands or 1))
-        parts = [
-            place(rows[k], own, _label(k))
-            for k, own in zip(self.here, self.generators, strict=True)
-        ]
+        parts = on_all(
+            self.ranks,
+            lambda: [
+                place(rows[k], own, _label(k))
+                for k, own in zip(self.here, self.generators, strict=True)
+            ],
+        )
         first = parts[0]
         shape = () if islands is None else (islands,)
         blank = first._replace(
@@ -99,10 +103,13 @@ class Shards:
         self, walkers: Walkers, tools: Tools, act: Act, *, weighs: bool
     ) -> tuple[Walkers, Tensor]:
         """Let each shard do something by itself, and gather what all must know."""
-        done = [
-            act(part, tools._replace(generator=own, team=WHOLE))
-            for part, own in zip(self.parts(walkers), self.generators, strict=True)
-        ]
+        done = on_all(
+            self.ranks,
+            lambda: [
+                act(part, tools._replace(generator=own, team=WHOLE))
+                for part, own in zip(self.parts(walkers), self.generators, strict=True)
+            ],
+        )
         moved = self._joined(walkers, [part for part, _ in done], weighs=weighs)
         rates = self._of_shards(torch.stack([rate for _, rate in done]))
         sizes = rates.new_tensor(self._sizes_of(walkers))

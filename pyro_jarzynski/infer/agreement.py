@@ -8,6 +8,7 @@ import inspect
 from typing import Any
 
 import torch
+from torch import Tensor
 
 from pyro_jarzynski.core.digests import described, digest, versions
 from pyro_jarzynski.core.pilot import Found
@@ -15,6 +16,7 @@ from pyro_jarzynski.core.ranks import Ranks
 from pyro_jarzynski.core.shard_parts import sizes_of_shards
 from pyro_jarzynski.core.sharing import current, ranks_now
 from pyro_jarzynski.core.states import kernel_state
+from pyro_jarzynski.core.watching import on_all
 from pyro_jarzynski.errors import ArgumentError, RankError
 from pyro_jarzynski.infer.posterior import Posterior
 from pyro_jarzynski.infer.settings import Settings
@@ -71,9 +73,13 @@ def agree_on_energies(ranks: Ranks, posterior: Posterior, seed: int) -> None:
         RankError: Names the ranks that have others.
     """
     if ranks.size > 1:
-        few = posterior.draw(NUM_COMPARED, seed=seed, purpose="agreement")
+
+        def energies() -> tuple[Tensor, ...]:
+            few = posterior.draw(NUM_COMPARED, seed=seed, purpose="agreement")
+            return posterior.terms(few)
+
         with torch.no_grad():
-            _compare(ranks, digest(posterior.terms(few)))
+            _compare(ranks, digest(on_all(ranks, energies)))
 
 
 def _compare(ranks: Ranks, mine: str) -> None:

@@ -1,6 +1,5 @@
 """Annealed sequential Monte Carlo for Pyro models: draws, evidence, diagnostics."""
 
-import time
 from contextlib import closing
 from typing import Any
 
@@ -23,6 +22,7 @@ from pyro_jarzynski.infer.result import SMCResult
 from pyro_jarzynski.infer.run_state import RunState
 from pyro_jarzynski.infer.run_warnings import RunWarnings, warn
 from pyro_jarzynski.infer.settings import Settings, shows_settings
+from pyro_jarzynski.infer.time_limit import TimeLimit
 
 
 class AnnealedSMC:
@@ -132,9 +132,11 @@ class AnnealedSMC:
     def run(self, *args: Any, **kwargs: Any) -> SMCResult:
         """Anneal walkers to the posterior of the model given its arguments.
 
-        Ctrl-C stops between two stages; what was reached is left in `result`, which is
-        `None` while the scout is still under way. Pyro can run one model at a time: runs in
-        several threads of a process wait for each other.
+        Ctrl-C gives up the stage under way, as soon as the model returns from its present
+        evaluation; what was reached is left in `result`, which is `None` before the walkers
+        that count have finished a stage. `max_seconds` does the same two seconds after the
+        time is up. Pyro can run one model at a time: runs in several threads of a process
+        wait for each other.
 
         Returns:
             Draws, evidence and history.
@@ -146,6 +148,7 @@ class AnnealedSMC:
             WalkerMemoryError: The walkers do not fit into memory.
             WeightCollapseError: The likelihood is zero, or no number, at all draws of the
                 base; the message names the site, and what can help.
+            TimeLimitError: `max_seconds` was up before the walkers had finished a stage.
             CheckpointError: Checkpoints cannot be used, or are of another run.
             RankError: Ranks have other settings, data, versions or processors than rank 0.
                 An error on several ranks leaves no result.
@@ -163,15 +166,16 @@ class AnnealedSMC:
 
     def _run(self, args: tuple, kwargs: dict[str, Any]) -> SMCResult:
         """Anneal, and leave in `result` what was reached."""
-        start = time.monotonic()
+        limit = TimeLimit(self.settings.max_seconds)
         self.result = None
         found = RunWarnings()
         with found.told():
-            legs, settings = prepare(self.model, args, kwargs, self.settings)
+            with limit.enforced("the analysis of the model"):
+                legs, settings = prepare(self.model, args, kwargs, self.settings)
             if not legs[-1].posterior.size:
                 self.result = exact_result(legs[-1], settings, found.texts)
                 return self.result
-            recorder = Recorder(settings, start, found)
+            recorder = Recorder(settings, limit, found)
             try:
                 self._anneal(legs, recorder)
             finally:
@@ -190,19 +194,19 @@ class AnnealedSMC:
         )
         state = RunState(recorder.settings, legs, recorder)
         stages = anneal(
-            legs,
-            recorder.settings,
-            scout_until=recorder.half_time,
-            standing=state.standing,
+            legs, recorder.settings, limit=recorder.limit, standing=state.standing
         )
         with (
             closing(stages),
             bar,
             keeping(self.checkpoints, state) as keep,
-            deferred_interrupt(terminate=self.checkpoints is not None) as interrupt,
+            deferred_interrupt(
+                "the evaluation of the model under way, with what the last finished stage "
+                "has reached",
+                terminate=self.checkpoints is not None,
+            ) as interrupt,
         ):
-            for reached in stages:
-                recorder.add(reached)
+            while recorder.advance(stages, interrupt.watch):
                 interrupt.share(recorder.ranks)
                 bar.update(recorder.progress - bar.n)
                 if self.progress:
@@ -214,8 +218,13 @@ class AnnealedSMC:
                     keep(recorder.num_stages, now=late or interrupt.pending)
                 if late or interrupt.pending:
                     break
+            if recorder.abandoned:
+                interrupt.share(recorder.ranks)
+                if recorder.num_stages:
+                    keep(recorder.num_stages, now=True)
             recorder.gather()
             interrupt()
+            recorder.check()
 
 
 def exact_result(leg: Leg, settings: Settings, warnings: list[str]) -> SMCResult:

@@ -7,7 +7,6 @@ been reached.
 """
 
 import math
-import time
 from collections.abc import Generator, Iterator, Sequence
 from dataclasses import replace
 from typing import Any, NamedTuple
@@ -19,10 +18,12 @@ from pyro_jarzynski.core.evaluation import CombinedEnergy
 from pyro_jarzynski.core.kernels import Kernel
 from pyro_jarzynski.core.noise import stream
 from pyro_jarzynski.core.pilot import Found, explore, stage_of
+from pyro_jarzynski.core.ranks import Ranks
 from pyro_jarzynski.core.resampling import get_resampler
 from pyro_jarzynski.core.smc import Stage, StepInfo
 from pyro_jarzynski.core.team import WHOLE, Team, Tools
 from pyro_jarzynski.core.walkers import Walkers, drop, init
+from pyro_jarzynski.core.watching import Abandoned, on_all, watched
 from pyro_jarzynski.errors import NonFiniteEnergyError, WeightCollapseError
 from pyro_jarzynski.infer.agreement import agree_on_energies, agree_on_stage
 from pyro_jarzynski.infer.learned import LearnedPosterior
@@ -31,6 +32,7 @@ from pyro_jarzynski.infer.nonfinite import NonFiniteCounts, remedies
 from pyro_jarzynski.infer.schedules import AdaptiveTempering
 from pyro_jarzynski.infer.settings import Settings
 from pyro_jarzynski.infer.standing import Standing
+from pyro_jarzynski.infer.time_limit import TimeLimit
 
 # Share of the draws of the base at which the density of a posterior may be infinite: up to
 # it, by rounding.
@@ -74,7 +76,7 @@ def anneal(
     legs: Sequence[Leg],
     settings: Settings,
     *,
-    scout_until: float = math.inf,
+    limit: TimeLimit | None = None,
     standing: Standing | None = None,
 ) -> Generator[Reached]:
     """Carry walkers along the legs of a path, yielding after each stage.
@@ -82,7 +84,7 @@ def anneal(
     Args:
         legs: The path.
         settings: How to go.
-        scout_until: Monotonic time at which scouting is given up.
+        limit: Time of the run; scouting is given up when half of it is up.
         standing: Where the walkers stand, which changes with every stage; `None` begins.
 
     Raises:
@@ -96,23 +98,20 @@ def anneal(
     at = standing or Standing(settings, legs[0].posterior.device)
     at.counts.posterior = legs[0].posterior
     try:
-        yield from _stages(legs, settings, scout_until, at)
+        yield from _stages(legs, settings, limit, at)
     finally:
         at.counts.warn()
 
 
 def _stages(
-    legs: Sequence[Leg], settings: Settings, scout_until: float, at: Standing
+    legs: Sequence[Leg], settings: Settings, limit: TimeLimit | None, at: Standing
 ) -> Iterator[Reached]:
     """Carry walkers along the legs, yielding after each stage."""
     team, ranks = at.team, at.team.ranks
     if settings.learns:
         at.know_terms(legs[0].terms, "scout")
-        for reached in _scout(legs[0], settings, at):
-            yield reached
-            # A clock of each rank, and one decision.
-            if any(ranks.largest(time.monotonic() > scout_until)):
-                break
+        scouted = _scout(legs[0], settings, at)
+        yield from scouted if limit is None else _in_half_time(scouted, limit, ranks)
         if at.has_scouted(SHORT_PATH):
             assert at.scout is not None
             first = legs[0]
@@ -133,8 +132,7 @@ def _stages(
             stages = _as_planned(leg, at, settings, tools)
         else:
             stages = _explore(leg, at.ahead, at.kernel, settings, pilot_tools, at.beta)
-        for found in stages:
-            leg.posterior.confirm(found.walkers, compiled=settings.jit_compile)
+        while (found := _confirmed(stages, leg, settings, ranks)) is not None:
             if settings.adapt != "off":
                 agree_on_stage(ranks, found)
             info, walkers = found.info, found.walkers
@@ -157,7 +155,7 @@ def _set_out(leg: Leg, settings: Settings, at: Standing, ahead: NonFiniteCounts)
     # First the pilot: what is compiled is compared at the walkers that come first, and
     # those are the same on all ranks.
     if settings.adapt == "pilot":
-        pilot = _start(leg, num, 1, settings, "pilot", ahead)
+        pilot = on_all(team.ranks, lambda: _start(leg, num, 1, settings, "pilot", ahead))
     else:
         agree_on_energies(team.ranks, leg.posterior, settings.seed)
     counts = NonFiniteCounts(settings, leg.posterior)
@@ -171,19 +169,53 @@ def _scout(leg: Leg, settings: Settings, at: Standing) -> Iterator[Reached]:
     """Carry a cloud to the posterior in larger steps, to see where it is."""
     if at.walkers is not None:
         return
-    num, counts = settings.num_walkers, at.counts
+    num, counts, ranks = settings.num_walkers, at.counts, at.team.ranks
     scout = at.scout
     if scout is None:
-        scout = _start(leg, num, 1, settings, "scout", counts)
+        scout = on_all(ranks, lambda: _start(leg, num, 1, settings, "scout", counts))
         counts.drawn = num
     quick = replace(settings, schedule=SCOUTING)
     tools = Tools(at.generators["scout"], settings.walkers_per_call, faults=counts)
-    for found in _explore(leg, scout, at.kernel, quick, tools, at.beta):
-        leg.posterior.confirm(found.walkers, compiled=settings.jit_compile)
-        agree_on_stage(at.team.ranks, found)
-        at.take_scout(found)
+    stages = _explore(leg, scout, at.kernel, quick, tools, at.beta)
+    while (found := _confirmed(stages, leg, settings, ranks)) is not None:
+        agree_on_stage(ranks, found)
         counts.moved += found.stage.num_moves * num
+        at.take_scout(found)
         yield _reached(found, leg)
+
+
+def _in_half_time(
+    stages: Iterator[Reached], limit: TimeLimit, ranks: Ranks
+) -> Iterator[Reached]:
+    """Yield stages until half of the time is up; the one that is under way is given up."""
+    while True:
+        try:
+            with watched(lambda: limit.watch(0.5)):
+                reached = next(stages, None)
+        except Abandoned:
+            # A clock of each rank, and one decision.
+            if any(ranks.largest(limit.is_over(0.5))):
+                return
+            raise
+        if reached is None:
+            return
+        yield reached
+        if any(ranks.largest(limit.is_over(0.5))):
+            return
+
+
+def _confirmed(
+    stages: Iterator[Found], leg: Leg, settings: Settings, ranks: Ranks
+) -> Found | None:
+    """Return the next stage of the cloud that goes ahead, if all ranks have finished it."""
+
+    def step() -> Found | None:
+        found = next(stages, None)
+        if found is not None:
+            leg.posterior.confirm(found.walkers, compiled=settings.jit_compile)
+        return found
+
+    return on_all(ranks, step)
 
 
 def _reached(found: Found, leg: Leg) -> Reached:

@@ -1,6 +1,5 @@
 """A chain of `MCMC`: walkers that are annealed stage by stage, then given out as draws."""
 
-import time
 import warnings
 from collections import OrderedDict
 from typing import Any
@@ -27,6 +26,7 @@ from pyro_jarzynski.infer.recorder import Recorder
 from pyro_jarzynski.infer.result import SMCResult
 from pyro_jarzynski.infer.run_warnings import RunWarnings
 from pyro_jarzynski.infer.settings import Settings
+from pyro_jarzynski.infer.time_limit import TimeLimit
 
 # Share of the walkers that must have moved before they are given out again.
 MOVED = 0.99
@@ -50,13 +50,14 @@ class Chain:
         finished: list[SMCResult],
     ) -> None:
         """Prepare the path to the posterior."""
-        start = time.monotonic()
-        self.legs, self.settings = prepare(
-            model.model, model.args, model.kwargs, settings, analysed=model
-        )
+        limit = TimeLimit(settings.max_seconds)
+        with limit.enforced("the analysis of the model"):
+            self.legs, self.settings = prepare(
+                model.model, model.args, model.kwargs, settings, analysed=model
+            )
         self.found, self.finished = found, finished
-        self.recorder = Recorder(self.settings, start, found)
-        self.stages = anneal(self.legs, self.settings, scout_until=self.recorder.half_time)
+        self.recorder = Recorder(self.settings, limit, found)
+        self.stages = anneal(self.legs, self.settings, limit=limit)
         generator = stream(settings.seed, "draws", self.legs[0].posterior.device)
         counts = NonFiniteCounts(self.settings, self.legs[0].posterior)
         self.tools = Tools(generator, self.settings.walkers_per_call, faults=counts)
@@ -92,14 +93,18 @@ class Chain:
             if not self.decorrelated:
                 self._move()
             return self.rows[0]
-        for reached in self.stages:
-            self.recorder.add(reached)
-            self.walkers, self.stage = reached.walkers, reached.stage
-            if self.recorder.progress == len(self.legs) or self.recorder.is_late():
+        recorder = self.recorder
+        while True:
+            reached = recorder.advance(self.stages)
+            if reached is not None:
+                self.walkers, self.stage = reached.walkers, reached.stage
+            arrived = recorder.progress == len(self.legs)
+            if reached is None or arrived or recorder.is_late():
                 # Which tells what the walkers met.
                 self.stages.close()
-                self.recorder.gather()
-                self._finish(self.recorder.result(len(self.legs)))
+                recorder.check()
+                recorder.gather()
+                self._finish(recorder.result(len(self.legs)))
                 break
             if not to_the_end:
                 break
@@ -159,12 +164,17 @@ class Chain:
         self.finished.append(result)
         last = self.recorder.last
         self.decorrelated, self.start = last is None or last.decorrelated, self.position
+        for text in (*result.new_doubts, *self._differences()):
+            warnings.warn(text, EvidenceWarning, stacklevel=2)
+
+    def _differences(self) -> list[str]:
+        """Return what this chain and those before it disagree about."""
+        if len(self.finished) == 1:
+            return []
         evidences = torch.cat([each.log_evidence_per_chain for each in self.finished])
         draws = [each.get_samples(group_by_chain=True) for each in self.finished]
         of_chains = {name: torch.cat([d[name] for d in draws]) for name in draws[0]}
-        differences = disagreements(evidences, of_chains, "chains")
-        for text in (*result.new_doubts, *differences):
-            warnings.warn(text, EvidenceWarning, stacklevel=2)
+        return disagreements(evidences, of_chains, "chains")
 
     def _move(self) -> None:
         """Move the walkers once; take note whether they have decorrelated."""

@@ -66,7 +66,9 @@ def find_doubts(result: Doubted) -> list[str]:
     if coarse:
         found.append(coarse)
     islands = result.log_evidence_per_chain
-    found += disagreements(islands, result.get_samples(group_by_chain=True), "islands")
+    # Values of latents take a run of the model, for which a run that ended has no time.
+    draws = result.get_samples(group_by_chain=True) if result.complete else {}
+    found += disagreements(islands, draws, "islands")
     if len(islands) == 1 and result.log_evidence_error > 0.5:
         found.append(
             "Almost all walkers descend from a few. Use more walkers or more moves."
@@ -100,7 +102,7 @@ def find_doubts(result: Doubted) -> list[str]:
     found += [
         f"Some draws of the latent {name!r} are not finite, and so its mean and r_hat are "
         "no numbers. Use `torch.set_default_dtype(torch.float64)`, or reparametrise."
-        for name in result.nonfinite_latents
+        for name in (result.nonfinite_latents if result.complete else [])
     ]
     return found
 

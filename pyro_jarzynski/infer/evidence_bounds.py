@@ -1,6 +1,7 @@
 """Bounds of the evidence from both sides, on data that the model simulates."""
 
 import math
+import warnings
 from dataclasses import replace
 from typing import Any, NamedTuple
 
@@ -13,9 +14,16 @@ from pyro_jarzynski.core.evaluation import CombinedEnergy
 from pyro_jarzynski.core.modes import standard_modes
 from pyro_jarzynski.core.noise import stream
 from pyro_jarzynski.core.resampling import get_resampler
+from pyro_jarzynski.core.sharing import ranks_now
 from pyro_jarzynski.core.team import Tools
 from pyro_jarzynski.core.walkers import init
-from pyro_jarzynski.errors import ArgumentError, ModelError, count
+from pyro_jarzynski.errors import (
+    ArgumentError,
+    EvidenceWarning,
+    ModelError,
+    TimeLimitError,
+    count,
+)
 from pyro_jarzynski.infer.annealed_smc import AnnealedSMC
 from pyro_jarzynski.infer.annealing import anneal, draw_base
 from pyro_jarzynski.infer.enumeration import Site, is_density
@@ -28,6 +36,7 @@ from pyro_jarzynski.infer.run_warnings import RunWarnings
 from pyro_jarzynski.infer.schedules import DataTempering
 from pyro_jarzynski.infer.settings import Settings
 from pyro_jarzynski.infer.sites import Simulate, is_factor, is_scaled
+from pyro_jarzynski.infer.time_limit import TimeLimit
 
 
 class EvidenceBounds(NamedTuple):
@@ -69,7 +78,7 @@ def evidence_bounds(
         model: A Pyro model, or an `AnnealedSMC` with its settings. All observed sites are
             simulated, so data must enter through `obs` alone.
         *args: Arguments of the model; observed values give the shapes alone.
-        num_simulations: Data sets to simulate.
+        num_simulations: Data sets to simulate, as far as the sampler's `max_seconds` allow.
         **kwargs: Keyword arguments of the model.
 
     Returns:
@@ -78,6 +87,7 @@ def evidence_bounds(
     Raises:
         ArgumentTypeError: The model is no function.
         ArgumentError: The sampler does not start from the prior, or data arrive.
+        TimeLimitError: `max_seconds` was up before the first simulation was finished.
         ModelError: The model has factors, whose data cannot be simulated, or scales, or
             fails at some draws of its prior.
 
@@ -107,14 +117,30 @@ def evidence_bounds(
             "`evidence_bounds` needs walkers that start from the prior, and tempering: "
             "leave `base` and `schedule` of the sampler at their defaults."
         )
-    rows = []
+    rows: list[tuple[Tensor, ...]] = []
+    limit = TimeLimit(settings.max_seconds)
     with RunWarnings().told():
         for index in range(num_simulations):
             seed = stream(settings.seed, f"simulation {index}").initial_seed()
             simulated = Simulate()(sampler.model)
             fresh = replace(settings, seed=seed)
-            (leg,), fitting = prepare(simulated, args, kwargs, fresh)
-            rows.append(_bounds(leg, fitting))
+            try:
+                with limit.enforced("the first simulation"):
+                    (leg,), fitting = prepare(simulated, args, kwargs, fresh)
+                    rows.append(_bounds(leg, fitting))
+            except TimeLimitError:
+                if not rows:
+                    raise
+            # A clock of each rank, and one decision.
+            if any(ranks_now().largest(limit.is_over())):
+                break
+        if len(rows) < num_simulations:
+            warnings.warn(
+                f"The time was up after {len(rows)} of {num_simulations} simulations, of "
+                "which the bounds are. Allow more time, or take fewer walkers.",
+                EvidenceWarning,
+                stacklevel=2,
+            )
     lower, upper, forward, backward = (torch.stack(c) for c in zip(*rows, strict=True))
     works = zip(forward, backward, strict=True)
     bennett = lower.new_tensor([_bennett(*work) for work in works])

@@ -24,6 +24,7 @@ from torch import Tensor
 from torch.distributions import Transform
 
 from pyro_jarzynski.core.alone import ALONE
+from pyro_jarzynski.core.watching import look
 from pyro_jarzynski.errors import ModelError
 from pyro_jarzynski.infer.devices import device_of
 from pyro_jarzynski.infer.enumeration import EnumeratedModel, Site, is_density
@@ -206,6 +207,7 @@ class PyroModel:
             discrete: Values of the discrete latents; `None` enumerates them.
             densities: Whether to compute the log-densities of all sites.
         """
+        look()
         values = self.unflatten(coordinates)
         summed = self.enumerated is not None and discrete is None
         model = self.enumerated.model if self.enumerated and summed else self.model

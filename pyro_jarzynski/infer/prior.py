@@ -12,6 +12,7 @@ import torch
 from pyro.poutine.messenger import Messenger
 from torch import Tensor
 
+from pyro_jarzynski.core.watching import look
 from pyro_jarzynski.errors import EvidenceWarning, ModelError
 from pyro_jarzynski.infer.draws import ExactDraws
 from pyro_jarzynski.infer.enumeration import Site, is_density
@@ -111,6 +112,7 @@ class _Draw(Messenger):
 def _run(
     model: PyroModel, num_particles: int | None, given: dict[str, Tensor] | None = None
 ) -> _Draw:
+    look()
     draw = _Draw(model, num_particles, watch_edges=given is None)
     program = model.model if given is None else Given(given)(model.model)
     try:

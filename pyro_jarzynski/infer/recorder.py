@@ -1,8 +1,7 @@
 """What a run leaves behind: one row per stage, and the result at its end."""
 
-import math
-import time
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import ExitStack
 from typing import Any, NamedTuple
 
 import torch
@@ -10,12 +9,14 @@ from torch import Tensor
 
 from pyro_jarzynski.core.sharing import ranks_now
 from pyro_jarzynski.core.trees import Position, map_tree
+from pyro_jarzynski.core.watching import Abandoned, Watcher, watched
 from pyro_jarzynski.core.weights import log_mean_exp, log_sum_exp
 from pyro_jarzynski.infer.annealing import Reached
 from pyro_jarzynski.infer.legs import Counted
 from pyro_jarzynski.infer.result import SMCResult
 from pyro_jarzynski.infer.run_warnings import RunWarnings
 from pyro_jarzynski.infer.settings import Settings
+from pyro_jarzynski.infer.time_limit import TimeLimit
 
 
 class Row(NamedTuple):
@@ -41,20 +42,22 @@ class Recorder:
 
     Args:
         settings: Settings of the run.
-        start: Monotonic time at which it began.
+        limit: Its time.
         warnings: Records the warnings of the run.
     """
 
-    def __init__(self, settings: Settings, start: float, warnings: RunWarnings) -> None:
+    def __init__(self, settings: Settings, limit: TimeLimit, warnings: RunWarnings) -> None:
         """Start without stages."""
-        self.settings, self.start, self.warnings = settings, start, warnings
+        self.settings, self.limit, self.warnings = settings, limit, warnings
         self.rows: list[Row] = []
         self.log_weights: list[Tensor] = []
         self.ranks = ranks_now()
         self.seconds = 0.0
-        self.num_stages = self.num_undecorrelated = self.num_known = 0
+        self.num_stages = self.num_undecorrelated = 0
+        self.num_known = self.num_recorded = 0
         self.counters: dict[int, Counted] = {}
         self.last: Reached | None = None
+        self.abandoned = False
 
     @property
     def progress(self) -> float:
@@ -65,14 +68,35 @@ class Recorder:
         beta = self.rows[-1].beta
         return done + (beta if beta < 1 else 0.0)
 
+    def advance(self, stages: Iterator[Reached], *watchers: Watcher) -> Reached | None:
+        """Record the next stage; return nothing if there is none, or it was given up.
+
+        Args:
+            stages: The stages of the run.
+            watchers: Who may give a stage up, beside the time.
+
+        """
+        try:
+            with ExitStack() as stack:
+                for watcher in (self.limit.watch, *watchers):
+                    stack.enter_context(watched(watcher))
+                reached = next(stages, None)
+        except Abandoned:
+            self.abandoned = True
+            return None
+        if reached is not None:
+            self.add(reached)
+        return reached
+
     def add(self, reached: Reached) -> None:
         """Record a stage; of the scout only how much it evaluated."""
         self.last, info = reached, reached.info
         # All ranks have one time, by which they stop together.
-        (elapsed,) = self.ranks.largest(int(1e9 * (time.monotonic() - self.start)))
+        (elapsed,) = self.ranks.largest(int(1e9 * self.limit.elapsed))
         self.seconds = elapsed / 1e9
         self.num_stages += 1
         self.counters[id(reached.leg.terms)] = reached.leg.terms
+        self.num_recorded = self.num_gradients
         if not reached.counts:
             return
         log_weight = _normalised(reached.walkers.by_island(info.log_weight))
@@ -108,7 +132,7 @@ class Recorder:
             "log_weights": list(self.log_weights),
             "num_stages": self.num_stages,
             "num_undecorrelated": self.num_undecorrelated,
-            "num_gradients": self.num_gradients,
+            "num_gradients": self.num_recorded,
             "seconds": self.seconds,
             "warnings": self.warnings.state_dict(),
         }
@@ -119,16 +143,10 @@ class Recorder:
         self.log_weights = list(state["log_weights"])
         self.num_stages = int(state["num_stages"])
         self.num_undecorrelated = int(state["num_undecorrelated"])
-        self.num_known = int(state["num_gradients"])
+        self.num_known = self.num_recorded = int(state["num_gradients"])
         self.seconds = float(state["seconds"])
-        self.start = time.monotonic() - self.seconds
+        self.limit.start = self.limit.now() - self.seconds
         self.warnings.load_state_dict(state["warnings"])
-
-    @property
-    def half_time(self) -> float:
-        """Monotonic time at which half of the time is up."""
-        limit = self.settings.max_seconds
-        return math.inf if limit is None else self.start + limit / 2
 
     def line(self) -> str:
         """Return the last stage in short."""
@@ -140,9 +158,17 @@ class Recorder:
         return f"β {row.beta:.3g}, ESS {share:.0%}, log Z {evidence:.2f}"
 
     def is_late(self) -> bool:
-        """Tell whether the time is up."""
-        limit = self.settings.max_seconds
-        return limit is not None and bool(self.rows) and self.rows[-1].seconds > limit
+        """Tell whether the time is up, and there is a result."""
+        return bool(self.rows) and self.rows[-1].seconds > self.limit.seconds
+
+    def check(self) -> None:
+        """Raise if there is no result.
+
+        Raises:
+            TimeLimitError: The time was up before the walkers had finished a stage.
+        """
+        if not self.rows:
+            raise self.limit.error("the first stage of the walkers")
 
     def gather(self) -> None:
         """Bring the walkers together, for a result; all ranks must ask."""
@@ -167,7 +193,7 @@ class Recorder:
             history=columns,
             settings=self.settings,
             complete=self.progress == num_legs,
-            num_gradients=self.num_gradients,
+            num_gradients=self.num_recorded,
             seconds=self.seconds,
             stage_log_weights=self.log_weights,
             num_undecorrelated=self.num_undecorrelated,

@@ -22,6 +22,7 @@ from pyro_jarzynski.infer.nonfinite import NonFiniteCounts
 from pyro_jarzynski.infer.run_warnings import RunWarnings
 from pyro_jarzynski.infer.schedules import DataTempering
 from pyro_jarzynski.infer.settings import Settings
+from pyro_jarzynski.infer.time_limit import TimeLimit
 
 # Below this information the coin of the self test says nothing.
 MIN_INFORMATION = 10.0
@@ -64,6 +65,7 @@ def self_test(model: Any, *args: Any, **kwargs: Any) -> SelfTest:
 
     Raises:
         ArgumentError: The sampler is one of `DataTempering`.
+        TimeLimitError: The sampler's `max_seconds` were up before the test was finished.
         ModelError: The model has no latents, or cannot be used; the message names the site.
 
     Source:
@@ -82,7 +84,8 @@ def self_test(model: Any, *args: Any, **kwargs: Any) -> SelfTest:
     sampler = model if isinstance(model, AnnealedSMC) else AnnealedSMC(model)
     # From the first base: a learned one would hide what is wrong with its draws.
     settings = replace(sampler.settings, learn_base=False)
-    with RunWarnings().told():
+    limit = TimeLimit(settings.max_seconds)
+    with RunWarnings().told(), limit.enforced("the test"):
         leg, settings = _single_leg(sampler.model, args, kwargs, settings)
         return _toss(_there_and_back(leg, settings))
 

@@ -49,6 +49,7 @@ class Standing:
         self.team = team_for(seed=settings.seed, purpose="walkers", device=device)
         self.counts = NonFiniteCounts(settings)
         self.teams: dict[str, Team] = dict.fromkeys(CLOUDS, WHOLE) | {"walkers": self.team}
+        self._note()
 
     @property
     def ahead(self) -> Walkers:
@@ -73,12 +74,14 @@ class Standing:
         self.scout, self.kernel = found.walkers, found.stage.kernel
         self.beta = self.scouted = found.beta
         self.num_scouted += 1
+        self._note()
 
     def take(self, found: Found, walkers: Walkers, leg: int) -> None:
         """Take note of a stage of the cloud ahead, and of the walkers that followed it."""
         self.kernel, self.beta, self.leg = found.stage.kernel, found.beta, leg
         self.walkers = walkers
         self.pilot = None if self.pilot is None else found.walkers
+        self._note()
 
     def know_terms(self, terms: TermsFn, *names: str) -> None:
         """Say by which terms clouds were evaluated, if they were put back."""
@@ -89,22 +92,12 @@ class Standing:
                 setattr(self, name, cloud._replace(evaluation=evaluation))
 
     def state_dict(self) -> dict[str, Any]:
-        """Return all that the next stage reads."""
-        clouds = {name: getattr(self, name) for name in CLOUDS}
-        states = {
-            name: None if cloud is None else self.teams[name].state(cloud)
-            for name, cloud in clouds.items()
-        }
-        return states | {
-            "kernel": kernel_state(self.kernel),
-            "beta": self.beta,
-            "leg": self.leg,
-            "num_scouted": self.num_scouted,
-            "scouted": self.scouted,
-            "generators": {n: g.get_state() for n, g in self.generators.items()},
-            "team": self.team.generators_state(),
-            "counts": self.counts.state_dict(),
-        }
+        """Return all that the stage reads that follows the last finished one."""
+        noted = dict(self._noted)
+        for name in CLOUDS:
+            cloud = noted[name]
+            noted[name] = None if cloud is None else self.teams[name].state(cloud)
+        return noted | {"kernel": kernel_state(noted["kernel"])}
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
         """Go on from a state."""
@@ -118,3 +111,13 @@ class Standing:
         self.kernel = kernel_from(state["kernel"], self.settings.kernel, self.device)
         self.beta, self.scouted = float(state["beta"]), float(state["scouted"])
         self.leg, self.num_scouted = int(state["leg"]), int(state["num_scouted"])
+        self._note()
+
+    def _note(self) -> None:
+        """Note where a finished stage has led to, which no later one changes."""
+        named = (*CLOUDS, "kernel", "beta", "leg", "num_scouted", "scouted")
+        self._noted: dict[str, Any] = {name: getattr(self, name) for name in named} | {
+            "generators": {n: g.get_state() for n, g in self.generators.items()},
+            "team": self.team.generators_state(),
+            "counts": self.counts.state_dict(),
+        }

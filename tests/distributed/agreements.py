@@ -6,11 +6,13 @@ Each line that a rank prints is one outcome.
 """
 
 import json
+import math
 import signal
 import sys
 import warnings
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, redirect_stderr
+from io import StringIO
 from pathlib import Path
 from typing import Any
 from unittest.mock import patch
@@ -26,6 +28,7 @@ import pyro_jarzynski as pj
 from pyro_jarzynski.core.sharing import sharing
 from pyro_jarzynski.core.states import Keep, Resumable
 from pyro_jarzynski.infer.recorder import Recorder
+from pyro_jarzynski.infer.time_limit import TimeLimit
 from pyro_jarzynski.runtime.state_files import decode, encode
 from tests.distributed.annealings import BETAS, FEW, Y, content, line
 
@@ -80,7 +83,9 @@ def stopped(rank: int) -> Any:
             signal.raise_signal(signal.SIGINT)
 
     sampler = pj.AnnealedSMC(line, progress=False, **(FEW | SLOW))
-    with patch.object(Recorder, "add", interrupted):
+    # The rank that receives it says what it waits for; the other has nothing to say.
+    silent = redirect_stderr(StringIO())
+    with patch.object(Recorder, "add", interrupted), silent:
         told("interrupted", lambda: sampler.run(Y))
     assert sampler.result is not None
     return sampler.result
@@ -88,26 +93,29 @@ def stopped(rank: int) -> Any:
 
 def late(rank: int) -> Any:
     """Let the clock of one rank be an hour ahead."""
-    begin = Recorder.__init__
-
-    def ahead(self: Recorder, settings: Any, start: float) -> None:
-        begin(self, settings, start - 3600 * rank)
-
-    with patch.object(Recorder, "__init__", ahead):
+    with hour_ahead(rank):
         return told("late", annealing(max_seconds=1800.0))
 
 
 def scouts(rank: int) -> Any:
     """Let the clock of one rank be ahead while a scout is under way."""
-    begin = Recorder.__init__
-
-    def ahead(self: Recorder, settings: Any, start: float) -> None:
-        begin(self, settings, start - 3600 * rank)
-
-    with patch.object(Recorder, "__init__", ahead):
+    with hour_ahead(rank):
         result = told("scout", annealing(max_seconds=7000.0, **SCOUTING))
     print(type(result.posterior).__name__)
     return result
+
+
+@contextmanager
+def hour_ahead(rank: int) -> Iterator[None]:
+    """Let runs of rank 1 have begun an hour ago; stages that are under way may end."""
+    begin = TimeLimit.__init__
+
+    def ahead(self: TimeLimit, max_seconds: float | None) -> None:
+        begin(self, max_seconds)
+        self.start -= 3600 * rank
+
+    with patch.multiple(TimeLimit, __init__=ahead, grace=math.inf):
+        yield
 
 
 class Kept:

@@ -14,6 +14,7 @@ from pyro_jarzynski.infer.learned import FIRST_SHARE, LearnedPosterior, _fit
 from pyro_jarzynski.infer.legs import prepare
 from pyro_jarzynski.infer.posterior import TorchPosterior
 from pyro_jarzynski.infer.settings import Settings
+from pyro_jarzynski.infer.time_limit import TimeLimit
 from tests.core.test_pilot import gaussian_cloud, noise, slanted
 
 FALSE_ALARM = 1e-4
@@ -133,7 +134,7 @@ def test_draws_are_reproducible_and_follow_the_scout():
 def test_time_that_runs_out_while_scouting_leaves_the_first_path():
     settings = Settings(num_walkers=64, num_chains=1)
     legs, settings = prepare(gaussian_target(6), (), {}, settings)
-    reached = list(anneal(legs, settings, scout_until=0.0))
+    reached = list(anneal(legs, settings, limit=TimeLimit(1e-9)))
     assert [r.counts for r in reached][:2] == [False, True]
     assert isinstance(reached[-1].leg.posterior, TorchPosterior)
 

@@ -214,7 +214,8 @@ def test_interrupt_leaves_a_partial_result():
 
     def log_likelihood(x):
         calls.append(len(x))
-        if len(calls) == 5:
+        # The third stage is under way.
+        if len(calls) == 22:
             os.kill(os.getpid(), signal.SIGINT)
         return target.log_likelihood(x)
 
@@ -224,6 +225,8 @@ def test_interrupt_leaves_a_partial_result():
     with pytest.raises(KeyboardInterrupt):
         smc.run()
     assert smc.result.complete is False
+    assert len(smc.result.history["beta"]) == 2
+    assert len(calls) == 22
     assert math.isfinite(smc.result.log_evidence)
     assert smc.result.get_samples()["x"].shape == (128, 2)
 
