@@ -12,6 +12,7 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
+from pyro_jarzynski.errors import ExportWarning
 from tests.command_line import call, flat, names_in
 
 ROOT = Path(__file__).parent.parent
@@ -117,7 +118,7 @@ def test_report_is_not_drawn_again_from_the_files(source):
 
 
 def test_names_that_arviz_cannot_have_cost_its_file_alone(source):
-    with pytest.warns(UserWarning, match="arviz.nc is not written.*'chain' is reserved"):
+    with pytest.warns(ExportWarning, match="arviz.nc is not written.*'chain' is reserved"):
         answer = infer(source, model="misnamed")
     assert answer.code == 0, answer.error
     assert names_in(source / "out") == FILES - {"arviz.nc"}
@@ -158,7 +159,7 @@ def test_model_that_is_not_there(source, model, message):
         ("{", "is not valid JSON"),
         ("[1, 2]", "must be a JSON object"),
         ('{"y": [[1.0], [1.0, 2.0]]}', "must hold 'y' as a rectangular list"),
-        ('{"y": ["a"]}', "must hold 'y' as a rectangular list"),
+        ('{"y": ["a", 1.0]}', "got numbers, text together"),
         ('{"x": [1.0]}', "does not take the arguments of `--data` (x)"),
     ],
 )

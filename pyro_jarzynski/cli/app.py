@@ -1,7 +1,9 @@
 """The command line: its commands, and how errors and interruptions end it."""
 
 import sys
-from contextlib import nullcontext
+import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager, nullcontext
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -10,11 +12,14 @@ import typer
 from rich.console import Console
 from typer.core import TyperGroup
 
+import pyro_jarzynski
 from pyro_jarzynski.errors import ArgumentError, JarzynskiError
 from pyro_jarzynski.runtime.distributed import distributed, is_launched
 
 INTERRUPTED = 130
 console = Console(stderr=True, highlight=False)
+# Options of all commands.
+_settings = {"traceback": False}
 
 Out = Annotated[
     Path, typer.Option(help="Directory of the results; made if it is not there.")
@@ -69,11 +74,59 @@ app = typer.Typer(
 )
 
 
-def main() -> None:
-    """Run the command line; errors of this package become one line and exit code 1."""
+def _print_version(asked: bool) -> None:  # noqa: FBT001
+    if asked:
+        typer.echo(f"pyro-jarzynski {pyro_jarzynski.__version__}")
+        raise typer.Exit
+
+
+@app.callback()
+def options(
+    *,
+    version: Annotated[
+        bool,
+        typer.Option(
+            "--version",
+            help="Print the version of this package, and exit.",
+            is_eager=True,
+            callback=_print_version,
+        ),
+    ] = False,
+    traceback: Annotated[
+        bool, typer.Option("--traceback", help="Show where in the code an error arose.")
+    ] = False,
+) -> None:
+    """Keep the options of all commands."""
+    _settings["traceback"] = traceback
+
+
+@contextmanager
+def _short_warnings() -> Iterator[None]:
+    """Show the text of warnings alone, without the line of code that gave them."""
+    before = warnings.formatwarning
+    warnings.formatwarning = lambda message, *_, **__: f"Warning: {message}\n"
     try:
-        with distributed() if is_launched() else nullcontext():
+        yield
+    finally:
+        warnings.formatwarning = before
+
+
+def main() -> None:
+    """Run the command line; errors become a few lines and exit code 1."""
+    try:
+        with _short_warnings(), distributed() if is_launched() else nullcontext():
             app()
-    except JarzynskiError as error:
-        console.print(f"Error: {error}", style="red", markup=False, soft_wrap=True)
+    except Exception as error:
+        if _settings["traceback"]:
+            raise
+        told = str(error) if isinstance(error, JarzynskiError) else _unforeseen(error)
+        lines = [f"Error: {told}", *getattr(error, "__notes__", [])]
+        console.print("\n".join(lines), style="red", markup=False, soft_wrap=True)
         sys.exit(1)
+
+
+def _unforeseen(error: Exception) -> str:
+    return (
+        f"{type(error).__name__}: {error}. `pyro-jarzynski --traceback` before the command "
+        "shows where it arose."
+    )

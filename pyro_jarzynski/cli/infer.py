@@ -9,6 +9,12 @@ from typing import Annotated, Any
 import typer
 
 from pyro_jarzynski.cli.app import Device, Out, Overwrite, app
+from pyro_jarzynski.cli.arguments import Arguments, choose_integers, load_arguments
+from pyro_jarzynski.cli.model_source import (
+    check_arguments,
+    errors_of_program,
+    load_source,
+)
 from pyro_jarzynski.cli.resuming import Resume, end, prepare_run
 from pyro_jarzynski.core.hamiltonian import HMC, UnderdampedLangevin
 from pyro_jarzynski.core.kernels import MALA, ULA
@@ -18,12 +24,7 @@ from pyro_jarzynski.infer.annealed_smc import AnnealedSMC
 from pyro_jarzynski.infer.result import SMCResult
 from pyro_jarzynski.infer.schedules import AdaptiveTempering
 from pyro_jarzynski.report.inference_report import write_inference_report
-from pyro_jarzynski.runtime.draw_files import save_draws
-from pyro_jarzynski.runtime.model_source import (
-    check_arguments,
-    load_arguments,
-    load_source,
-)
+from pyro_jarzynski.runtime.draw_files import left_out_if_it_fails, save_draws
 
 KERNELS = {"mala": MALA, "hmc": HMC, "ula": ULA, "underdamped": UnderdampedLangevin}
 
@@ -57,8 +58,10 @@ def infer(
     data: Annotated[
         Path | None,
         typer.Option(
-            help="JSON object of the model's arguments; lists become tensors, of integers "
-            "if all their numbers are written so."
+            help="Arguments of the model: a JSON object, or a table .csv with an argument "
+            "per column. Lists of numbers become tensors of floats, written as 1 or 1.0; "
+            "where the model fails with floats, as for indices, tensors of integers. Lists "
+            "of true and false become tensors of booleans. All else is passed as it is."
         ),
     ] = None,
     walkers: Annotated[int, typer.Option(help="Walkers per chain.")] = 1024,
@@ -99,8 +102,8 @@ def infer(
     history.csv, result.json, arviz.nc, pictures and report.html.
     """
     program = load_source(model)
-    arguments = {} if data is None else load_arguments(data)
-    check_arguments(program, arguments)
+    arguments = Arguments({}, ()) if data is None else load_arguments(data)
+    check_arguments(program, arguments.content)
     sampler = AnnealedSMC(
         program,
         num_walkers=walkers,
@@ -112,6 +115,7 @@ def infer(
         seed=seed,
         jit_compile=jit_compile,
     )
+    integers = choose_integers(program, arguments)
     # Only now, when all settings are known to be right, a directory is made.
     checkpoints = prepare_run(
         out, every=checkpoint_every, resume=resume, overwrite=overwrite
@@ -122,9 +126,11 @@ def infer(
         "data": str(data),
         "seed": seed,
         "device": device or "cpu",
+        "integers": list(integers),
     }
     try:
-        result = sampler.run(**arguments)
+        with errors_of_program(model):
+            result = sampler.run(**arguments.values(integers))
     except (KeyboardInterrupt, SystemExit) as stop:
         told = "Interrupted before the walkers set out: there are no draws yet."
         if sampler.result is not None and ranks_now().rank == 0:
@@ -146,16 +152,18 @@ def infer(
 
 
 def _finish(out: Path, result: SMCResult, notes: dict[str, Any]) -> None:
-    save_draws(out, result, notes=notes)
-    used = {f.name: getattr(result.settings, f.name) for f in fields(result.settings)}
-    page = write_inference_report(
-        out,
-        result,
-        title=f"pyro-jarzynski: {notes['model']}",
-        settings={name: str(value) for name, value in (notes | used).items()},
-    )
+    """Print evidence and summary, then write the draws, then all that is made of them."""
     typer.echo(str(result.summary()))
     for doubt in result.doubts:
         typer.echo(f"Doubt: {doubt}")
+    save_draws(out, result, notes=notes)
     typer.echo(f"Draws: {out / 'draws.safetensors'}")
-    typer.echo(f"Report: {page}")
+    used = {f.name: getattr(result.settings, f.name) for f in fields(result.settings)}
+    with left_out_if_it_fails(out / "report.html"):
+        page = write_inference_report(
+            out,
+            result,
+            title=f"pyro-jarzynski: {notes['model']}",
+            settings={name: str(value) for name, value in (notes | used).items()},
+        )
+        typer.echo(f"Report: {page}")

@@ -103,7 +103,7 @@ def _read_npy(file: Path) -> Located:
 
 
 def _read_csv(file: Path) -> Located:
-    rows = _rows_of(file)
+    rows = rows_of(file)
     if rows and not any(_is_number(cell) for cell in rows[0][1]):
         rows = rows[1:]
     for line, cells in rows:
@@ -124,7 +124,7 @@ def _read_csv(file: Path) -> Located:
     return table, "line", [line for line, _ in rows]
 
 
-def _rows_of(file: Path) -> list[tuple[int, list[str]]]:
+def rows_of(file: Path) -> list[tuple[int, list[str]]]:
     """Return the rows that are not blank, each with the number of its line."""
     try:
         # A byte order mark, which spreadsheets write, is no part of the first cell.

@@ -16,7 +16,16 @@ from pyro_jarzynski.core.noise import stream
 from pyro_jarzynski.errors import ModelError
 from pyro_jarzynski.infer.draws import with_exact_draws
 from pyro_jarzynski.infer.enumeration import Site, is_density
-from pyro_jarzynski.infer.supports import bijection, rebuilt, seen, within_support
+from pyro_jarzynski.infer.supports import (
+    bijection,
+    parts_of,
+    rebuilt,
+    seen,
+    within_support,
+)
+
+# Distributions whose values are indices.
+INDICES = (dist.SpanningTree, dist.OneOneMatching, dist.OneTwoMatching)
 
 
 class Unconstrain(Messenger):
@@ -132,6 +141,8 @@ def compute_log_prob(trace: Trace) -> None:
         if not is_density(site):
             continue
         fn, value, mask = site["fn"], site["value"], site["mask"]
+        if is_observation(site):
+            value = as_floats(fn, value)
         fn = within_support(fn, inside=not site["is_observed"])
         if site["is_observed"] and isinstance(mask, Tensor):
             value = seen(fn, value, mask)
@@ -140,6 +151,38 @@ def compute_log_prob(trace: Trace) -> None:
         site["log_prob"] = scale_and_mask(log_prob, site["scale"], mask)
     # The indices of plates.
     trace.compute_log_prob()
+
+
+def as_floats(fn: Any, value: Any) -> Any:
+    """Return data of integers or booleans in the floating type of their distribution.
+
+    Densities of torch and Pyro are written for floats. With integers that of Bernoulli
+    fails, and that of Geometric is wrong if they are unsigned, since it negates them.
+    Distributions of others may use their values as indices, so that these are not changed.
+    """
+    if not isinstance(value, Tensor) or value.is_floating_point() or not _takes_floats(fn):
+        return value
+    dtype = _floating_dtype(fn)
+    return value if dtype is None else value.to(dtype)
+
+
+def _takes_floats(fn: Any) -> bool:
+    """Tell whether a distribution and its parts are written for floats."""
+    known = type(fn).__module__.startswith(("torch.distributions.", "pyro.distributions."))
+    return (
+        known
+        and not isinstance(fn, INDICES)
+        and all(_takes_floats(part) for part in parts_of(fn).values())
+    )
+
+
+def _floating_dtype(fn: Any) -> torch.dtype | None:
+    """Return the floating type of a distribution's parameters, if it has any."""
+    for parameter in vars(fn).values():
+        if isinstance(parameter, Tensor) and parameter.is_floating_point():
+            return parameter.dtype
+    found = [_floating_dtype(part) for part in parts_of(fn).values()]
+    return next((dtype for dtype in found if dtype is not None), None)
 
 
 def check_dtype(what: str, dtype: torch.dtype) -> None:

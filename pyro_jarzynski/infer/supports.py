@@ -145,17 +145,22 @@ def within_support(fn: Any, *, inside: bool = False) -> Any:
 
 def rebuilt(fn: Any, change: Callable[[Any], Any]) -> Any:
     """Return a distribution with a function applied to those that it is made of."""
-    parts = {
-        name: part
-        for name, part in vars(fn).items()
-        if isinstance(part, torch.distributions.Distribution)
-    }
+    parts = parts_of(fn)
     changed = {name: change(part) for name, part in parts.items()}
     if all(changed[name] is parts[name] for name in parts):
         return fn
     new = copy.copy(fn)
     vars(new).update(changed)
     return new
+
+
+def parts_of(fn: Any) -> dict[str, Any]:
+    """Return the distributions that a distribution is made of, by attribute."""
+    return {
+        name: part
+        for name, part in vars(fn).items()
+        if isinstance(part, torch.distributions.Distribution)
+    }
 
 
 def inner_point(fn: Any, value: Tensor) -> Tensor:

@@ -2,14 +2,16 @@
 
 import json
 import warnings
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
+from safetensors import SafetensorError
 from safetensors.torch import save_file
 from torch import Tensor
 
-from pyro_jarzynski.errors import ArgumentError, OutputError
+from pyro_jarzynski.errors import ExportWarning, JarzynskiError, OutputError
 from pyro_jarzynski.infer.result import SMCResult
 
 
@@ -27,28 +29,74 @@ def save_draws(
         notes: Further settings and figures that JSON can hold.
 
     Raises:
-        OutputError: A file cannot be written.
+        OutputError: The draws or `result.json` cannot be written.
 
     Warns:
-        UserWarning: Sites have names that ArviZ cannot have; `arviz.nc` is left out.
+        ExportWarning: Another file cannot be written, and is left out.
     """
     try:
-        _save(directory, result, notes or {})
+        directory.mkdir(parents=True, exist_ok=True)
+        _save_record(directory / "result.json", result, notes or {})
+        _save_draws(directory / "draws.safetensors", result)
     except OSError as error:
         raise OutputError(
             f"`directory` must be one that can be written, got {directory}: {error}."
         ) from error
+    with left_out_if_it_fails(directory / "summary.csv") as file:
+        result.summary().table.to_csv(file)
+    with left_out_if_it_fails(directory / "history.csv") as file:
+        _history(result).to_csv(file, index_label="stage")
+    with left_out_if_it_fails(directory / "arviz.nc") as file:
+        if result.has_draws:
+            result.to_arviz(partial=True).to_netcdf(str(file))
 
 
-def _save(directory: Path, result: SMCResult, notes: Mapping[str, Any]) -> None:
-    directory.mkdir(parents=True, exist_ok=True)
+@contextmanager
+def left_out_if_it_fails(file: Path) -> Iterator[Path]:
+    """Warn, instead of raising, if a file is not written that holds no draws.
+
+    What is there of it is removed, also what an earlier run has left.
+
+    Args:
+        file: The file.
+    """
+    with suppress(OSError):
+        file.unlink()
+    try:
+        yield file
+    except BaseException as error:
+        with suppress(OSError):
+            file.unlink()
+        if not isinstance(error, Exception):
+            raise
+        known = isinstance(error, JarzynskiError)
+        told = str(error) if known else f"{type(error).__name__}: {error}."
+        warnings.warn(f"{file.name} is not written. {told}", ExportWarning, stacklevel=4)
+
+
+def _save_draws(file: Path, result: SMCResult) -> None:
     draws = result.get_samples(group_by_chain=True, deterministic=True)
-    save_file(
-        {name: value.cpu().contiguous() for name, value in draws.items()},
-        directory / "draws.safetensors",
-    )
-    result.summary().table.to_csv(directory / "summary.csv")
-    _history(result).to_csv(directory / "history.csv", index_label="stage")
+    try:
+        _save_tensors(file, draws)
+    except (KeyError, RuntimeError, TypeError, ValueError) as error:
+        # Computed sites can be of types that these files do not have.
+        warnings.warn(
+            f"{file.name} has the latents alone; the sites that are computed from them "
+            f"cannot be stored: {error!r}.",
+            ExportWarning,
+            stacklevel=4,
+        )
+        _save_tensors(file, result.get_samples(group_by_chain=True))
+
+
+def _save_tensors(file: Path, draws: Mapping[str, Tensor]) -> None:
+    try:
+        save_file({n: value.cpu().contiguous() for n, value in draws.items()}, file)
+    except SafetensorError as error:
+        raise OSError(str(error)) from error
+
+
+def _save_record(file: Path, result: SMCResult, notes: Mapping[str, Any]) -> None:
     low, high = result.log_evidence_interval()
     record = {
         "log_evidence": result.log_evidence,
@@ -63,19 +111,7 @@ def _save(directory: Path, result: SMCResult, notes: Mapping[str, Any]) -> None:
         "seconds": result.seconds,
         "notes": dict(notes),
     }
-    (directory / "result.json").write_text(json.dumps(record, indent=2), encoding="utf-8")
-    if result.has_draws:
-        _save_for_arviz(directory / "arviz.nc", result)
-
-
-def _save_for_arviz(file: Path, result: SMCResult) -> None:
-    try:
-        tree = result.to_arviz(partial=True)
-    except ArgumentError as error:
-        # All else is saved: names that ArviZ cannot have must not lose it.
-        warnings.warn(f"{file.name} is not written. {error}", UserWarning, stacklevel=4)
-        return
-    tree.to_netcdf(str(file))
+    file.write_text(json.dumps(record, indent=2), encoding="utf-8")
 
 
 def _history(result: SMCResult) -> Any:

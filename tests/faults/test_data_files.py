@@ -8,10 +8,11 @@ import pickle
 import struct
 
 import pytest
+import torch
 
 from pyro_jarzynski import load_table
+from pyro_jarzynski.cli.arguments import load_arguments
 from pyro_jarzynski.errors import DataError
-from pyro_jarzynski.runtime.model_source import load_arguments
 
 DEEP = 100_000
 
@@ -38,11 +39,13 @@ def write(tmp_path):
         ('{"y": [1.0], "y": [2.0]}', "the name 'y' stands there twice"),
         ('{"y": {"z": 1, "z": 2}}', "the name 'z' stands there twice"),
         ('{"y": [' + "9" * 5000 + "]}", "4300 digits"),
-        ('{"y": [99999999999999999999]}', "'y' as a rectangular list of numbers"),
-        ('{"y": [null, 1.0]}', "'y' as a rectangular list of numbers"),
-        ('{"y": ["1.0"]}', "'y' as a rectangular list of numbers"),
+        ('{"y": [1e39]}', "'y' that is too large for torch.float32"),
+        ('{"y": [1' + "0" * 400 + "]}", "number in 'y' that no float can be"),
+        ('{"y": [null, 1.0]}', "has null in 'y'; leave missing data out"),
+        ('{"y": [1.0, "1.0"]}', "in 'y', got numbers, text together"),
         ('{"y": [[1.0], [1.0, 2.0]]}', "'y' as a rectangular list of numbers"),
-        ('{"y": [{"__reduce__": 1}]}', "'y' as a rectangular list of numbers"),
+        ('{"a": {"y": [1.0, [2.0]]}}', "'a.y' as a rectangular list of numbers"),
+        ('{"y": [{"__reduce__": 1}, 2]}', "in 'y', got numbers, objects together"),
         ("[1, 2]", "must be a JSON object of the model's arguments.*a list"),
         ("", "not valid JSON"),
         (b'{"y": "\xff"}', "not valid JSON.*utf-8"),
@@ -134,9 +137,63 @@ def test_tables_in_a_malicious_or_damaged_file(write, text, told):
         load_table(write("data.csv", text))
 
 
-def test_arguments_that_are_sound(write):
-    content = {"y": [1.0, 2.5], "n": [1, 2], "scale": 1e-300, "name": "NaN", "none": None}
-    found = load_arguments(write("data.json", json.dumps(content)))
-    assert found["y"].tolist() == [1.0, 2.5]
-    assert not found["n"].is_floating_point()
-    assert (found["scale"], found["name"], found["none"]) == (1e-300, "NaN", None)
+@pytest.mark.parametrize(
+    ("text", "told"),
+    [
+        ("", "is empty"),
+        (b"y\n\xff", "Save it in UTF-8"),
+        ("y,y\n1,2\n", "name each column once"),
+        ("y,\n1,2\n", "name each column once"),
+        ("y\n1\n2,3\n", "must have 1 cells in each line; line 3 of"),
+        ("y\n1\nNA\n", "column 'y', got 'NA' beside numbers; leave missing data out"),
+        ("y,z\n1,2\n,3\n", "column 'y', got '' beside numbers"),
+        ("y\n1\nnan\n", "column 'y', got 'nan' beside numbers"),
+        ("y\n1\n1_000\n", "column 'y', got '1_000' beside numbers"),
+        ("y\n1e39\n", "'y' that is too large for torch.float32"),
+    ],
+)
+def test_tables_of_arguments_that_are_damaged(write, text, told):
+    with pytest.raises(DataError, match=f"(?s)`--data`.*{told}"):
+        load_arguments(write("data.csv", text))
+
+
+CONTENT = {
+    "y": [1.0, 2.5],
+    "n": [1, 2],
+    "huge": [2**70, 1e23],
+    "seen": [True, False],
+    "names": ["a", "b"],
+    "nested": {"g": [[0, 1]], "parts": [{"k": [1]}]},
+    "empty": [],
+    "scale": 1e-300,
+    "count": 10**23,
+    "name": "NaN",
+    "none": None,
+}
+
+
+@pytest.mark.parametrize("encoding", ["utf-8", "utf-8-sig", "utf-16", "utf-32"])
+def test_arguments_that_are_sound(write, encoding):
+    arguments = load_arguments(write("data.json", json.dumps(CONTENT).encode(encoding)))
+    assert arguments.integers == ("n", "nested.g", "nested.parts.0.k")
+    found = arguments.values(["nested.g"])
+    for name in ("y", "n", "huge", "empty"):
+        assert found[name].dtype == torch.float32
+        assert found[name].tolist() == pytest.approx(CONTENT[name])
+    assert found["seen"].dtype == torch.bool
+    assert found["nested"]["g"].dtype == torch.int64
+    assert found["nested"]["g"].tolist() == [[0, 1]]
+    assert found["nested"]["parts"][0]["k"].tolist() == [1]
+    for name in ("names", "scale", "count", "name", "none"):
+        assert found[name] == CONTENT[name]
+
+
+def test_columns_of_a_table_are_arguments(write):
+    text = "y, g,seen,name\r\n1.5,0,true,a\r\n\r\n2,1,FALSE,b c\r\n"
+    arguments = load_arguments(write("data.CSV", text.encode("utf-8-sig")))
+    assert arguments.integers == ("g",)
+    found = arguments.values(["g"])
+    assert found["y"].tolist() == [1.5, 2.0]
+    assert (found["g"].dtype, found["g"].tolist()) == (torch.int64, [0, 1])
+    assert found["seen"].tolist() == [True, False]
+    assert found["name"] == ["a", "b c"]
