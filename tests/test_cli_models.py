@@ -192,7 +192,7 @@ def test_a_class_is_no_model(infer, name, tmp_path):
         ),
         (
             "impossible",
-            "The model cannot be run with these data: Expected parameter scale",
+            "The model cannot be run with these data",
             ['in impossible pyro.sample("y", dist.Normal(m, -1.0), obs=y)'],
         ),
     ],
