@@ -134,6 +134,16 @@ def positive(name: str, value: object) -> float:
     return number
 
 
+def nonnegative(name: str, value: object) -> float:
+    """Return `value` as a float, or raise if it is not a finite number of at least 0."""
+    number = _number(name, value, "a finite float of at least 0")
+    if not (math.isfinite(number) and number >= 0):
+        raise ArgumentError(
+            f"`{name}` must be a finite float of at least 0, got {value!r}."
+        )
+    return number
+
+
 def fraction(name: str, value: object) -> float:
     """Return `value` as a float, or raise if it does not lie in [0, 1]."""
     number = _number(name, value, "a number in [0, 1]")

@@ -1,5 +1,6 @@
 """Wrong commands: exit codes, and messages that say what would be right."""
 
+import json
 import re
 import shutil
 
@@ -42,6 +43,8 @@ BAD = [
     ("digits", "--batch-size", "0", "`batch_size` must be at least 1, got 0"),
     ("digits", "--learning-rate", "-1", "`learning_rate` must be a positive finite float"),
     ("digits", "--learning-rate", "nan", "`learning_rate` must be a positive finite float"),
+    ("digits", "--weight-decay", "-1", "`weight_decay` must be a finite float of at least"),
+    ("digits", "--matrix-learning-rate", "0", "`matrix_learning_rate` must be a positive"),
     ("digits", "--ess-threshold", "1.5", "`ess_threshold` must lie in [0, 1], got 1.5"),
     ("digits", "--eval-every", "0", "`eval_every` must be at least 1, got 0"),
     ("digits", "--patience", "0", "`patience` must be at least 1, got 0"),
@@ -111,6 +114,21 @@ def test_report_of_a_spoiled_run_names_the_file(finished, tmp_path, kind, name, 
     answer = call("report", out)
     assert answer.code == 1
     assert name in answer.error.replace(" ", "")
+
+
+@pytest.mark.parametrize("place", ["results", "settings"])
+@pytest.mark.parametrize("kind", TINY)
+def test_report_names_the_entry_that_a_run_lacks(finished, tmp_path, kind, place):
+    out = tmp_path / "run"
+    shutil.copytree(finished / kind, out)
+    record = json.loads((out / "model.json").read_text())
+    shown = {"digits": "test_nll", "gmm": "exact_kl"}.get(kind, "test_nll")
+    gone = shown if place == "results" else "ess_threshold"
+    del record["notes"][place][gone]
+    (out / "model.json").write_text(json.dumps(record))
+    answer = call("report", out)
+    assert answer.code == 1
+    assert f"no entry '{gone}'" in answer.error
 
 
 def test_report_of_no_run(tmp_path):

@@ -15,7 +15,7 @@ import torch
 
 from pyro_jarzynski.core.kernels import Kernel
 from pyro_jarzynski.core.trees import map_tree
-from pyro_jarzynski.errors import ArgumentError
+from pyro_jarzynski.errors import ArgumentError, ArgumentTypeError
 
 # What kernels learn on the way.
 CHANGING = ("step_size", "preconditioner")
@@ -66,6 +66,11 @@ def keeping(checkpoints: Checkpointing | None, run: Resumable) -> Iterator[Keep]
     if checkpoints is None:
         yield _keep_nothing
         return
+    if not hasattr(checkpoints, "opened"):
+        raise ArgumentTypeError(
+            "`checkpoints` must be `Checkpoints`, such as `Checkpoints('directory')`; got "
+            f"{checkpoints!r}."
+        )
     with checkpoints.opened(run) as keep:
         yield keep
 

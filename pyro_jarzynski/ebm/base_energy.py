@@ -22,7 +22,8 @@ def energy_of(base: Distribution) -> Callable[[Tensor], Tensor]:
         normal = normal.base_dist
     # Subclasses may mean something else.
     plain = not normal.event_shape and type(normal).log_prob is Normal.log_prob
-    if not plain or normal.loc.requires_grad or normal.scale.requires_grad:
+    trained = plain and (normal.loc.requires_grad or normal.scale.requires_grad)
+    if not plain or trained or normal.loc.is_meta:
         return lambda x: -base.log_prob(x)
     return NormalEnergy(normal.loc, normal.scale)
 

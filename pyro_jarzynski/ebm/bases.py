@@ -1,7 +1,8 @@
 """Base densities near the data, which are drawn exactly and cost little per walker."""
 
 import math
-from typing import Any, ClassVar
+from collections.abc import Callable
+from typing import Any, ClassVar, Self
 
 import torch
 from torch import Tensor, nn
@@ -9,6 +10,7 @@ from torch.distributions import Distribution, constraints
 from torch.linalg import solve_triangular
 
 from pyro_jarzynski.core.slices import whole
+from pyro_jarzynski.ebm.distribution_parts import moved
 from pyro_jarzynski.errors import ArgumentError, DataError, count
 
 
@@ -202,6 +204,12 @@ class ComponentMasses(nn.Module):
         super().__init__()
         self.net, self.base = net, base
         self.log_ratio = nn.Parameter(torch.zeros_like(base.masses))
+
+    def _apply(self, fn: Callable[[Tensor], Tensor], *recurse: bool) -> Self:
+        """Change parameters and buffers, and the tensors of the base, as `to` does."""
+        super()._apply(fn, *recurse)
+        self.base = moved(self.base, fn, {})
+        return self
 
     def forward(self, x: Tensor) -> Tensor:
         """Return `f`, `(N,)`."""

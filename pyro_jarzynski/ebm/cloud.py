@@ -17,7 +17,7 @@ from torch import Tensor
 
 from pyro_jarzynski.core import smc
 from pyro_jarzynski.core.compiled_moves import CompiledEnergy
-from pyro_jarzynski.core.kernels import Kernel, with_step_size
+from pyro_jarzynski.core.kernels import MALA, ULA, Kernel, with_step_size
 from pyro_jarzynski.core.memory import chunk_size_for
 from pyro_jarzynski.core.modes import standard_modes
 from pyro_jarzynski.core.noise import stream
@@ -29,7 +29,7 @@ from pyro_jarzynski.core.team import WHOLE, Tools
 from pyro_jarzynski.core.transitions import Visit
 from pyro_jarzynski.core.walkers import Walkers, init
 from pyro_jarzynski.ebm.module_modes import ModuleModes, as_checked
-from pyro_jarzynski.ebm.soundness import check_kernel
+from pyro_jarzynski.ebm.soundness import check_kernel, check_parameters
 from pyro_jarzynski.ebm.standing import Standing
 from pyro_jarzynski.ebm.startable import StartableEnergy, device_of, kind_of
 from pyro_jarzynski.ebm.wrapped import check_wrapping, is_fully_sharded
@@ -78,6 +78,7 @@ class Cloud(Standing):
         """Draw the first walkers."""
         count("num_walkers", num_walkers)
         check_kernel(kernel, model)
+        check_parameters("model", model)
         self.team = team_for(seed=seed, purpose=purpose, device=device_of(model))
         check_wrapping(model, self.team)
         self.fully_sharded = is_fully_sharded(model)
@@ -85,6 +86,11 @@ class Cloud(Standing):
             raise ArgumentError(
                 "`jit_compile` must be false for a network that `fully_shard` has sliced: "
                 "compiled code would not gather its parameters."
+            )
+        if jit_compile and not isinstance(kernel, ULA | MALA):
+            raise ArgumentError(
+                "`jit_compile` must be false for kernels other than ULA() and MALA(), the "
+                f"only ones that are compiled; `kernel` is {type(kernel).__name__}."
             )
         self.model, self.kernel = model, kernel
         self.module_modes = ModuleModes(model)

@@ -153,7 +153,7 @@ def _conversion(data: object, dtype: torch.dtype) -> str:
         keys = ", ".join(map(repr, data))
         return f"take the tensor out of it, which has the keys {keys}"
     if hasattr(data, "__array__"):
-        return f"use `torch.as_tensor(numpy.asarray(…), dtype={dtype})`"
+        return f"use `torch.tensor(numpy.asarray(…), dtype={dtype})`"
     if isinstance(data, Iterable) and not isinstance(data, list | tuple | str | bytes):
         return "join its batches by `torch.cat`"
     return "use `torch.as_tensor`"

@@ -8,6 +8,8 @@ from weakref import ReferenceType
 from torch import Tensor, nn
 from torch.distributions import Distribution, Transform
 
+from pyro_jarzynski.errors import ArgumentError
+
 
 def parts_of(
     holder: object, path: str = "", seen: set[int] | None = None
@@ -27,6 +29,25 @@ def modules_in(holder: object) -> list[nn.Module]:
     """Return the modules within a distribution, and those within these."""
     found = [part for _, part in parts_of(holder) if isinstance(part, nn.Module)]
     return [module for part in found for module in part.modules()]
+
+
+def check_base_parameters(base: Distribution) -> None:
+    """Raise if a base has parameters that would have to be trained, or cannot be used."""
+    for path, part in parts_of(base):
+        tensors = part.parameters() if isinstance(part, nn.Module) else [part]
+        for tensor in tensors:
+            if tensor.is_inference():
+                raise ArgumentError(
+                    f"`base` has a tensor made in `torch.inference_mode`, {path!r}, which "
+                    "has no gradients: build the base outside."
+                )
+            if tensor.requires_grad:
+                raise ArgumentError(
+                    f"`base` has a parameter that requires a gradient, {path!r}, and a "
+                    "base is never trained: call its `detach()`, or "
+                    "`requires_grad_(False)` on a module. Put what is to be learned into "
+                    "`net`."
+                )
 
 
 def moved(holder: Any, fn: Callable[[Tensor], Tensor], known: dict[int, Any]) -> Any:

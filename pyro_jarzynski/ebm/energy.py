@@ -4,9 +4,8 @@
 the base: `Z_0 = 1` exactly, and draws of the base are exact first walkers.
 """
 
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
-from typing import Any
+from collections.abc import Callable, Sequence
+from typing import Any, Self
 
 import torch
 from torch import Tensor, nn
@@ -18,8 +17,12 @@ from pyro_jarzynski.core.modes import standard_modes
 from pyro_jarzynski.core.paths import Tempering
 from pyro_jarzynski.core.slices import any_sliced
 from pyro_jarzynski.ebm.base_energy import energy_of, unvalidated
+from pyro_jarzynski.ebm.distribution_parts import check_base_parameters, moved
+from pyro_jarzynski.ebm.soundness import check_parameters
 from pyro_jarzynski.ebm.startable import Annealing, StartableEnergy, device_of
 from pyro_jarzynski.ebm.wrapped import is_fully_sharded, unwrapped
+from pyro_jarzynski.ebm.zero_start import initialise_lazy, values_of
+from pyro_jarzynski.ebm.zero_start import zero_last_layer as zero_last_layer_of
 from pyro_jarzynski.errors import ArgumentError, ArgumentTypeError, EnergyError
 
 
@@ -27,15 +30,17 @@ class EnergyModel(StartableEnergy):
     """The density `e^{-U_θ(x)} / Z_θ` with `U_θ(x) = net_θ(x) - log base(x)`.
 
     Args:
-        net: Module from `(N, *event)` to `(N,)` or `(N, 1)`. Its last layer with a weight
-            is set to zero, unless `zero_last_layer` is false.
+        net: Module from `(N, *event)` to `(N,)` or `(N, 1)`. The layer with a weight that a
+            call comes to last is set to zero, unless `zero_last_layer` is false.
         base: Distribution with batch shape `()` and the event shape of a walker, on the
-            device and of the dtype of the network.
+            device and of the dtype of the network. It is never trained. `to`, `double` and
+            the like move it with the network.
         zero_last_layer: Set the last layer to zero; if false the network must already
             return zero.
 
     Raises:
-        ArgumentError: The base has a batch shape, or the network does not start at zero.
+        ArgumentError: The base has a batch shape or parameters that require a gradient, the
+            network cannot be evaluated at its draws, or does not start at zero.
 
     Example:
         >>> base = dist.Normal(torch.zeros(2), 1.0).to_event(1)
@@ -61,16 +66,23 @@ class EnergyModel(StartableEnergy):
                 f"`base` must have batch shape (), got {tuple(base.batch_shape)}; call "
                 f"its `to_event({len(base.batch_shape)})`."
             )
+        check_base_parameters(base)
         net = unwrapped(net)
-        self.net, self.base = net, unvalidated(base)
+        self.net = net
+        self.base = unvalidated(base)
         self._check_base()
         self.base_energy = energy_of(self.base)
         # A network that knows its base can do with one pass for both.
         self.joint_energy: EnergyFn | None = None
         if getattr(net, "base", None) is base:
             self.joint_energy = getattr(net, "with_base", None)
+        probe = self._probe()
+        sliced = is_fully_sharded(self)
+        if not sliced:
+            initialise_lazy(net, probe)
+        check_parameters("net", net)
         if zero_last_layer:
-            _zero_last_layer(net)
+            zero_last_layer_of(net, None if sliced else probe)
         self._check_start()
 
     @property
@@ -118,7 +130,7 @@ class EnergyModel(StartableEnergy):
         return values.masked_fill(values.abs() <= rounding, 0)
 
     def _check_base(self) -> None:
-        probe = self.draw(4, torch.Generator().manual_seed(0))
+        probe = self._probe()
         if probe.device != device_of(self.net):
             raise ArgumentError(
                 f"`base` draws on {probe.device}, but `net` is on {device_of(self.net)}: "
@@ -145,13 +157,13 @@ class EnergyModel(StartableEnergy):
             )
 
     def _check_start(self) -> None:
-        probe = self.draw(4, torch.Generator().manual_seed(0))
-        with torch.no_grad(), _evaluating(self):
-            if is_fully_sharded(self):
-                # torch wants the first call to be that of the outermost module it sliced.
+        probe = self._probe()
+        if is_fully_sharded(self):
+            # torch wants the first call to be that of the outermost module it sliced.
+            with torch.no_grad():
                 values = self._without_base(probe)
-            else:
-                values = self.net(probe)
+        else:
+            values = values_of(self.net, probe)
         if values.shape not in ((4,), (4, 1)):
             raise EnergyError(
                 "`net` must return one energy per walker: expected shape (4,) or (4, 1) "
@@ -165,25 +177,13 @@ class EnergyModel(StartableEnergy):
                 "before it is trained."
             )
 
+    def _probe(self) -> Tensor:
+        """Draw four points of the base, to try the network at."""
+        return self.draw(4, torch.Generator().manual_seed(0))
 
-@contextmanager
-def _evaluating(net: nn.Module) -> Iterator[None]:
-    """Let a network be in the mode of evaluation, and put back that of each module."""
-    modes = [(module, module.training) for module in net.modules()]
-    net.eval()
-    try:
-        yield
-    finally:
-        for module, training in modes:
-            module.training = training
-
-
-def _zero_last_layer(net: nn.Module) -> None:
-    layers = [m for m in net.modules() if isinstance(getattr(m, "weight", None), Tensor)]
-    if not layers:
-        raise ArgumentError(
-            "`net` has no layer with a weight to set to zero; set its output to zero "
-            "yourself and pass `zero_last_layer=False`."
-        )
-    for parameter in layers[-1].parameters(recurse=False):
-        nn.init.zeros_(parameter)
+    def _apply(self, fn: Callable[[Tensor], Tensor], *recurse: bool) -> Self:
+        """Change parameters and buffers, and the tensors of the base, as `to` does."""
+        super()._apply(fn, *recurse)
+        self.base = moved(self.base, fn, {})
+        self.base_energy = energy_of(self.base)
+        return self

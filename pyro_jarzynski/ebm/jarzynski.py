@@ -21,7 +21,8 @@ class JarzynskiLearner(Learner):
     Args:
         model: `EnergyModel`, or any `StartableEnergy` module. Ranks may have cut it by
             torch's `fully_shard`.
-        optimizer: Any torch optimiser over the parameters of the model.
+        optimizer: Any torch optimiser over the parameters of the model whose steps need no
+            closure.
         num_walkers: Walkers `N` that train the model.
         audit_walkers: Walkers that only follow, and give every likelihood reported.
         kernel: How walkers move. The step size of MALA and HMC is adapted.
@@ -39,7 +40,8 @@ class JarzynskiLearner(Learner):
             never does.
         ess_threshold: Resample when `ESS < ess_threshold N`, in [0, 1].
         resampler: A name or function of `core.resampling`.
-        lr_scheduler: Any torch scheduler, stepped once per update.
+        lr_scheduler: Any torch scheduler of the optimiser, stepped once per update. One
+            that needs a score, as `ReduceLROnPlateau` does, can be a callback.
         seed: Seed of walkers, audit walkers and data order.
         chunk_size: Walkers per call of the model; `"auto"` takes as many as a cache holds,
             or a part of the memory of a GPU; `None` takes all at once.
@@ -47,7 +49,8 @@ class JarzynskiLearner(Learner):
             makes those of small networks up to 1.6 times faster; convolutions gain nothing.
 
     Raises:
-        ArgumentError: A number is out of its range, or the optimiser misses parameters.
+        ArgumentError: A number is out of its range, the optimiser misses parameters or
+            needs a closure, or the scheduler needs a score or is of another optimiser.
         EnergyError: The energy couples walkers, is random, or has a wrong shape.
 
     Source:

@@ -32,6 +32,11 @@ from pyro_jarzynski.ebm.data import ON_THE_EDGE, Batches, collected, find_nonfin
 from pyro_jarzynski.ebm.followers import Followers, all_or_nothing
 from pyro_jarzynski.ebm.history import History
 from pyro_jarzynski.ebm.module_modes import as_checked
+from pyro_jarzynski.ebm.optimizers import (
+    check_optimizer,
+    check_schedule_length,
+    check_scheduler,
+)
 from pyro_jarzynski.ebm.parameters import check_alike, check_followed, trainable
 from pyro_jarzynski.ebm.renewal import Renewal, check_renewal
 from pyro_jarzynski.ebm.startable import StartableEnergy
@@ -74,6 +79,8 @@ class Learner(CrossEntropy, ABC):
         """Draw the walkers at the model's present parameters."""
         self.model = model = settled(model)
         self.optimizer, self.lr_scheduler = optimizer, lr_scheduler
+        check_optimizer("optimizer", optimizer)
+        check_scheduler(lr_scheduler, optimizer)
         self.seed = seed
         self.parameters = trainable(model, optimizer)
         self.followers = Followers(
@@ -165,6 +172,9 @@ class Learner(CrossEntropy, ABC):
             SystemExit: The process was told to end (SIGTERM), and has checkpoints.
         """
         check_course(num_steps, batch_size, eval_every, patience, validation, callbacks)
+        check_optimizer("optimizer", self.optimizer)
+        check_scheduler(self.lr_scheduler, self.optimizer)
+        check_schedule_length(self.lr_scheduler, num_steps)
         check_followed(self.followers)
         self._find_parameters()
         walkers, support = self.cloud.example, self.model.support
@@ -285,14 +295,23 @@ class Learner(CrossEntropy, ABC):
             walkers = self.advance(batches)
             self.followers.update_audit()
             self.followers.adapt(walkers.acceptance_rate)
-            if self.lr_scheduler is not None:
-                self.lr_scheduler.step()
+            self._step_scheduler()
         self.step_control.learn(walkers.conditional_ess)
         self.num_steps += 1
         if self.renewal is not None and self.num_steps % self.renewal.every == 0:
             self._renew(self.renewal)
         self._set_negative(walkers.slopes)
         return Update(nll, norm, rate, walkers)
+
+    def _step_scheduler(self) -> None:
+        if self.lr_scheduler is None:
+            return
+        try:
+            self.lr_scheduler.step()
+        except ValueError as error:
+            raise ArgumentError(
+                f"`lr_scheduler` has no step after update {self.num_steps + 1}: {error}"
+            ) from error
 
     def _find_parameters(self) -> None:
         """Find which parameters are trained now: layers may be frozen and unfrozen."""

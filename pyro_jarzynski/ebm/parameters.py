@@ -39,12 +39,6 @@ def trainable(model: nn.Module, optimizer: Optimizer) -> list[nn.Parameter]:
             f"of shape {', '.join(shapes)}, which would never be trained: build it from "
             "`model.parameters()`."
         )
-    made = [name for name, p in named.items() if p.is_inference()]
-    if made:
-        raise ArgumentError(
-            f"`model` has parameters made in `torch.inference_mode`, {', '.join(made)}, "
-            "which cannot be trained; build it outside."
-        )
     return list(named.values())
 
 

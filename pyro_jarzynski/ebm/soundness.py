@@ -8,6 +8,7 @@ from torch import Tensor, nn
 
 from pyro_jarzynski.core.alone import global_stream
 from pyro_jarzynski.core.evaluation import EnergyFn
+from pyro_jarzynski.core.gibbs import BlockGibbs, GibbsEnergy
 from pyro_jarzynski.core.kernels import Kernel
 from pyro_jarzynski.ebm.startable import StartableEnergy
 from pyro_jarzynski.ebm.wrapped import is_fully_sharded, shaken_in_place
@@ -31,6 +32,22 @@ def check_kernel(kernel: Kernel, model: StartableEnergy) -> None:
             "`kernel` must be one that only evaluates the energy, such as MALA(), where "
             f"`fully_shard` has sliced the network; got {type(kernel).__name__}."
         )
+    if isinstance(kernel, BlockGibbs) and not isinstance(model, GibbsEnergy):
+        raise ArgumentError(
+            "`kernel` is BlockGibbs(), which needs an energy with a method "
+            "`gibbs(position, generator)`, such as `BinaryRBMEnergy`; "
+            f"{type(model).__name__} has none. Use MALA()."
+        )
+
+
+def check_parameters(name: str, model: nn.Module) -> None:
+    """Raise if a model or network has parameters through which no gradient can go."""
+    made = [path for path, p in model.named_parameters() if p.is_inference()]
+    if made:
+        raise ArgumentError(
+            f"`{name}` has parameters made in `torch.inference_mode`, {', '.join(made)}, "
+            "which have no gradients: build it outside."
+        )
 
 
 def check_walkers_are_independent(model: StartableEnergy, walkers: Tensor) -> None:
@@ -44,7 +61,8 @@ def check_walkers_are_independent(model: StartableEnergy, walkers: Tensor) -> No
         if _change(first, again) > 0:
             raise EnergyError(
                 "The energy gives two values at the same walkers: it is random. Call "
-                "`eval()` on the network (Dropout?) before training."
+                "`eval()` on the network before training (Dropout? Spectral norm, which "
+                "goes on with its iteration at every call in train mode?)."
             )
         if len(sample) == 1:
             return
@@ -93,6 +111,7 @@ def _shaken(model: nn.Module, sample: Tensor) -> Iterator[EnergyFn]:
     shaken = {
         name: p + torch.randn_like(p) * (0.1 + p.abs() / 10)
         for name, p in model.named_parameters()
+        if p.is_floating_point() or p.is_complex()
     }
     meaningful = torch.isfinite(at(shaken)(sample)).all()
-    yield at(shaken if meaningful else dict(model.named_parameters()))
+    yield at(shaken if meaningful else {})

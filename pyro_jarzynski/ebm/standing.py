@@ -99,15 +99,14 @@ class Standing:
 
     def check_kind(self) -> None:
         """Raise if the model has been moved, so that its walkers cannot follow it."""
-        kind = kind_of(self.model)
-        if kind != self.parameter_kind:
-            was, now = (" on ".join(map(str, each)) for each in (self.parameter_kind, kind))
-            raise ArgumentError(
-                f"The walkers are on {self.example.device} and the model on {kind[1]}: its "
-                f"parameters were {was} when they were drawn, and are {now}. Move a model "
-                "by `to`, `double` or `float` before the learner or tracker is built, or "
-                "move it back."
-            )
+        kinds = zip(self.parameter_kind, kind_of(self.model), strict=True)
+        for name, (was, now) in zip(("of", "on"), kinds, strict=True):
+            if was != now:
+                raise ArgumentError(
+                    f"The walkers are {name} {was} and the model {name} {now}: move a "
+                    "model by `to`, `double` or `float` before the learner or tracker is "
+                    "built, or move it back."
+                )
 
     def check_current(self) -> None:
         """Raise unless the walkers are weighted for the parameters of the model now."""

@@ -108,7 +108,8 @@ def shaken_in_place(model: nn.Module) -> Iterator[None]:
     tensors = [own_slice(x).detach() for x in (*model.parameters(), *model.buffers())]
     kept = [(x, x.clone()) for x in tensors]
     try:
-        for x in map(own_slice, model.parameters()):
+        floating = (p for p in model.parameters() if p.is_floating_point())
+        for x in map(own_slice, floating):
             x.detach().add_(torch.randn_like(x) * (0.1 + x.abs() / 10))
         yield
     finally:

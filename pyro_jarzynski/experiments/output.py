@@ -111,18 +111,25 @@ def render(out: Path) -> dict[str, str]:
         history = History.from_csv(out / "history.csv")
     except (OSError, ValueError) as error:
         raise ModelFileError(f"{out / 'history.csv'} cannot be read: {error}") from error
-    figures, summary = drawers[experiment](out, saved)
+    try:
+        figures, summary = drawers[experiment](out, saved)
+        settings = {k: str(v) for k, v in saved.notes["settings"].items()}
+        threshold = saved.notes["settings"]["ess_threshold"]
+    except (KeyError, AttributeError, TypeError, ValueError) as error:
+        what = f"no entry {error}" if isinstance(error, KeyError) else str(error)
+        raise ModelFileError(
+            f"{out / 'model.json'} is not that of a `pyro-jarzynski train`: {what}. Train "
+            "again, or restore the file."
+        ) from error
     if len(history):
-        training = plot_training(
-            history, ess_threshold=saved.notes["settings"]["ess_threshold"]
-        )
+        training = plot_training(history, ess_threshold=threshold)
         save_figure(training, out / "training.png")
         figures["The course of the training"] = out / "training.png"
     write_report(
         out / "report.html",
         title=f"pyro-jarzynski: {experiment}",
         summary=summary,
-        settings={k: str(v) for k, v in saved.notes["settings"].items()},
+        settings=settings,
         figures=figures,
         history=history if len(history) else None,
         notes=[AUDIT_NOTE],

@@ -141,13 +141,15 @@ def save_figure(
 
     Args:
         axes_or_figure: A figure, or any of its axes.
-        path: File to write, in a directory that exists.
+        path: File to write, in a directory that exists; without an ending it gets that of
+            matplotlib's default format, `.png`.
         dpi: Pixels per inch.
 
     Returns:
-        The path.
+        The path of the file.
 
     Raises:
+        ArgumentError: There is no such format.
         OutputError: The file cannot be written.
 
     Example:
@@ -159,13 +161,21 @@ def save_figure(
     owner = drawn.flat[0] if isinstance(drawn, np.ndarray) else drawn
     # The second `figure` leads from a subfigure to the figure that holds it.
     figure: Figure = owner.figure.figure
+    file = Path(path)
+    formats = figure.canvas.get_supported_filetypes()
+    if not file.suffix:
+        file = file.with_suffix(f".{figure.canvas.get_default_filetype()}")
+    if file.suffix[1:].lower() not in formats:
+        raise ArgumentError(
+            f"`path` must end with one of {', '.join(sorted(formats))}, got {str(path)!r}."
+        )
     try:
-        figure.savefig(path, dpi=dpi)
+        figure.savefig(file, dpi=dpi)
     except OSError as error:
         raise OutputError(
             f"`path` must be a file that can be written, got {path}: {error.strerror}."
         ) from error
-    return Path(path)
+    return file
 
 
 def _column(history: History, name: str) -> np.ndarray:

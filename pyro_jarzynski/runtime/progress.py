@@ -59,6 +59,7 @@ class ProgressBar:
             disable=ranks_now().rank > 0,
         )
         self.task = self.progress.add_task("", total=num_steps)
+        self._first: int | None = None
 
     def __enter__(self) -> "ProgressBar":
         """Show the bar."""
@@ -75,11 +76,11 @@ class ProgressBar:
         self.progress.stop()
 
     def __call__(self, learner: Learner, row: dict[str, float]) -> None:
-        """Show one row of the history."""
-        del learner
-        self.progress.update(
-            self.task, completed=int(row["step"]), description=describe(row)
-        )
+        """Show one row of the history; updates count from the first call of `fit`."""
+        if self._first is None:
+            self._first = 0 if learner.course is None else learner.course.first
+        done = int(row["step"]) - self._first
+        self.progress.update(self.task, completed=done, description=describe(row))
 
 
 def describe(row: dict[str, float]) -> str:

@@ -15,7 +15,7 @@ from pyro_jarzynski.core.compiled_moves import MAX_SIZES, CompiledEnergy
 from pyro_jarzynski.core.noise import stream
 from pyro_jarzynski.core.team import Tools
 from pyro_jarzynski.errors import CompilationWarning
-from tests.ebm.models import mixture_data, mixture_learner
+from tests.ebm.models import mixture_data, mixture_learner, seeded
 from tests.scenarios import FLOAT
 
 KERNELS = [ULA(0.1), MALA(0.1), ULA(0.1, temperature=2.0)]
@@ -88,6 +88,59 @@ def test_parameters_and_buffers_may_change(compilations):
     for step_size in (0.1, 0.02):
         assert_same_moves(ULA(step_size), plain, energy, walkers_of(plain))
     assert len(compilations) == 1
+
+
+@pytest.mark.parametrize("way", ["assign", "object", "averaged"])
+def test_parameters_may_be_replaced_by_others(way, compilations):
+    """As `load_state_dict(assign=True)` does, and those who average parameters."""
+    plain = Bowl()
+    walkers = walkers_of(plain)
+    energy = ready(plain, walkers, MALA(0.1))
+    other = {name: value + 0.5 for name, value in plain.state_dict().items()}
+    if way == "assign":
+        plain.load_state_dict(other, assign=True)
+    elif way == "object":
+        plain.a, plain.centre = nn.Parameter(other["a"]), other["centre"]
+    else:
+        plain.a.data, plain.centre.data = other["a"], other["centre"]
+    assert_same_moves(MALA(0.1), plain, energy, walkers_of(plain))
+    assert len(compilations) == 1
+
+
+class Modal(nn.Module):
+    """Doubles in train mode."""
+
+    def forward(self, x):
+        return 2 * x if self.training else x
+
+
+class Layered(nn.Module):
+    """A network whose modules may be replaced by others of the same parameters."""
+
+    def __init__(self):
+        super().__init__()
+        first = seeded(lambda: nn.Linear(3, 4, dtype=FLOAT))
+        self.layers = nn.Sequential(first, nn.SiLU(), Modal())
+
+    def forward(self, x):
+        return self.layers(x).square().sum(1)
+
+
+@pytest.mark.parametrize("change", ["module", "mode", "size"])
+def test_code_of_another_network_is_not_used(change, compilations):
+    plain = Layered().eval()
+    walkers = walkers_of(plain)
+    energy = ready(plain, walkers, ULA(0.1))
+    if change == "module":
+        plain.layers[1] = nn.Tanh()
+    elif change == "mode":
+        plain.layers[2].train()
+    else:
+        plain.layers[0] = seeded(lambda: nn.Linear(3, 5, dtype=FLOAT))
+    for _ in range(2):
+        assert_same_moves(ULA(0.1), plain, energy, walkers_of(plain))
+    assert len(energy.codes) == 1
+    assert len(compilations) == 2
 
 
 def test_what_is_seen_once_is_not_compiled(compilations):

@@ -2,8 +2,11 @@
 
 import math
 
+import numpy
+import pandas
 import pytest
 import torch
+from torch.utils.data import DataLoader, TensorDataset
 
 from pyro_jarzynski import MALA, ULA, LikelihoodTracker
 from pyro_jarzynski.errors import (
@@ -177,3 +180,160 @@ def test_a_step_beyond_the_curvature_is_a_warning():
 
 def test_a_step_within_the_curvature_is_none():
     mixture_learner(model=Shifted(), kernel=ULA(1.9)).fit(GOOD, 1)
+
+
+class Pixels(Shifted):
+    """A density on the unit cube: zero on its far edges, as that of a uniform base is."""
+
+    def __init__(self):
+        super().__init__(dimension=2)
+
+    def forward(self, x):
+        inside = ((x >= 0) & (x < 1)).all(1)
+        return torch.where(inside, (x @ self.mean), math.inf)
+
+    def draw(self, num, generator):
+        return torch.rand(num, 2, dtype=FLOAT, generator=generator)
+
+    def start_log_normalizer(self):
+        return 0.0
+
+
+def pixels(*white):
+    data = torch.rand(20, 2, dtype=FLOAT, generator=torch.Generator().manual_seed(0))
+    data[list(white), 1] = 1.0
+    return data
+
+
+class TestDataWithoutDensity:
+    @staticmethod
+    def learner():
+        return mixture_learner(model=Pixels(), kernel=MALA(0.01))
+
+    def test_of_training_are_named_before_anything_changes(self):
+        learner = self.learner()
+        told = r"in update 1 at 2 of 20 rows: 3, 11 .* at row 3 of `data`, \[0\.\d+, 1\]"
+        with pytest.raises(DataError, match=told):
+            learner.fit(pixels(3, 11), 5, batch_size=None)
+        assert learner.num_steps == 0
+        assert not learner.model.mean.any()
+
+    def test_of_a_batch_are_found_in_the_data(self):
+        with pytest.raises(DataError, match=r"1 of 4 rows: . of the batch, .* row 11 of"):
+            self.learner().fit(pixels(11), 5, batch_size=4)
+
+    def test_of_a_loader_are_shown(self):
+        with pytest.raises(DataError, match=r"in update 2 .*, first at \[0\.\d+, 1\]\."):
+            self.learner().fit([pixels(), pixels(7)], 5)
+
+    def test_of_validation_are_named_before_training(self):
+        learner = self.learner()
+        with pytest.raises(DataError, match=r"`validation` is plus infinity at 1 of 20 r"):
+            learner.fit(pixels(), 5, validation=pixels(7))
+        assert learner.num_steps == 0
+
+    def test_give_an_infinite_likelihood_with_a_warning(self):
+        tracker = LikelihoodTracker(Pixels(), num_walkers=20, kernel=MALA(0.01))
+        with pytest.warns(
+            NonFiniteEnergyWarning, match=r"density zero at `x` in 1 of 20 r"
+        ):
+            found = tracker.nll(pixels(7))
+        assert found.nll == found.data_error == math.inf
+        assert tracker.log_prob(pixels(7))[7] == -math.inf
+
+    def test_that_come_about_in_training_are_never_the_best(self):
+        """The score of a model that has lost a row is no score; training goes on."""
+        model = Pixels()
+        model.edge = math.inf
+        forward = model.forward
+        model.forward = lambda x: forward(x).masked_fill(
+            (x[:, 0] > model.edge) & (len(x) == 20), math.inf
+        )
+        learner = mixture_learner(model=model, kernel=MALA(0.01))
+
+        def lose(learner, row):
+            model.edge = {2: 0.5, 4: 0.5}.get(row["step"], math.inf)
+
+        with pytest.warns(
+            NonFiniteEnergyWarning, match="update 4 the model has density ze"
+        ):
+            history = learner.fit(
+                pixels()[:10] / 2,
+                8,
+                validation=pixels(),
+                eval_every=2,
+                batch_size=None,
+                callbacks=[lose],
+            )
+        scores = history["validation_nll"]
+        assert scores[1] == scores[2] == math.inf
+        assert learner.best.step in (2, 8)
+        assert math.isfinite(learner.best.validation_nll)
+
+
+def test_nan_energies_of_data_are_an_error_with_their_rows():
+    tracker = LikelihoodTracker(Cliff(), num_walkers=20)
+    data = GOOD.clone()
+    data[5, 0] = 60.0
+    with pytest.raises(
+        NonFiniteEnergyError, match="energy of `x` is NaN at 1 of 20 rows: 5"
+    ):
+        tracker.nll(data)
+
+
+def batches_of(data, size):
+    yield from data.split(size)
+
+
+class TestOtherSources:
+    @pytest.mark.parametrize("make", [batches_of, lambda d, n: iter(list(d.split(n)))])
+    def test_iterators_that_end(self, make):
+        learner = mixture_learner()
+        with pytest.raises(DataError, match=r"ended after 4 batches, .*begun again"):
+            learner.fit(make(GOOD, 5), 10)
+        assert learner.num_steps == 4
+        learner.fit(make(GOOD, 5), 4)
+
+    def test_batches_that_are_dictionaries(self):
+        with pytest.raises(ArgumentTypeError, match=r"A batch of `data` .*keys 'x', 'y'"):
+            mixture_learner().fit([{"x": GOOD, "y": 0}], 5)
+
+    @pytest.mark.parametrize("where", ["data", "validation"])
+    def test_frames_and_arrays_are_told_how_to_become_tensors(self, where):
+        for other in (pandas.DataFrame(GOOD.numpy()), GOOD.numpy()):
+            given = {"data": GOOD, "num_steps": 3} | {where: other}
+            told = rf"`{where}` must be a tensor .*`torch.tensor\(numpy.asarray"
+            with pytest.raises(ArgumentTypeError, match=told):
+                mixture_learner().fit(**given)
+            again = torch.tensor(numpy.asarray(other), dtype=torch.float64)
+            mixture_learner().fit(**(given | {where: again}))
+
+    @pytest.mark.parametrize("other", ["data.csv", {"x": GOOD}, TensorDataset(GOOD)])
+    def test_what_is_no_loader(self, other):
+        with pytest.raises(ArgumentTypeError, match="`data` must be a tensor"):
+            mixture_learner().fit(other, 5)
+
+    def test_a_loader_where_a_tensor_is_needed(self):
+        tracker = LikelihoodTracker(start_mixture(), num_walkers=10)
+        with pytest.raises(ArgumentTypeError, match=r"join its batches by `torch\.cat`"):
+            tracker.nll(DataLoader(GOOD, 5))
+
+    @pytest.mark.parametrize(
+        "make",
+        [
+            lambda: DataLoader(TensorDataset(GOOD * 0.9), 6, generator=torch.Generator()),
+            lambda: [(GOOD[:7] * 0.9, "label"), (GOOD[7:] * 0.9, "label")],
+            lambda: batches_of(GOOD * 0.9, 6),
+        ],
+    )
+    def test_validation_may_be_a_loader(self, make):
+        found = []
+        for validation in (make(), GOOD * 0.9):
+            learner = mixture_learner()
+            history = learner.fit(GOOD, 4, validation=validation, eval_every=2)
+            found.append(history["validation_nll"])
+        assert found[0] == found[1]
+
+    def test_validation_of_no_batches(self):
+        with pytest.raises(DataError, match="`validation` is empty: the loader yields no"):
+            mixture_learner().fit(GOOD, 4, validation=[])

@@ -121,6 +121,11 @@ class TestDistribution:
         assert wide.expand((3, 4)).log_prob(torch.zeros(2)).shape == (3, 4)
         assert law.expand((6,)).to_event(1).log_prob(torch.zeros(6, 2)).shape == ()
 
+    def test_no_draws_are_an_empty_tensor(self):
+        law = mixture().distribution()
+        assert law.sample((0,)).shape == (0, 2)
+        assert law.expand([3]).sample((2, 0)).shape == (2, 0, 3, 2)
+
     def test_masks_leave_out_data(self):
         law = mixture().distribution()
         mask = torch.tensor([True, False, True, False])
@@ -226,6 +231,8 @@ class TestTraining:
         svi, data = fitted(model)
         svi.step(data)
         before = [p.detach().clone() for p in model.parameters()]
+        made = list(svi.optim.optim_objs.values())
+        moments = [s["exp_avg"].clone() for each in made for s in each.state.values()]
         svi.optim.optim.pt_optim_args["lr"] = 1e30
         for each in svi.optim.optim_objs.values():
             each.param_groups[0]["lr"] = 1e30
@@ -234,6 +241,17 @@ class TestTraining:
         assert steps(model) == [1, 1]
         for a, b in zip(model.parameters(), before, strict=True):
             assert torch.equal(a, b)
+        found = [s["exp_avg"] for each in made for s in each.state.values()]
+        for a, b in zip(found, moments, strict=True):
+            assert torch.equal(a, b)
+
+    def test_failure_in_the_first_step_leaves_no_optimiser(self):
+        model = mixture()
+        svi, data = fitted(model)
+        svi.optim.optim.pt_optim_args["lr"] = 1e30
+        with pytest.raises((NonFiniteEnergyError, pj.JarzynskiError)):
+            svi.step(data)
+        assert not svi.optim.optim_objs
 
 
 class TestLatent:

@@ -227,3 +227,12 @@ class TestSaveFigure:
     def test_directory_that_is_not_there_is_an_error(self, tmp_path):
         with pytest.raises(OutputError, match="`path` must be a file that can be written"):
             save_figure(Figure(), tmp_path / "nowhere" / "f.png")
+
+    def test_without_an_ending_it_gets_one_and_says_so(self, tmp_path):
+        path = save_figure(Figure(figsize=(1, 1)), tmp_path / "figure")
+        assert path == tmp_path / "figure.png"
+        assert path.read_bytes().startswith(PNG_SIGNATURE)
+
+    def test_an_ending_that_is_no_format_is_named(self, tmp_path):
+        with pytest.raises(ArgumentError, match=r"`path` must end with one of .*png, .*v1"):
+            save_figure(Figure(figsize=(1, 1)), tmp_path / "figure.v1")

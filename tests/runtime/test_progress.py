@@ -42,6 +42,19 @@ def test_a_run_is_shown():
         assert part in text
 
 
+def test_a_bar_counts_the_updates_of_its_own_calls():
+    """That of a second call begins at none; one around several calls goes on."""
+    learner = mixture_learner()
+    learner.fit(mixture_data(), 4)
+    for calls, shown in ((1, "3/3"), (2, "6/6")):
+        file = io.StringIO()
+        with ProgressBar(3 * calls, console=console_to(file)) as bar:
+            for _ in range(calls):
+                learner.fit(mixture_data(), 3, callbacks=[bar])
+        assert shown in file.getvalue()
+        assert "7/" not in file.getvalue()
+
+
 def test_a_row_is_a_line():
     row = row_of(ess=0.5, log_z=1.234, log_z_error=0.05, train_nll=-3, validation_nll=2)
     expected = "ESS 50% · log Z 1.23 ± 0.05 · NLL train -3.00 · validation 2.00"
