@@ -12,6 +12,7 @@ from dataclasses import replace
 from typing import Any, NamedTuple
 
 import torch
+from torch import Tensor
 
 from pyro_jarzynski.core import smc
 from pyro_jarzynski.core.evaluation import CombinedEnergy
@@ -28,7 +29,7 @@ from pyro_jarzynski.errors import NonFiniteEnergyError, WeightCollapseError
 from pyro_jarzynski.infer.agreement import agree_on_energies, agree_on_stage
 from pyro_jarzynski.infer.learned import LearnedPosterior
 from pyro_jarzynski.infer.legs import Counted, Leg
-from pyro_jarzynski.infer.nonfinite import NonFiniteCounts, remedies
+from pyro_jarzynski.infer.nonfinite import MIN_DENSE, NonFiniteCounts, remedies
 from pyro_jarzynski.infer.schedules import AdaptiveTempering
 from pyro_jarzynski.infer.settings import Settings
 from pyro_jarzynski.infer.standing import Standing
@@ -41,6 +42,8 @@ MAX_INFINITE = 0.01
 SCOUTING = AdaptiveTempering(0.5)
 # A path of so few steps of a scout needs no better base, and a Gaussian may be a worse one.
 SHORT_PATH = 4
+# Times that so many draws as there are walkers are looked at for some of finite density.
+MAX_LOOKS = 100
 
 
 class Reached(NamedTuple):
@@ -155,13 +158,12 @@ def _set_out(leg: Leg, settings: Settings, at: Standing, ahead: NonFiniteCounts)
     # First the pilot: what is compiled is compared at the walkers that come first, and
     # those are the same on all ranks.
     if settings.adapt == "pilot":
-        pilot = on_all(team.ranks, lambda: _start(leg, num, 1, settings, "pilot", ahead))
+        pilot = on_all(team.ranks, lambda: _start_ahead(leg, settings, "pilot", ahead))
     else:
         agree_on_energies(team.ranks, leg.posterior, settings.seed)
     counts = NonFiniteCounts(settings, leg.posterior)
     with leg.terms.by_all(team.ranks), counts.by_all(team.ranks):
         walkers = _start(leg, num * islands, islands, settings, "walkers", counts, team)
-    counts.drawn = num * islands
     at.set_out(walkers, pilot, counts)
 
 
@@ -172,8 +174,9 @@ def _scout(leg: Leg, settings: Settings, at: Standing) -> Iterator[Reached]:
     num, counts, ranks = settings.num_walkers, at.counts, at.team.ranks
     scout = at.scout
     if scout is None:
-        scout = on_all(ranks, lambda: _start(leg, num, 1, settings, "scout", counts))
-        counts.drawn = num
+        scout = on_all(ranks, lambda: _start_ahead(leg, settings, "scout", counts))
+        # A path that began with so few walkers was not short.
+        at.sparse = counts.is_sparse
     quick = replace(settings, schedule=SCOUTING)
     tools = Tools(at.generators["scout"], settings.walkers_per_call, faults=counts)
     stages = _explore(leg, scout, at.kernel, quick, tools, at.beta)
@@ -311,6 +314,37 @@ def _start(
     return team.start(num, generator, place, islands)
 
 
+def _start_ahead(
+    leg: Leg, settings: Settings, purpose: str, counts: NonFiniteCounts
+) -> Walkers:
+    """Draw a cloud that finds the way, again and again where few draws have a density.
+
+    Its weights are read by nobody, so that it may leave out the others.
+
+    Raises:
+        WeightCollapseError: No draw has a finite density.
+    """
+    num = settings.num_walkers
+    alive: list[Tensor] = []
+    for look in range(MAX_LOOKS):
+        again = f", again {look}" if look else ""
+        walkers = _start(leg, num, 1, settings, f"{purpose}{again}", counts)
+        assert isinstance(walkers.position, Tensor)
+        if look == 0 and not counts.is_sparse:
+            return walkers
+        dense = torch.isfinite(walkers.evaluation.terms[1].energy)
+        alive.append(walkers.position[dense & torch.isfinite(walkers.log_weight)])
+        if sum(map(len, alive)) >= MIN_DENSE * num:
+            break
+    positions = torch.cat(alive)
+    if not len(positions):
+        found = f"The density is zero or no number at all {counts.drawn} draws of the base."
+        raise _collapse(found, leg, settings)
+    rows = torch.arange(num, device=positions.device) % len(positions)
+    base = CombinedEnergy(leg.terms, (1.0, 0.0))
+    return init(positions[rows], base, chunk_size=settings.walkers_per_call, faults=counts)
+
+
 def draw_base(
     leg: Leg, num: int, settings: Settings, purpose: str, counts: NonFiniteCounts
 ) -> Walkers:
@@ -336,6 +370,8 @@ def draw_base(
     lost |= goal.isnan() | infinite
     walkers = drop(walkers, lost)
     dead = walkers.log_weight == -math.inf
+    counts.drawn += num
+    counts.zero += int((goal == math.inf).sum())
     counts.lost += int(dead.sum())
     if dead.any():
         counts.blame(drawn[dead][0])
@@ -347,8 +383,12 @@ def _explained(stages: Iterator[Any], leg: Leg, settings: Settings) -> Iterator[
     try:
         yield from stages
     except WeightCollapseError as error:
-        drawn = leg.posterior.draw(1, seed=0, purpose="explanation")
-        cause = leg.posterior.explain(drawn[0])
-        known = remedies(drawn.dtype, leg.posterior, settings.base)
-        advice = f"{known} More walkers help if few were left."
-        raise WeightCollapseError(f"{error.found} {cause}", advice) from error
+        raise _collapse(error.found, leg, settings) from error
+
+
+def _collapse(found: str, leg: Leg, settings: Settings) -> WeightCollapseError:
+    """Return the error that no walker is left, with a cause and what can help."""
+    drawn = leg.posterior.draw(1, seed=0, purpose="explanation")
+    cause = leg.posterior.explain(drawn[0])
+    advice = remedies(drawn.dtype, leg.posterior, settings, sparse=True)
+    return WeightCollapseError(f"{found} {cause}", advice)

@@ -28,6 +28,7 @@ class Doubted(Protocol):
     history: dict[str, Tensor]
     settings: Settings
     num_undecorrelated: int
+    stage_log_weights: list[Tensor]
     walkers: Walkers
 
     @property
@@ -87,7 +88,7 @@ def find_doubts(result: Doubted) -> list[str]:
             "posterior, which may be missed. Allow more moves, or reparametrise the model "
             "(non-centred)."
         )
-    lowest = float(result.history["conditional_ess"].min()) / result.settings.num_walkers
+    lowest = _lowest_share(result)
     if lowest < MIN_CONDITIONAL_ESS and float(result.pareto_k.max()) > MAX_SHAPE:
         found.append(
             f"A step left {lowest:.1%} of the walkers, with weights of Pareto shape "
@@ -141,6 +142,17 @@ def disagreements(log_evidences: Tensor, draws: dict[str, Tensor], those: str) -
             "Use more walkers, or more moves."
         )
     return found
+
+
+def _lowest_share(result: Doubted) -> float:
+    """Return the smallest share of walkers that a step left, of those with a likelihood.
+
+    No path keeps the others: they were lost as soon as it began.
+    """
+    weights = result.stage_log_weights
+    dense = torch.stack([torch.isfinite(x).double().mean() for x in weights])
+    share = result.history["conditional_ess"].amin(1) / result.settings.num_walkers
+    return float((share / dense.to(share.device)).min())
 
 
 def _stuck(result: Doubted) -> float:

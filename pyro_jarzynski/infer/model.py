@@ -226,16 +226,17 @@ class PyroModel:
             )
         return recorder.trace, feed
 
-    def broken_sites(self, coordinates: Tensor) -> list[str]:
-        """Return the names of sites whose log-density is not finite at one walker."""
+    def broken_sites(self, coordinates: Tensor) -> dict[str, str]:
+        """Return what the densities are, by site, that are not finite at one walker."""
         with SingularAsNaN():
             trace, _ = self.run(coordinates)
         sites: dict[str, Site] = dict(trace.nodes)
-        return [
-            name
-            for name, site in sites.items()
-            if is_density(site) and not torch.isfinite(site["log_prob"]).all()
-        ]
+        found = {}
+        for name, site in sites.items():
+            if is_density(site) and not torch.isfinite(site["log_prob"]).all():
+                zero = bool((site["log_prob"] < math.inf).all())
+                found[name] = "zero" if zero else "not finite"
+        return found
 
     @property
     def scaled_latents(self) -> list[str]:

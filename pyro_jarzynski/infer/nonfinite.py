@@ -14,21 +14,38 @@ from torch import Tensor
 
 from pyro_jarzynski.core.faults import MAX_BROKEN, Fault, Faults
 from pyro_jarzynski.core.ranks import Ranks
-from pyro_jarzynski.errors import NonFiniteEnergyError, NonFiniteEnergyWarning
+from pyro_jarzynski.errors import (
+    EvidenceWarning,
+    NonFiniteEnergyError,
+    NonFiniteEnergyWarning,
+)
 from pyro_jarzynski.infer.posterior import Posterior
 from pyro_jarzynski.infer.run_warnings import warn
 from pyro_jarzynski.infer.settings import Settings
 
+# Share of the draws of a base that must have a density for walkers to set out from it.
+MIN_DENSE = 0.1
 
-def remedies(dtype: torch.dtype, posterior: Posterior, base: Any) -> str:
+
+def remedies(
+    dtype: torch.dtype, posterior: Posterior, settings: Settings, *, sparse: bool = False
+) -> str:
     """Return what can help where densities overflow or underflow, as a sentence.
 
     Args:
         dtype: Of the walkers.
         posterior: Their posterior.
-        base: Where they start, the setting of the sampler.
+        settings: Settings of the run.
+        sparse: Whether few draws of the base have a density at all.
     """
     known = []
+    base = settings.base
+    if sparse and not settings.learn_base:
+        known.append("`learn_base=True`")
+    if sparse:
+        known.append("more walkers")
+        if posterior.method != "torch":
+            known.append("a `base` of draws by site from where the density is positive")
     if dtype != torch.float64:
         known.append(
             "double precision, by `torch.set_default_dtype(torch.float64)` and data of it"
@@ -52,6 +69,7 @@ class NonFiniteCounts(Faults):
 
     Attributes:
         drawn: Draws of the base.
+        zero: Those of them at which the posterior density is zero.
         lost: Those of them that got weight zero.
         moved: Moves that were proposed.
         refused: Those of them that were not made.
@@ -62,7 +80,7 @@ class NonFiniteCounts(Faults):
         """Start at zero."""
         super().__init__()
         self.settings, self.posterior = settings, posterior
-        self.drawn = self.lost = self.moved = self.refused = 0
+        self.drawn = self.zero = self.lost = self.moved = self.refused = 0
         self.cause, self.dtype = "", torch.float64
 
     def report_broken(self, fault: Fault) -> None:
@@ -90,20 +108,36 @@ class NonFiniteCounts(Faults):
     def advice(self) -> str:
         """The cause, and what can help against it."""
         assert self.posterior is not None
-        return f"{self.cause} {remedies(self.dtype, self.posterior, self.settings.base)}"
+        return f"{self.cause} {remedies(self.dtype, self.posterior, self.settings)}"
 
     @contextmanager
     def by_all(self, ranks: Ranks) -> Iterator[None]:
         """Add up what all ranks count inside the block; elsewhere all count the same."""
-        lost, refused = self.lost, self.refused
+        before = self.drawn, self.zero, self.lost, self.refused
         yield
         if ranks.size > 1:
-            self.lost = lost + ranks.sum(self.lost - lost)
-            self.refused = refused + ranks.sum(self.refused - refused)
+            now = self.drawn, self.zero, self.lost, self.refused
+            self.drawn, self.zero, self.lost, self.refused = (
+                old + ranks.sum(new - old) for old, new in zip(before, now, strict=True)
+            )
             self.cause = next(filter(None, ranks.texts(self.cause)), "")
+
+    @property
+    def is_sparse(self) -> bool:
+        """Whether few draws of the base have a density."""
+        return self.zero + self.lost > (1 - MIN_DENSE) * self.drawn
 
     def warn(self) -> None:
         """Warn if anything was counted."""
+        if 0 < self.zero < self.drawn and self.is_sparse:
+            draws = _counted(self.zero, self.drawn, "draws of the base")
+            assert self.posterior is not None
+            known = remedies(self.dtype, self.posterior, self.settings, sparse=True)
+            warn(
+                f"The density is zero at {draws}: draws and evidence rest on the others. "
+                f"{known}",
+                EvidenceWarning,
+            )
         found = []
         if self.lost:
             draws = _counted(self.lost, self.drawn, "draws of the base")
@@ -123,6 +157,7 @@ class NonFiniteCounts(Faults):
         """Return what was counted."""
         return {
             "drawn": self.drawn,
+            "zero": self.zero,
             "lost": self.lost,
             "moved": self.moved,
             "refused": self.refused,
@@ -133,6 +168,7 @@ class NonFiniteCounts(Faults):
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
         """Go on from what an earlier process has counted."""
         self.drawn, self.lost = int(state["drawn"]), int(state["lost"])
+        self.zero = int(state["zero"])
         self.moved, self.refused = int(state["moved"]), int(state["refused"])
         self.cause = str(state["cause"])
         self.dtype = torch.float64 if state["double"] else torch.float32

@@ -301,10 +301,9 @@ class ModelPosterior:
 
     def explain(self, walker: Tensor) -> str:
         """Tell which sites are not finite at one walker."""
-        names = self.model.broken_sites(walker)
-        if not names:
-            return ""
-        return f"The log-density of site {names[0]!r} is not finite there."
+        for name, density in self.model.broken_sites(walker).items():
+            return f"The density of site {name!r} is {density} there."
+        return ""
 
 
 def make_posterior(

@@ -62,7 +62,7 @@ def probe(
 
     Raises:
         ArgumentTypeError: It is no function and no instance of a module.
-        ModelError: A site cannot be used, or the runs do not have the same sites.
+        ModelError: A site cannot be used, the runs do not have the same sites, or fail.
     """
     check_callable(model)
     _check_numbers(args, kwargs)
@@ -93,8 +93,9 @@ def probe(
     if not traces:
         raise ModelError(
             f"The model cannot be run with these data, at any of {MAX_PROBES} draws of its "
-            f"prior: {failure} Mend what fails there. By itself `model(*args, **kwargs)` "
-            "fails as well, after `pyro.enable_validation()`."
+            f"prior: {failure} Mend what fails there. `pyro.enable_validation()` and "
+            "`pyro.poutine.trace(model).get_trace(*args, **kwargs).compute_log_prob()` "
+            "show it."
         ) from failure
     _check_alike(traces)
     _check_data(traces)

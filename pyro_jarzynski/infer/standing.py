@@ -27,6 +27,7 @@ class Standing:
         beta: Its inverse temperature on this leg of the path.
         leg: Number of the leg.
         num_scouted: Stages of the scout.
+        sparse: Whether few draws of the first base had a density.
         scout: Where the scout is, or where it ended.
         pilot: Where the pilot is; `None` where there is none.
         walkers: Where the walkers that count are; `None` before they set out.
@@ -42,6 +43,7 @@ class Standing:
         self.settings, self.device = settings, device
         self.kernel: Kernel = settings.kernel
         self.beta, self.leg, self.num_scouted, self.scouted = 0.0, 0, 0, 0.0
+        self.sparse = False
         self.scout: Walkers | None = None
         self.pilot: Walkers | None = None
         self.walkers: Walkers | None = None
@@ -59,8 +61,11 @@ class Standing:
         return ahead
 
     def has_scouted(self, short: int) -> bool:
-        """Tell whether a scout got to the posterior, by more than a short path."""
-        return self.scouted == 1 and self.num_scouted > short
+        """Tell whether a scout got to the posterior, by more than a short path.
+
+        From a few draws of the base alone the path is long, however few its stages are.
+        """
+        return self.scouted == 1 and (self.sparse or self.num_scouted > short)
 
     def set_out(
         self, walkers: Walkers, pilot: Walkers | None, counts: NonFiniteCounts
@@ -110,12 +115,13 @@ class Standing:
         self.counts.load_state_dict(state["counts"])
         self.kernel = kernel_from(state["kernel"], self.settings.kernel, self.device)
         self.beta, self.scouted = float(state["beta"]), float(state["scouted"])
+        self.sparse = bool(state["sparse"])
         self.leg, self.num_scouted = int(state["leg"]), int(state["num_scouted"])
         self._note()
 
     def _note(self) -> None:
         """Note where a finished stage has led to, which no later one changes."""
-        named = (*CLOUDS, "kernel", "beta", "leg", "num_scouted", "scouted")
+        named = (*CLOUDS, "kernel", "beta", "leg", "num_scouted", "scouted", "sparse")
         self._noted: dict[str, Any] = {name: getattr(self, name) for name in named} | {
             "generators": {n: g.get_state() for n, g in self.generators.items()},
             "team": self.team.generators_state(),

@@ -148,8 +148,11 @@ def evidence_of_abilities():
 def test_likelihoods_that_underflow_name_remedies_that_work():
     """Each that is named gives the evidence; without them no walker is left."""
     with pytest.raises(WeightCollapseError, match="site 'answers'") as raised:
-        run(abilities, ANSWERS, DIFFICULTY)
+        run(abilities, ANSWERS, DIFFICULTY, learn_base=False)
     told, truth = str(raised.value), evidence_of_abilities()
+    # The scout looks at more draws, and those that count start where it ends.
+    assert "`learn_base=True`" in told
+    check(run(abilities, ANSWERS, DIFFICULTY), truth)
     assert "smaller" not in told
     assert 'base="normal"' in told
     # Half of the posterior has a gradient that is NaN, by a branch that is not taken.
