@@ -1,5 +1,6 @@
 """`pyro-jarzynski infer`: what it prints, what it leaves, and how it fails."""
 
+import itertools
 import json
 import os
 import signal
@@ -10,10 +11,14 @@ from pathlib import Path
 
 import pytest
 import torch
+from arviz import from_netcdf
 from safetensors.torch import load_file
 
 from pyro_jarzynski.errors import ExportWarning
+from pyro_jarzynski.infer.export import groups
+from pyro_jarzynski.infer.time_limit import TimeLimit
 from tests.command_line import call, flat, names_in
+from tests.diagnostics.trees import names
 
 ROOT = Path(__file__).parent.parent
 PICTURES = {"annealing.png", "evidence.png", "weights.png", "genealogy.png"}
@@ -124,6 +129,15 @@ def test_names_that_arviz_cannot_have_cost_its_file_alone(source):
     assert names_in(source / "out") == FILES - {"arviz.nc"}
 
 
+@pytest.mark.parametrize(
+    ("option", "kept"), [("--log-likelihood", True), ("--no-log-likelihood", False)]
+)
+def test_log_likelihoods_can_be_left_out(source, monkeypatch, option, kept):
+    monkeypatch.setattr(groups, "MAX_BYTES", 1)
+    assert infer(source, option, "--chains", 2).code == 0
+    assert ("log_likelihood" in names(from_netcdf(source / "out" / "arviz.nc"))) == kept
+
+
 @pytest.mark.parametrize("kernel", ["mala", "hmc", "ula", "underdamped"])
 def test_every_kernel_can_be_named(source, kernel):
     assert infer(source, "--kernel", kernel).code == 0
@@ -191,6 +205,16 @@ def test_a_device_that_is_not_there(source, name):
     assert answer.code == 1
     assert "`--device` must be a device that torch can use here" in answer.error
     assert torch.get_default_device().type == "cpu"
+
+
+def test_too_little_time_is_one_line(source, monkeypatch):
+    times = itertools.count()
+    monkeypatch.setattr(TimeLimit, "clock", lambda: float(next(times)))
+    monkeypatch.setattr(TimeLimit, "grace", 2.0)
+    answer = infer(source, "--max-seconds", 20)
+    assert answer.code == 1
+    assert "Error: `max_seconds` is 20, and the" in answer.error
+    assert "Traceback" not in answer.error
 
 
 def test_files_are_not_overwritten_unasked(source):

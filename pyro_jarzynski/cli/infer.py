@@ -89,6 +89,13 @@ def infer(
         ),
     ] = False,
     device: Device = None,
+    log_likelihood: Annotated[
+        bool | None,
+        typer.Option(
+            help="Whether arviz.nc has the log-likelihood of each datum; if it fits into "
+            "memory where neither is given."
+        ),
+    ] = None,
     checkpoint_every: Annotated[
         int | None,
         typer.Option(help="Stages between two checkpoints; one a minute if left out."),
@@ -134,8 +141,11 @@ def infer(
     except (KeyboardInterrupt, SystemExit) as stop:
         told = "Interrupted before the walkers set out: there are no draws yet."
         if sampler.result is not None and ranks_now().rank == 0:
-            _finish(out, sampler.result, notes)
             told = f"Interrupted: what was reached so far is in {out}."
+            try:
+                _finish(out, sampler.result, notes, log_likelihood=log_likelihood)
+            except KeyboardInterrupt:
+                told = f"Interrupted: the files in {out} are not complete."
         end(told, checkpoints, stop)
     except JarzynskiError:
         # An empty folder would be in the way of the next try.
@@ -145,18 +155,20 @@ def infer(
         raise
     if ranks_now().rank > 0:
         return
-    _finish(out, result, notes)
+    _finish(out, result, notes, log_likelihood=log_likelihood)
     if result.complete:
         # They are of use only to a run that is not over.
         checkpoints.clear()
 
 
-def _finish(out: Path, result: SMCResult, notes: dict[str, Any]) -> None:
+def _finish(
+    out: Path, result: SMCResult, notes: dict[str, Any], *, log_likelihood: bool | None
+) -> None:
     """Print evidence and summary, then write the draws, then all that is made of them."""
     typer.echo(str(result.summary()))
     for doubt in result.doubts:
         typer.echo(f"Doubt: {doubt}")
-    save_draws(out, result, notes=notes)
+    save_draws(out, result, notes=notes, log_likelihood=log_likelihood)
     typer.echo(f"Draws: {out / 'draws.safetensors'}")
     used = {f.name: getattr(result.settings, f.name) for f in fields(result.settings)}
     with left_out_if_it_fails(out / "report.html"):

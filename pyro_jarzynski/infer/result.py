@@ -228,7 +228,7 @@ class SMCResult(LogWeightsMixin):
         coords: Coords | None = None,
         attrs: Mapping[str, Any] | None = None,
         weighted: bool = False,
-        log_likelihood: bool = True,
+        log_likelihood: bool | None = None,
         posterior_predictive: bool = False,
         prior_predictive: bool = False,
         partial: bool = False,
@@ -251,6 +251,7 @@ class SMCResult(LogWeightsMixin):
             log_likelihood: Whether to evaluate the log-likelihood of each datum, one number
                 for every draw, with the scales and masks of the model: masked data have 0.
                 Where discrete latents tie data together it is that of one given the rest.
+                `None` does if that takes no more than 1 GB, and a part of the memory.
             posterior_predictive: Whether to draw new data, one set for each draw; runs the
                 model once per draw.
             prior_predictive: The same for draws of the prior.
@@ -266,7 +267,8 @@ class SMCResult(LogWeightsMixin):
 
         Warns:
             ExportWarning: An argument of the model, or something else that was not asked
-                for, cannot be stored in a file and is left out.
+                for, cannot be stored in a file and is left out; or the log-likelihood is,
+                which would not fit into memory.
         """
         if not self.complete and not partial:
             raise ArgumentError(

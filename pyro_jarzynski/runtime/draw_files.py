@@ -16,7 +16,11 @@ from pyro_jarzynski.infer.result import SMCResult
 
 
 def save_draws(
-    directory: Path, result: SMCResult, *, notes: Mapping[str, Any] | None = None
+    directory: Path,
+    result: SMCResult,
+    *,
+    notes: Mapping[str, Any] | None = None,
+    log_likelihood: bool | None = None,
 ) -> None:
     """Write what a run found into a directory.
 
@@ -27,6 +31,8 @@ def save_draws(
             if there are latents `arviz.nc`, which `arviz.from_netcdf` reads.
         result: The result.
         notes: Further settings and figures that JSON can hold.
+        log_likelihood: Whether `arviz.nc` has the log-likelihood of each datum; `None`
+            does if it fits into memory.
 
     Raises:
         OutputError: The draws or `result.json` cannot be written.
@@ -48,7 +54,8 @@ def save_draws(
         _history(result).to_csv(file, index_label="stage")
     with left_out_if_it_fails(directory / "arviz.nc") as file:
         if result.has_draws:
-            result.to_arviz(partial=True).to_netcdf(str(file))
+            tree = result.to_arviz(partial=True, log_likelihood=log_likelihood)
+            tree.to_netcdf(str(file))
 
 
 @contextmanager

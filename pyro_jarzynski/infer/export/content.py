@@ -1,8 +1,9 @@
 """What a posterior knows beside draws: data, likelihoods, priors, predictions."""
 
 import inspect
+import math
 import warnings
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import replace
 from typing import Any, Protocol
 
@@ -37,6 +38,10 @@ class Content(Protocol):
     dims: dict[str, list[str]]
     latents: list[str]
     data: list[str]
+
+    @property
+    def likelihood_bytes(self) -> int:
+        """Bytes of the log-likelihoods of all data at one draw."""
 
     def log_likelihood(self, walkers: Tensor) -> Values:
         """Return the log-likelihood of each datum, each `(N, *batch)`."""
@@ -78,6 +83,13 @@ class ModelContent:
         continuous = [latent.name for latent in posterior.model.latents]
         self.latents = continuous + posterior.model.discrete
         self.data = [name for name, site in self._sites() if is_observation(site)]
+
+    @property
+    def likelihood_bytes(self) -> int:
+        """Bytes of the log-likelihoods of all data at one draw."""
+        sites = [site for name, site in self._sites() if name in self.data]
+        numbers = sum(math.prod(site["fn"].batch_shape) for site in sites)
+        return numbers * torch.get_default_dtype().itemsize
 
     def log_likelihood(self, walkers: Tensor) -> Values:
         """Return the log-likelihood of each datum, each `(N, *batch)`."""
@@ -145,15 +157,18 @@ class TargetContent:
         self.dims: dict[str, list[str]] = {}
         self.latents, self.data = ["x"], list[str]()
 
+    @property
+    def likelihood_bytes(self) -> int:
+        """Bytes of the log-likelihood of all data together at one draw."""
+        return torch.get_default_dtype().itemsize
+
     def log_likelihood(self, walkers: Tensor) -> Values:
         """Return the log-likelihood of all data, `(N,)`."""
-        with torch.no_grad():
-            return {"likelihood": self.posterior.target.log_likelihood(self._x(walkers))}
+        return {"likelihood": self._evaluate(self.posterior.target.log_likelihood, walkers)}
 
     def log_prior(self, walkers: Tensor, values: Values) -> Values:
         """Return the log-prior, `(N,)`."""
-        with torch.no_grad():
-            return {"x": self.posterior.target.log_prior(self._x(walkers))}
+        return {"x": self._evaluate(self.posterior.target.log_prior, walkers)}
 
     def observed(self) -> Stored:
         """Return nothing: the functions of a `Target` hide their data."""
@@ -175,8 +190,13 @@ class TargetContent:
             "does not tell how its data are drawn."
         )
 
-    def _x(self, walkers: Tensor) -> Tensor:
-        return walkers.reshape(-1, *self.posterior.event)
+    def _evaluate(self, function: Callable[[Tensor], Tensor], walkers: Tensor) -> Tensor:
+        x = walkers.reshape(-1, *self.posterior.event)
+        with torch.no_grad():
+            return torch.cat([function(part) for part in x.split(self._per_call(x))])
+
+    def _per_call(self, x: Tensor) -> int:
+        return self.posterior.chunk_size or len(x)
 
 
 def _arguments(model: Any, args: tuple, kwargs: dict) -> Iterator[tuple[str, Any]]:

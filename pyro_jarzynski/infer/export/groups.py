@@ -1,6 +1,7 @@
 """The groups of an inference run, as ArviZ knows them: chain = island, draw = walker."""
 
 import math
+import os
 import warnings
 from collections.abc import Collection, Iterator
 from contextlib import contextmanager, nullcontext
@@ -18,6 +19,7 @@ from pyro_jarzynski.errors import ArgumentError, ExportWarning
 from pyro_jarzynski.infer.export.content import Content, Values, content_of
 from pyro_jarzynski.infer.export.dims import check_names, exported_name
 from pyro_jarzynski.infer.posterior import Posterior
+from pyro_jarzynski.infer.run_warnings import warn
 from pyro_jarzynski.infer.settings import Settings
 
 STATISTICS = {
@@ -43,6 +45,9 @@ PATH = {
     "num_leapfrog": ("num_leapfrog", "leapfrog steps of a move; 1 for Langevin kernels"),
     "seconds": ("seconds", "time since the start, s"),
 }
+# Log-likelihoods of data are left out if they take more bytes, unless they are asked for,
+# or more than this share of the memory of the machine.
+MAX_BYTES, MEMORY_SHARE = 2**30, 1 / 16
 
 
 class Exported(Protocol):
@@ -67,9 +72,9 @@ class Exported(Protocol):
 
 
 class Wanted(NamedTuple):
-    """Groups that take time to fill."""
+    """Groups that take time or memory to fill; `None` is as far as memory allows."""
 
-    log_likelihood: bool = True
+    log_likelihood: bool | None = None
     posterior_predictive: bool = False
     prior_predictive: bool = False
 
@@ -125,7 +130,7 @@ def draw_groups(
     with _optional("log_prior"):
         logs = content.log_prior(walkers, values)
         groups["log_prior"] = sampled(logs, index, content, partial=True)
-    if wanted.log_likelihood:
+    if wanted.log_likelihood or (wanted.log_likelihood is None and _fits(content, index)):
         logs = content.log_likelihood(walkers)
         groups["log_likelihood"] = sampled(logs, index, content, partial=True)
     if wanted.posterior_predictive:
@@ -145,6 +150,29 @@ def draw_groups(
         new = content.predictive(prior, seed, "prior predictive")
         groups["prior_predictive"] = sampled(new, raw, content)
     return groups
+
+
+def _fits(content: Content, index: Tensor) -> bool:
+    """Tell whether the log-likelihoods of all draws fit into memory, or warn."""
+    size = content.likelihood_bytes * index.numel()
+    if size <= min(MAX_BYTES, MEMORY_SHARE * _memory()):
+        return True
+    warn(
+        f"The export leaves out the log-likelihood of each datum, which takes "
+        f"{size / 2**30:.2g} GB for {index.numel()} draws. `log_likelihood=True` keeps it "
+        "(`--log-likelihood` on the command line), with several times as much memory while "
+        "it is made; it is smaller for fewer walkers.",
+        ExportWarning,
+    )
+    return False
+
+
+def _memory() -> float:
+    """Return the bytes of memory of the machine, infinite if they are not known."""
+    try:
+        return os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
+    except (AttributeError, OSError, ValueError):
+        return math.inf
 
 
 @contextmanager

@@ -30,7 +30,7 @@ def mcmc_to_arviz(
     dims: Dims | None = None,
     coords: Coords | None = None,
     attrs: dict[str, Any] | None = None,
-    log_likelihood: bool = True,
+    log_likelihood: bool | None = None,
     posterior_predictive: bool = False,
     prior_predictive: bool = False,
     seed: int = 0,
@@ -42,7 +42,8 @@ def mcmc_to_arviz(
         dims: Names of the dimensions of variables, in place of plates'.
         coords: Labels along dimensions.
         attrs: Further attributes: strings, numbers, or lists of these.
-        log_likelihood: Whether to evaluate the log-likelihood of each datum.
+        log_likelihood: Whether to evaluate the log-likelihood of each datum; `None` does
+            if it fits into memory.
         posterior_predictive: Whether to draw new data, one set for each draw.
         prior_predictive: The same for draws of the prior.
         seed: Seed of such draws, and of discrete latents.
