@@ -8,6 +8,9 @@ message names the argument, what was expected, what came, and what to do.
 import math
 from collections.abc import Iterable
 
+# The largest integer in 64 bits, which torch can take.
+MOST = 2**63 - 1
+
 
 class JarzynskiError(RuntimeError):
     """Base of all errors of this package."""
@@ -153,13 +156,15 @@ def fraction(name: str, value: object) -> float:
 
 
 def count(name: str, value: object, minimum: int = 1) -> int:
-    """Return `value` if it is an integer of at least `minimum`, or raise."""
+    """Return `value` if it is an integer of 64 bits of at least `minimum`, or raise."""
     if isinstance(value, bool) or not isinstance(value, int):
         raise ArgumentTypeError(
             f"`{name}` must be an integer of at least {minimum}, got {value!r}."
         )
     if value < minimum:
         raise ArgumentError(f"`{name}` must be at least {minimum}, got {value}.")
+    if value > MOST:
+        raise ArgumentError(f"`{name}` must be at most {MOST}, got {value}.")
     return value
 
 

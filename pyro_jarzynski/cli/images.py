@@ -109,7 +109,7 @@ def _command(name: str) -> Callable[..., None]:
     ) -> None:
         settings = settings_of(locals())
         settings = {k: v for k, v in settings.items() if k not in ("name", "data_root")}
-        check_course(steps, eval_every, patience)
+        check_course(steps, eval_every, patience, seed=seed)
         data = load_images(
             COMMANDS[name],
             data_root,

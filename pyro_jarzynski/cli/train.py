@@ -74,7 +74,7 @@ def digits(
     report.html.
     """
     settings = settings_of(locals())
-    check_course(steps, eval_every, patience)
+    check_course(steps, eval_every, patience, seed=seed)
     data = load_digits()
     run = digits_run(
         data,
@@ -158,7 +158,7 @@ def gmm(
     mixture.png), training.png and report.html.
     """
     settings = settings_of(locals())
-    check_course(steps, eval_every)
+    check_course(steps, eval_every, seed=seed)
     count("data_size", data_size, 2)
     mixture = Mixture.draw(data_size, num_modes=modes, dimension=dimension, seed=seed)
     learner = mixture_learner(

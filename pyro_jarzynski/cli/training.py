@@ -11,7 +11,7 @@ from pyro_jarzynski.cli.app import KnownCommands, app, console
 from pyro_jarzynski.cli.resuming import end
 from pyro_jarzynski.core.sharing import ranks_now
 from pyro_jarzynski.ebm.learner import Callback, Learner
-from pyro_jarzynski.errors import CheckpointError, JarzynskiError, count
+from pyro_jarzynski.errors import MOST, CheckpointError, JarzynskiError, count
 from pyro_jarzynski.experiments.output import render
 from pyro_jarzynski.runtime.checkpoints import Checkpoints
 from pyro_jarzynski.runtime.progress import ProgressBar
@@ -71,8 +71,11 @@ CheckpointEvery = Annotated[
 EvalEvery = Annotated[int, typer.Option(help="Updates per row of the history.")]
 
 
-def check_course(steps: int, eval_every: int, patience: int | None = None) -> None:
+def check_course(
+    steps: int, eval_every: int, patience: int | None = None, *, seed: int = 0
+) -> None:
     """Raise before anything is read or drawn if a training cannot go like that."""
+    count("seed", seed, -MOST)
     count("steps", steps)
     count("eval_every", eval_every)
     if patience is not None:

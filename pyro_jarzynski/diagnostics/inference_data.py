@@ -193,7 +193,7 @@ def _check_dims(dims: Dims, groups: Mapping[str, Group]) -> Dims:
             )
         if len(set(given)) < len(given):
             raise ArgumentError(
-                f"`dims[{name!r}]` must name each dimension otherwise, got {list(given)}."
+                f"`dims[{name!r}]` must not name two dimensions alike, got {list(given)}."
             )
         if wrong := [dim for dim in given if wrong_name(dim)]:
             raise ArgumentError(
@@ -231,7 +231,7 @@ def _dataset(
     for clash in sorted(set(variables) & set(sizes)):
         why = f"{clash!r} is the name of a variable and of a dimension"
         if clash not in group.optional or clash in dims:
-            raise ArgumentError(f"{why}; name the dimension otherwise by `dims`.")
+            raise ArgumentError(f"{why}; give the dimension another name by `dims`.")
         left_out[clash] = why
         del variables[clash]
     used = {dim: sizes[dim] for own, _, _ in variables.values() for dim in own}

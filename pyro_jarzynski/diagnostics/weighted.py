@@ -272,8 +272,8 @@ def _check_likelihoods(rows: Tensor) -> None:
     if len(bad):
         raise ArgumentError(
             f"`log_likelihood` is not finite for datum {int(bad[0])} at a draw that has "
-            "weight: these draws do not know what is likely without it. Draw again without "
-            "that datum."
+            "weight, so that the posterior without this datum does not follow from these "
+            "draws. Run the model again without it."
         )
 
 

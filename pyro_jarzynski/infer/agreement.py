@@ -56,7 +56,7 @@ def agree_on_stage(ranks: Ranks, found: Found) -> None:
     """Raise on all ranks unless those who went ahead have found the same stage.
 
     Raises:
-        RankError: Names the ranks that have gone another way.
+        RankError: Names the ranks whose energies differ.
     """
     if ranks.size == 1:
         return
@@ -87,10 +87,9 @@ def _compare(ranks: Ranks, mine: str) -> None:
     others = [str(rank) for rank, text in enumerate(digests) if text != digests[0]]
     if others:
         raise RankError(
-            f"Rank {', '.join(others)} has gone another way to the posterior than rank 0: "
-            "the model has other energies there, at the same walkers. Give all ranks the "
-            "same data, also those that are not arguments of the model, processors of one "
-            "kind and one number of threads, and on GPUs "
+            f"Rank {', '.join(others)} computed other energies than rank 0 at the same "
+            "walkers. Give all ranks the same data, also those that are not arguments of "
+            "the model, processors of one kind and one number of threads, and on GPUs "
             "`torch.use_deterministic_algorithms(True)`."
         )
 
@@ -110,8 +109,8 @@ def _check_shareable(settings: Settings) -> None:
         return
     if settings.waste_free:
         raise ArgumentError(
-            "`waste_free` is for one process, which has all points that a walker visits. "
-            "With walkers in shards leave it out, and take more of them instead."
+            "`waste_free` is for one process: it needs all points that a walker visits in "
+            "one place. Leave it out, and use more walkers instead."
         )
     if settings.adapt == "online":
         raise ArgumentError(

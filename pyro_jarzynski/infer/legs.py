@@ -144,8 +144,8 @@ def _make_legs(
         return [Leg(whole, _counted(whole.terms, whole, settings), None)]
     if isinstance(model, Target):
         raise ArgumentError(
-            "`DataTempering` needs a Pyro model, got a `Target`, which does not tell its "
-            "data; use `AdaptiveTempering`."
+            "`DataTempering` needs a Pyro model, got a `Target`, whose data are not known; "
+            "use `AdaptiveTempering`."
         )
     legs: list[Leg] = []
     # All legs have as many walkers per call as the one of most data.

@@ -273,7 +273,8 @@ class SMCResult(LogWeightsMixin):
         if not self.complete and not partial:
             raise ArgumentError(
                 "The run was interrupted: its draws are not of the posterior. Run it to "
-                "the end, or pass `partial=True` for those of the law that it has reached."
+                "the end, or pass `partial=True` for draws of the distribution that it has "
+                "reached, at the last inverse temperature."
             )
         wanted = Wanted(log_likelihood, posterior_predictive, prior_predictive)
         groups = result_groups(self, wanted, weighted=weighted)

@@ -100,8 +100,8 @@ class Settings:
         temperature = getattr(self.kernel, "temperature", 1.0)
         if temperature != 1:
             raise ArgumentError(
-                "`kernel` must have temperature 1, at which walkers stand for the "
-                f"posterior, got {type(self.kernel).__name__} of temperature {temperature}."
+                "`kernel` must have temperature 1, that of the posterior; got "
+                f"{type(self.kernel).__name__} with temperature {temperature}."
             )
         check_schedule(self.schedule)
         if self.num_moves is not None:

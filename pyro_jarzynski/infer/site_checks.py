@@ -73,7 +73,7 @@ def known_support(name: str, site: Site) -> Any:
         return support_of(site["fn"])
     except NotImplementedError as error:
         raise ModelError(
-            f"The latent {name!r} ({type(site['fn']).__name__}) does not tell its support. "
+            f"The latent {name!r} ({type(site['fn']).__name__}) declares no support. "
             "Give its distribution a `support`, a constraint of torch or Pyro."
         ) from error
 

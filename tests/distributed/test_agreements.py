@@ -17,7 +17,7 @@ TOLD = {
     "data": r"RankError `y` is 'a torch.float32 tensor \(6,\) \(\w+\)' on rank 1 and",
     "settings": "RankError `max_moves` is 4 on rank 1 and 3 on rank 0: start all ranks",
     "shards": "RankError `num_shards` is 9 on rank 1 and 8 on rank 0",
-    "closure": "RankError Rank 1 has gone another way to the posterior than rank 0",
+    "closure": "RankError Rank 1 computed other energies than rank 0 at the same walkers",
     "versions": "RankError `torch` is '2.1' on rank 1 and '2.0' on rank 0",
     "islands": "ArgumentError `num_shards` is 8: it must be a multiple of the 3 islands",
     "few walkers": "ArgumentError .*at most 3 for each of them",

@@ -184,10 +184,10 @@ class TargetContent:
         return self.posterior.constrain(drawn)
 
     def predictive(self, values: Values, seed: int, purpose: str) -> Values:
-        """Raise: nothing is known of the law of the data."""
+        """Raise: the distribution of the data is not known."""
         raise ArgumentError(
-            "`posterior_predictive` and `prior_predictive` need a Pyro model; a `Target` "
-            "does not tell how its data are drawn."
+            "`posterior_predictive` and `prior_predictive` need a Pyro model: of a `Target`"
+            " only the densities are known."
         )
 
     def _evaluate(self, function: Callable[[Tensor], Tensor], walkers: Tensor) -> Tensor:

@@ -145,7 +145,7 @@ def draw_groups(
         if not prior:
             raise ArgumentError(
                 "`prior_predictive` needs a proper prior; the model has an improper one. "
-                "Leave `prior_predictive` out, or give its latents proper laws."
+                "Leave `prior_predictive` out, or give its latents proper priors."
             )
         new = content.predictive(prior, seed, "prior predictive")
         groups["prior_predictive"] = sampled(new, raw, content)
