@@ -59,8 +59,8 @@ class Chain:
         self.recorder = Recorder(self.settings, limit, found)
         self.stages = anneal(self.legs, self.settings, limit=limit)
         generator = stream(settings.seed, "draws", self.legs[0].posterior.device)
-        counts = NonFiniteCounts(self.settings, self.legs[0].posterior)
-        self.tools = Tools(generator, self.settings.walkers_per_call, faults=counts)
+        self.counts = NonFiniteCounts(self.settings, self.legs[0].posterior)
+        self.tools = Tools(generator, self.settings.walkers_per_call, faults=self.counts)
         self.result: SMCResult | None = None
         self.walkers: Walkers | None = None
         self.stage: Stage | None = None
@@ -92,6 +92,7 @@ class Chain:
         if self.result is not None:
             if not self.decorrelated:
                 self._move()
+                self.counts.warn()
             return self.rows[0]
         recorder = self.recorder
         while True:
@@ -188,6 +189,7 @@ class Chain:
             resampler=get_resampler(self.settings.resampler),
             tools=self.tools,
         )
+        self.counts.moved += self.walkers.num_walkers
         jump = squared_jump(self.start, self.position, self.stage.kernel.factor)
         moved = (self.position != self.start).any(1).double().mean()
         self.decorrelated = (
@@ -217,7 +219,8 @@ class Chain:
         for number in range(1, most + 1):
             self._move()
             if self.decorrelated and number >= least:
-                return
+                break
+        self.counts.warn()
         if not self.decorrelated:
             warnings.warn(
                 f"After {most} moves the walkers had not decorrelated from their starts: "

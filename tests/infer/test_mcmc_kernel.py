@@ -15,7 +15,7 @@ from pyro.infer import MCMC
 from pyro.infer.mcmc import StreamingMCMC
 
 from pyro_jarzynski import MALA, ULA, AnnealedSMC, EvidenceWarning, JarzynskiKernel
-from pyro_jarzynski.errors import ArgumentError, ModelError
+from pyro_jarzynski.errors import ArgumentError, ModelError, NonFiniteEnergyWarning
 from pyro_jarzynski.infer.model import PyroModel
 from pyro_jarzynski.infer.settings import Settings
 from tests.infer.test_annealed_smc import STREAM, log_evidence_of_stream
@@ -434,6 +434,26 @@ def test_draws_that_resemble_earlier_ones_are_told_of():
         mcmc = sampled(kernel, num_samples=101, warmup_steps=5)
     (found,) = mcmc.diagnostics()["warnings"].values()
     assert sum("resemble earlier ones" in text for text in found) == 1
+
+
+def pierced(data):
+    """A posterior that is not a number in a small part, which moves meet now and then."""
+    mu = pyro.sample("mu", dist.Normal(ZERO, 1.0))
+    pyro.factor("hole", torch.where((mu - MEAN).abs() < SPREAD / 50, math.nan, 0 * mu))
+    with pyro.plate("data", len(data)):
+        pyro.sample("y", dist.Normal(mu, 1.0), obs=data)
+
+
+@few_walkers
+def test_moves_between_draws_that_are_refused_are_counted():
+    with pytest.warns(NonFiniteEnergyWarning, match="the ends of .* which are refused"):
+        few, many = (
+            sampled(kernel_of(pierced), num_samples=num).diagnostics()["warnings"]
+            for num in (10, 2000)
+        )
+    (few,), (many,) = few["chain 0"], many["chain 0"]
+    assert "site 'hole'" in few
+    assert many != few
 
 
 def test_model_is_analysed_once_for_each_chain(monkeypatch):
