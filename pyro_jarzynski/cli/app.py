@@ -29,10 +29,8 @@ Overwrite = Annotated[
 ]
 
 
-def _set_device(context: typer.Context, name: str | None) -> str | None:
-    """Make a device torch's default one until the command ends."""
-    if name is None:
-        return None
+def _set_device(context: typer.Context, name: str | None) -> str:
+    """Make a device torch's default one until the command ends, and return its name."""
     try:
         device = torch.empty(0, device=name).device
     except (AssertionError, RuntimeError) as error:

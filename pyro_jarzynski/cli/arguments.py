@@ -247,8 +247,10 @@ def _tensor(
 ) -> Tensor:
     exact = name in as_integers or types == {bool}
     dtype = None if exact else torch.get_default_dtype()
+    device = torch.get_default_device()
     try:
-        found = torch.tensor(value if exact else _floats(value), dtype=dtype)
+        numbers = value if exact else _floats(value)
+        found = torch.tensor(numbers, dtype=dtype, device=device)
     except OverflowError as error:
         raise DataError(
             f"`--data` has a number in {name!r} that no float can be."

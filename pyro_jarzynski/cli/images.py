@@ -7,7 +7,7 @@ from typing import Annotated
 
 import typer
 
-from pyro_jarzynski.cli.app import Out, Overwrite
+from pyro_jarzynski.cli.app import Device, Out, Overwrite
 from pyro_jarzynski.cli.resuming import Resume, prepare_run
 from pyro_jarzynski.cli.training import (
     Algorithm,
@@ -103,6 +103,7 @@ def _command(name: str) -> Callable[..., None]:
         eval_every: EvalEvery = 20,
         patience: Patience = None,
         seed: Seed = 0,
+        device: Device = None,
         checkpoint_every: CheckpointEvery = None,
         resume: Resume = False,
         overwrite: Overwrite = False,

@@ -132,7 +132,7 @@ def infer(
         "model": model,
         "data": str(data),
         "seed": seed,
-        "device": device or "cpu",
+        "device": device,
         "integers": list(integers),
     }
     try:

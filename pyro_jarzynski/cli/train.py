@@ -5,7 +5,7 @@ from typing import Annotated
 
 import typer
 
-from pyro_jarzynski.cli.app import Out, Overwrite, app
+from pyro_jarzynski.cli.app import Device, Out, Overwrite, app
 from pyro_jarzynski.cli.resuming import Resume, prepare_run
 from pyro_jarzynski.cli.training import (
     Algorithm,
@@ -63,6 +63,7 @@ def digits(
         bool,
         typer.Option("--jit-compile", help="Compile the moves of the walkers."),
     ] = False,
+    device: Device = None,
     checkpoint_every: CheckpointEvery = None,
     resume: Resume = False,
     overwrite: Overwrite = False,
@@ -148,6 +149,7 @@ def gmm(
     resampler: TheResampler = Resampler.systematic,
     eval_every: EvalEvery = 20,
     seed: Seed = 0,
+    device: Device = None,
     checkpoint_every: CheckpointEvery = None,
     resume: Resume = False,
     overwrite: Overwrite = False,

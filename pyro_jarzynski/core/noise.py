@@ -55,6 +55,13 @@ def set_state(generator: torch.Generator, state: Tensor) -> None:
     generator.manual_seed(int.from_bytes(digest[:4], "little"))
 
 
+def standard_normal(
+    *shape: int, generator: torch.Generator, dtype: torch.dtype | None = None
+) -> Tensor:
+    """Draw independent standard normal numbers on the device of a generator."""
+    return torch.randn(shape, dtype=dtype, generator=generator, device=generator.device)
+
+
 def normal_like(position: Position, generator: torch.Generator | None) -> Position:
     """Draw independent standard normal numbers in the shape of `position`."""
     return map_tree(lambda x: _normal_like(x, generator), position)

@@ -33,6 +33,8 @@ def load_digits(
 ) -> ImageData:
     """Return the 1,797 handwritten digits of 8×8 pixels that ship with scikit-learn.
 
+    They are on torch's default device, and the same on any.
+
     Args:
         seed: Seed of the split and of the dequantisation for the whitening.
         num_validation: Digits held out of training for validation.
@@ -41,7 +43,7 @@ def load_digits(
     # Takes a second, which nobody who asks the command line for help should wait.
     from sklearn.datasets import load_digits as read_digits
 
-    grey = torch.as_tensor(read_digits().data)
+    grey = torch.as_tensor(read_digits().data, device="cpu")
     count("num_validation", num_validation, 0)
     count("num_test", num_test, 0)
     if num_validation + num_test > len(grey) - 100:
@@ -50,9 +52,11 @@ def load_digits(
             f"on, got {num_validation} + {num_test}."
         )
     generator = torch.Generator().manual_seed(seed)
-    order = torch.randperm(len(grey), generator=generator)
+    order = torch.randperm(len(grey), generator=generator, device="cpu")
     sizes = [len(grey) - num_test - num_validation, num_validation, num_test]
     train, validation, test = grey[order].split(sizes)
     known = torch.cat([train, validation])
     whitening = Whitening.fit(known, DIGITS_LEVELS, (8, 8), generator)
-    return ImageData(train, validation, test, whitening)
+    device = torch.get_default_device()
+    train, validation, test = (x.to(device) for x in (train, validation, test))
+    return ImageData(train, validation, test, whitening.to(device))

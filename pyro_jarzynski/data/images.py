@@ -57,8 +57,9 @@ def load_images(
 ) -> LabelledImages:
     """Return MNIST, Fashion-MNIST or CIFAR-10, whole or a few classes in given numbers.
 
-    With `counts` the test part is thinned to the same proportions, as little as they
-    allow, so that it remains a sample of the law that is trained on.
+    They are on torch's default device, and the same on any. With `counts` the test part is
+    thinned to the same proportions, as little as they allow, so that it remains a sample of
+    the law that is trained on.
 
     Args:
         name: `mnist`, `fashion-mnist` or `cifar-10`.
@@ -89,7 +90,14 @@ def load_images(
             test_images, test_labels, _in_proportion(wanted, there), generator
         )
     names = tuple(known[number] for number in chosen)
-    return LabelledImages(images, labels, test_images, test_labels, names)
+    device = torch.get_default_device()
+    return LabelledImages(
+        images.to(device),
+        labels.to(device),
+        test_images.to(device),
+        test_labels.to(device),
+        names,
+    )
 
 
 def load_mnist(root: Path | str, *, train: bool = True) -> tuple[Tensor, Tensor]:
@@ -132,14 +140,14 @@ def _part(name: str, root: Path | str, train: bool, download: bool) -> Any:  # n
 
 
 def _tensors(part: Any) -> tuple[Tensor, Tensor]:
-    pixels = torch.as_tensor(part.data)
+    pixels = torch.as_tensor(part.data, device="cpu")
     # torchvision holds grey images without a channel, and coloured ones with it last.
     pixels = pixels[:, None] if pixels.ndim == 3 else pixels.permute(0, 3, 1, 2)
-    return pixels.contiguous(), torch.as_tensor(part.targets)
+    return pixels.contiguous(), torch.as_tensor(part.targets, device="cpu")
 
 
 def _select(pixels: Tensor, targets: Tensor, chosen: list[int]) -> tuple[Tensor, Tensor]:
-    same = targets[:, None] == torch.tensor(chosen)
+    same = targets[:, None] == torch.tensor(chosen, device="cpu")
     kept = same.any(1)
     return pixels[kept], same[kept].long().argmax(1)
 
@@ -151,7 +159,8 @@ def _thin(
     kept = []
     for label, number in enumerate(wanted):
         rows = (labels == label).nonzero().flatten()
-        kept.append(rows[torch.randperm(len(rows), generator=generator)[:number]])
+        order = torch.randperm(len(rows), generator=generator, device="cpu")
+        kept.append(rows[order[:number]])
     index = torch.cat(kept).sort().values
     return images[index], labels[index]
 

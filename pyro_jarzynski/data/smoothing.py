@@ -103,7 +103,7 @@ class SmoothingTransform(ImageTransform):
     def log_jacobian(self, x: Tensor) -> Tensor:
         """Return `log |det ∂x/∂v|`, `(n,)`, float64, nats; `v` are noisy grey levels."""
         each = -math.log(self.scale * (self.levels - 1))
-        return torch.full((len(x),), each * x[0].numel(), dtype=torch.float64)
+        return x.new_full((len(x),), each * x[0].numel(), dtype=torch.float64)
 
     def noise_nll(self, size: int) -> float:
         """Return the entropy of the noise of `size` pixels in the coordinates, in nats.

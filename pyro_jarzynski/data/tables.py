@@ -28,7 +28,7 @@ Located: TypeAlias = tuple[np.ndarray, str, Sequence[int]]
 
 
 def load_table(path: Path | str, *, dtype: torch.dtype = torch.float32) -> Tensor:
-    """Return a table of finite numbers, `(n, d)`.
+    """Return a table of finite numbers, `(n, d)`, on torch's default device.
 
     Args:
         path: File in `.npy`, of shape `(n, d)`, or `(n,)` for one column, and without
@@ -64,7 +64,7 @@ def load_table(path: Path | str, *, dtype: torch.dtype = torch.float32) -> Tenso
             "row for each datum."
         )
     # NumPy turns any byte order into the machine's own.
-    values = torch.as_tensor(table.astype(np.float64)).to(dtype)
+    values = torch.as_tensor(table.astype(np.float64), device="cpu").to(dtype)
     bad = (~torch.isfinite(values).all(1)).nonzero().flatten().tolist()
     if bad:
         shown = ", ".join(str(numbers[row]) for row in bad[:5])
@@ -73,7 +73,7 @@ def load_table(path: Path | str, *, dtype: torch.dtype = torch.float32) -> Tenso
             f"{len(values)} rows: {noun} {shown}{', …' if len(bad) > 5 else ''}. Remove "
             "them or fill them in."
         )
-    return values
+    return values.to(torch.get_default_device())
 
 
 def _read_npy(file: Path) -> Located:

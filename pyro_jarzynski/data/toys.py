@@ -25,7 +25,7 @@ def toy(name: str, num: int, seed: int = 0) -> Tensor:
         seed: Seed of the draws.
 
     Returns:
-        `(n, 2)`, float32.
+        `(n, 2)`, float32, on torch's default device, and the same on any.
 
     Source:
         `sklearn.datasets.make_moons`; Grathwohl et al. (2019), ICLR, and its code.
@@ -43,7 +43,7 @@ def toy(name: str, num: int, seed: int = 0) -> Tensor:
     if isinstance(seed, bool) or not isinstance(seed, int):
         raise ArgumentTypeError(f"`seed` must be an integer, got {seed!r}.")
     generator = torch.Generator().manual_seed(seed)
-    return TOYS[name](num, generator).to(torch.float32)
+    return TOYS[name](num, generator).to(torch.get_default_device(), torch.float32)
 
 
 def _moons(num: int, generator: torch.Generator) -> Tensor:
@@ -67,13 +67,14 @@ def _rings(num: int, generator: torch.Generator) -> Tensor:
 def _spirals(num: int, generator: torch.Generator) -> Tensor:
     angle = 1.5 * TAU * _uniform(num, generator).sqrt()
     arm = angle[:, None] * torch.stack([-angle.cos(), angle.sin()], 1)
-    arm += 0.5 * torch.rand((num, 2), dtype=torch.float64, generator=generator)
+    noise = torch.rand((num, 2), dtype=torch.float64, generator=generator, device="cpu")
+    arm += 0.5 * noise
     sign = 1 - 2 * _choice(num, 2, generator)[:, None]
     return sign * arm / 3 + 0.1 * _normal(num, generator)
 
 
 def _pinwheel(num: int, generator: torch.Generator) -> Tensor:
-    blade = _normal(num, generator) * torch.tensor([0.3, 0.1])
+    blade = _normal(num, generator) * torch.tensor([0.3, 0.1], device="cpu")
     along, across = 1 + blade[:, 0], blade[:, 1]
     angle = TAU / 5 * _choice(num, 5, generator) + 0.25 * along.exp()
     turned = [
@@ -95,15 +96,15 @@ def _on_circles(radius: Tensor, generator: torch.Generator) -> Tensor:
 
 
 def _uniform(num: int, generator: torch.Generator) -> Tensor:
-    return torch.rand(num, dtype=torch.float64, generator=generator)
+    return torch.rand(num, dtype=torch.float64, generator=generator, device="cpu")
 
 
 def _normal(num: int, generator: torch.Generator) -> Tensor:
-    return torch.randn((num, 2), dtype=torch.float64, generator=generator)
+    return torch.randn((num, 2), dtype=torch.float64, generator=generator, device="cpu")
 
 
 def _choice(num: int, options: int, generator: torch.Generator) -> Tensor:
-    return torch.randint(options, (num,), generator=generator).double()
+    return torch.randint(options, (num,), generator=generator, device="cpu").double()
 
 
 TOYS: dict[str, Callable[[int, torch.Generator], Tensor]] = {

@@ -1,7 +1,7 @@
 """Whitened coordinates of images, and batches with fresh dequantisation noise."""
 
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor
@@ -43,6 +43,11 @@ class Whitening:
         grey = (unit - SQUEEZE) / (1 - 2 * SQUEEZE) * self.levels
         return grey.clamp(0, self.levels).reshape(-1, *self.shape)
 
+    def to(self, device: torch.device) -> "Whitening":
+        """Return the same map for images and coordinates on a device."""
+        mean, whiten, color = (x.to(device) for x in (self.mean, self.whiten, self.color))
+        return replace(self, mean=mean, whiten=whiten, color=color)
+
     def state(self) -> dict[str, Tensor]:
         """Return its tensors, for saving."""
         return {"mean": self.mean, "whiten": self.whiten, "color": self.color}
@@ -75,7 +80,7 @@ class DequantisedBatches:
         grey: Grey levels, `(n, d)`.
         whitening: Map to coordinates.
         batch_size: Rows per batch; the rest of an epoch waits for the next.
-        generator: Shuffles and dequantises.
+        generator: Shuffles and dequantises, on the device of `grey`.
     """
 
     grey: Tensor
@@ -85,7 +90,8 @@ class DequantisedBatches:
 
     def __iter__(self) -> Iterator[Tensor]:
         """Yield the batches of one epoch, `(batch_size, d)` each."""
-        order = torch.randperm(len(self.grey), generator=self.generator)
+        device = self.grey.device
+        order = torch.randperm(len(self.grey), generator=self.generator, device=device)
         size = min(self.batch_size, len(order))
         for start in range(0, len(order) - size + 1, size):
             rows = self.grey[order[start : start + size]]

@@ -53,7 +53,8 @@ class SumNet(nn.Module):
         if not nets:
             raise ArgumentError("`nets` must have at least one network; got [].")
         self.nets = nn.ModuleList(nets)
-        some = next((p for p in self.nets.parameters()), torch.zeros(()))
+        nowhere = torch.zeros((), device=torch.get_default_device())
+        some = next((p for p in self.nets.parameters()), nowhere)
         # The last of all modules, since this is the one `EnergyModel` sets to zero.
         self.mix = nn.utils.skip_init(
             nn.Linear, len(nets), 1, bias=False, dtype=some.dtype, device=some.device

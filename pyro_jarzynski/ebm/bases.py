@@ -67,7 +67,7 @@ class PCAMixture(Distribution):
         super().__init__(event_shape=torch.Size([size]), validate_args=False)
         self.masses, self.means, self.scale_tril = masses, means, scale_tril
         self.axes, self.centre, self.rest = axes, centre, rest
-        identity = torch.eye(rank).to(scale_tril)
+        identity = torch.eye(rank, device=scale_tril.device).to(scale_tril)
         # All components whiten at once, in one product.
         whiten = solve_triangular(scale_tril, identity, upper=False).transpose(1, 2)
         self._whiten = whiten.permute(1, 0, 2).reshape(rank, -1)
@@ -116,13 +116,15 @@ class PCAMixture(Distribution):
         The components have their shares of the points but for rounding, in random order,
         so that a cloud of walkers starts without the noise of drawing these.
         """
-        shape = torch.Size(sample_shape)
-        level = (torch.arange(shape.numel()) + torch.rand(())) / max(shape.numel(), 1)
+        shape, device = torch.Size(sample_shape), self.means.device
+        num = shape.numel()
+        first = torch.rand((), device=device)
+        level = (torch.arange(num, device=device) + first) / max(num, 1)
         edges = self.masses.double().cumsum(0)[:-1]
-        mode = torch.bucketize(level, edges)[torch.randperm(len(level))]
-        white = torch.randn(len(mode), self.means.shape[1]).to(self.means)
+        mode = torch.bucketize(level, edges)[torch.randperm(num, device=device)]
+        white = torch.randn(num, self.means.shape[1], device=device).to(self.means)
         along = self.means[mode] + torch.einsum("nrs,ns->nr", self.scale_tril[mode], white)
-        noise = torch.randn(len(mode), len(self.centre)).to(self.means)
+        noise = torch.randn(num, len(self.centre), device=device).to(self.means)
         across = self.rest.sqrt() * (noise - noise @ self.axes @ self.axes.T)
         return (self.centre + along @ self.axes.T + across).reshape(*shape, -1)
 
@@ -155,7 +157,9 @@ class PCAMixture(Distribution):
                 f"`rank` must be below {min(x.shape)}, the lesser of the dimension and the "
                 f"number of data; got {rank}."
             )
-        groups = torch.zeros(len(x), dtype=torch.long) if labels is None else labels
+        if labels is None:
+            labels = torch.zeros(len(x), dtype=torch.long, device=x.device)
+        groups = labels.to(x.device)
         numbers = groups.bincount()
         if not len(numbers) or int(numbers.min()) < 2:
             raise DataError(
@@ -164,7 +168,7 @@ class PCAMixture(Distribution):
         centred = x.double() - x.double().mean(0)
         axes, rest = _principal(centred, rank)
         parts = [(centred @ axes)[groups == k] for k in range(len(numbers))]
-        floor = noise**2 * torch.eye(rank, dtype=torch.float64)
+        floor = noise**2 * torch.eye(rank, dtype=torch.float64, device=x.device)
         covariances = torch.stack([torch.cov(part.T).reshape(rank, -1) for part in parts])
         scale_tril, failed = torch.linalg.cholesky_ex(covariances + floor)
         if failed.any() or not rest + noise**2 > 0:
@@ -172,7 +176,7 @@ class PCAMixture(Distribution):
                 f"A component has no variance along some of {rank} axes; use a smaller "
                 "`rank`, or `noise`."
             )
-        given = numbers.double() if masses is None else masses.double()
+        given = (numbers if masses is None else masses).to(x.device, torch.float64)
         means = torch.stack([part.mean(0) for part in parts])
         arguments = (given / given.sum(), means, scale_tril, axes, x.double().mean(0))
         return cls(*(a.to(x.dtype) for a in (*arguments, rest + noise**2)))

@@ -17,7 +17,7 @@ from torch.distributions import constraints
 from torch.nn.functional import softplus
 
 from pyro_jarzynski.core.modes import standard_modes
-from pyro_jarzynski.core.noise import stream
+from pyro_jarzynski.core.noise import standard_normal, stream
 from pyro_jarzynski.core.paths import check_betas
 from pyro_jarzynski.ebm.binary_units import Units
 from pyro_jarzynski.ebm.data import check_data
@@ -96,9 +96,8 @@ class BinaryRBMEnergy(StartableEnergy):
             positive("weight_scale", weight_scale)
         rates = _rates(visible, data, probs)
         generator = stream(seed, "first weights")
-        weight = torch.randn(visible, hidden, generator=generator) * weight_scale
-        hidden_bias = torch.randn(hidden, generator=generator)
-        hidden_bias = hidden_bias.to(rates)
+        weight = standard_normal(visible, hidden, generator=generator) * weight_scale
+        hidden_bias = standard_normal(hidden, generator=generator).to(rates)
         self.base_bias: Tensor
         self.offset: Tensor
         self.hidden_offset = 0.5 * centred
@@ -158,9 +157,8 @@ class BinaryRBMEnergy(StartableEnergy):
         """
         positive("scale", scale)
         generator = stream(seed, "scattered weights")
-        noise = torch.randn(
-            self.weight.shape, dtype=self.weight.dtype, generator=generator, device="cpu"
-        )
+        shape, dtype = self.weight.shape, self.weight.dtype
+        noise = standard_normal(*shape, generator=generator, dtype=dtype)
         self.weight.add_(noise.to(self.weight), alpha=scale)
 
     @standard_modes(gradients=False)
@@ -250,7 +248,7 @@ def _rates(visible: int, data: Tensor | None, probs: Tensor | None) -> Tensor:
         check_data("`data`", data, data.new_empty(1, visible), support)
         return (1 + data.sum(0)) / (2 + len(data))
     if probs is None:
-        return torch.full((visible,), 0.5)
+        return torch.full((visible,), 0.5, device=torch.get_default_device())
     inside = isinstance(probs, Tensor) and probs.shape == (visible,)
     if not inside or not ((probs > 0) & (probs < 1)).all():
         raise ArgumentError(

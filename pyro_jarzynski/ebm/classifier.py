@@ -134,6 +134,7 @@ def train_classifier(
     count("batch_size", batch_size)
     batches = math.ceil(len(images) / batch_size)
     optimizer = torch.optim.Adam(net.parameters(), learning_rate)
+    labels = labels.to(images.device)
     steps = count("num_epochs", num_epochs) * batches
     scheduler = torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, steps)
     generator = stream(seed, "classifier", images.device)

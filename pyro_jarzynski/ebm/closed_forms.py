@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from torch.nn.functional import softplus
 
 from pyro_jarzynski.core.modes import standard_modes
-from pyro_jarzynski.core.noise import normal_like, stream
+from pyro_jarzynski.core.noise import normal_like, standard_normal, stream
 from pyro_jarzynski.ebm.startable import StartableEnergy
 from pyro_jarzynski.errors import ArgumentError, count, positive
 
@@ -148,10 +148,12 @@ class RBMEnergy(StartableEnergy):
         if weight_scale:
             positive("weight_scale", weight_scale)
         generator = stream(seed, "first weights")
-        weight = torch.randn(visible, hidden, generator=generator) * weight_scale
-        self.weight = nn.Parameter(weight)
-        self.bias = nn.Parameter(torch.zeros(visible))
-        self.hidden_bias = nn.Parameter(torch.randn(hidden, generator=generator))
+        device = torch.get_default_device()
+        weight = standard_normal(visible, hidden, generator=generator) * weight_scale
+        self.weight = nn.Parameter(weight.to(device))
+        self.bias = nn.Parameter(torch.zeros(visible, device=device))
+        hidden_bias = standard_normal(hidden, generator=generator)
+        self.hidden_bias = nn.Parameter(hidden_bias.to(device))
 
     @property
     def event_shape(self) -> torch.Size:

@@ -20,7 +20,7 @@ from pyro_jarzynski.core.compiled_moves import CompiledEnergy
 from pyro_jarzynski.core.kernels import MALA, ULA, Kernel, with_step_size
 from pyro_jarzynski.core.memory import chunk_size_for
 from pyro_jarzynski.core.modes import standard_modes
-from pyro_jarzynski.core.noise import stream
+from pyro_jarzynski.core.noise import set_state, stream
 from pyro_jarzynski.core.resampling import Resampler, get_resampler
 from pyro_jarzynski.core.sharing import team_for
 from pyro_jarzynski.core.shortage import shortage_told
@@ -236,7 +236,7 @@ class Cloud(Standing):
         place = self.place.restored(state["place"], self.team)
         self.set_step_size(float(state["step_size"]))
         self.num_resamplings = int(state["num_resamplings"])
-        self.generator.set_state(state["generator"].cpu())
-        self.draws.set_state(state["draws"].cpu())
+        set_state(self.generator, state["generator"])
+        set_state(self.draws, state["draws"])
         self.team.set_generators(state["generators"])
         self.place = place

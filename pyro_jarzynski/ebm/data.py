@@ -7,6 +7,7 @@ import torch
 from torch import Tensor
 from torch.utils.data import RandomSampler
 
+from pyro_jarzynski.core.noise import set_state
 from pyro_jarzynski.errors import (
     ArgumentError,
     ArgumentTypeError,
@@ -105,6 +106,9 @@ def check_batch(name: str, batch: object, walkers: Tensor, support: Any = None) 
     rows = batch
     if isinstance(batch, tuple | list) and batch and isinstance(batch[0], Tensor):
         rows = batch[0]
+    if isinstance(rows, Tensor):
+        # Processes that load data leave them on the CPU.
+        rows = rows.to(walkers.device, non_blocking=True)
     return _plain(check_data(f"A batch of {name}", rows, walkers, support))
 
 
@@ -174,7 +178,7 @@ class Batches:
 
     Args:
         data: Tensor `(n, *event)`, or an iterable of batches (a DataLoader); of a batch
-            that is a tuple the first entry is taken.
+            that is a tuple the first entry is taken; it is moved to the walkers' device.
         batch_size: Rows per batch of a tensor; `None` takes all rows every time.
         walkers: Walkers, whose shape and dtype the data must have.
         generator: Shuffles a tensor anew in every epoch.
@@ -241,7 +245,7 @@ class Batches:
     def described(self) -> dict[str, Any]:
         """What kind of data these are, by which others can be told from them."""
         shape = list(self.data.shape) if isinstance(self.data, Tensor) else None
-        kind = type(self.data).__name__
+        kind = "Tensor" if shape else type(self.data).__name__
         return {"kind": kind, "shape": shape, "batch_size": self.batch_size}
 
     def located(self, rows: Tensor) -> str:
@@ -275,7 +279,7 @@ class Batches:
 
     def _set(self, states: list[Tensor]) -> None:
         for generator, state in zip(self.generators, states, strict=True):
-            generator.set_state(state.cpu())
+            set_state(generator, state)
 
     def _pool(self, loader: Iterable, num: int) -> Tensor:
         parts: list[Tensor] = []

@@ -163,7 +163,7 @@ def _statistics(audit: Likely, pairs: list[tuple[Cloud, Tensor]]) -> dict[str, A
         found["ancestor"].append(cloud.walkers.ancestor[row])
     stacked = {name: torch.stack(values) for name, values in found.items()}
     lp = stacked["lp"]
-    equal = torch.full(lp.shape, -math.log(lp.numel()), dtype=torch.float64)
+    equal = lp.new_full(lp.shape, -math.log(lp.numel()), dtype=torch.float64)
     return {
         name: as_array(value) for name, value in (stacked | {"log_weight": equal}).items()
     }

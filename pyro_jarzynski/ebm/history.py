@@ -83,7 +83,8 @@ class History:
     def state_dict(self) -> dict[str, Any]:
         """Return all rows as one table, `(rows, columns)`, float64."""
         rows = [[float(row[name]) for name in COLUMNS] for row in self.rows]
-        table = torch.tensor(rows, dtype=torch.float64).reshape(-1, len(COLUMNS))
+        table = torch.tensor(rows, dtype=torch.float64, device="cpu")
+        table = table.reshape(-1, len(COLUMNS))
         return {"columns": list(COLUMNS), "table": table}
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:

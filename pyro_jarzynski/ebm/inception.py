@@ -36,14 +36,14 @@ def inception_distance(draws: Tensor, images: Tensor, *, batch_size: int = 64) -
                 f"`{name}` must be at least two images (n, C, H, W) with 1 or 3 channels, "
                 f"got {tuple(given.shape)}."
             )
-    metric = _metric()
+    metric = _metric(draws.device)
     for real, given in ((True, images), (False, draws)):
         for part in given.split(batch_size):
-            metric.update(part.expand(-1, 3, -1, -1), real=real)
+            metric.update(part.to(draws.device).expand(-1, 3, -1, -1), real=real)
     return float(metric.compute())
 
 
-def _metric() -> Any:
+def _metric(device: torch.device) -> Any:
     try:
         from torchmetrics.image.fid import FrechetInceptionDistance
     except Exception as error:
@@ -53,7 +53,7 @@ def _metric() -> Any:
             "`pip install 'torchmetrics[image]'`."
         ) from error
     try:
-        return FrechetInceptionDistance()
+        return FrechetInceptionDistance().to(device)
     except ModuleNotFoundError as error:
         raise MissingDependencyError(
             "torchmetrics lacks the Inception network; install it: "

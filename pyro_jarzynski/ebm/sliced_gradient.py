@@ -35,7 +35,8 @@ class SlicedGradient:
     ) -> None:
         """Start from nothing seen."""
         self.parameters, self.ranks, self.weighted = list(parameters), ranks, weighted
-        self.log_total = torch.tensor(-torch.inf, dtype=torch.float64)
+        device = self.parameters[0].device
+        self.log_total = torch.tensor(-torch.inf, dtype=torch.float64, device=device)
         self.slopes = [torch.zeros_like(p) for p in self.parameters]
 
     def chosen(self, log_weight: Tensor) -> tuple[Tensor, Tensor]:

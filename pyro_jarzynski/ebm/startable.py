@@ -2,6 +2,7 @@
 
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Sequence
+from itertools import chain
 from typing import Any, NamedTuple
 
 import torch
@@ -113,12 +114,13 @@ class StartableEnergy(nn.Module, ABC):
 
 
 def device_of(model: nn.Module) -> torch.device:
-    """Return the device of a model's parameters."""
-    return next((p.device for p in model.parameters()), torch.device("cpu"))
+    """Return the device of a model's parameters, or of its buffers if it has none."""
+    tensors = chain(model.parameters(), model.buffers())
+    return next((x.device for x in tensors), torch.get_default_device())
 
 
 def kind_of(model: nn.Module) -> tuple[torch.dtype, torch.device]:
     """Return dtype and device of a model's first floating parameter."""
     floating = (p for p in model.parameters() if p.is_floating_point())
-    first = next(floating, torch.zeros(()))
+    first = next(floating, torch.zeros((), device="cpu"))
     return first.dtype, first.device

@@ -13,6 +13,7 @@ import torch
 from torch import Tensor, nn
 from torch.optim.lr_scheduler import LRScheduler
 
+from pyro_jarzynski.core.noise import set_state
 from pyro_jarzynski.core.slices import apart, is_sliced, together
 from pyro_jarzynski.core.states import check_settings, copied, settings_of
 from pyro_jarzynski.ebm.alarms import Alarms
@@ -105,7 +106,7 @@ class TrainingState(Trained):
         self.followers.load_state_dict(state["followers"])
         self._set_negative([slope.to(device) for slope in state["negative"]])
         self.step_control.scale = float(state["step_scale"])
-        self.data_generator.set_state(state["data_generator"].cpu())
+        set_state(self.data_generator, state["data_generator"])
         self.alarms.told = set(state["alarms"])
         self.history.load_state_dict(state["history"])
         best = state["best"]

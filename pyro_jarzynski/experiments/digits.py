@@ -88,14 +88,16 @@ def digits_run(
     positive("matrix_learning_rate", matrix_learning_rate)
     positive("learning_rate", learning_rate)
     count("batch_size", batch_size)
-    generator = stream(seed, "dequantisation")
+    device = data.train.device
+    generator = stream(seed, "dequantisation", device)
     # The split and its dequantisation are the same for every seed of the training.
-    fixed = stream(0, "fixed dequantisation")
+    fixed = stream(0, "fixed dequantisation", device)
     validation = data.whitening.to_coordinates(data.validation, fixed)
     test = data.whitening.to_coordinates(data.test, fixed)
     train = data.whitening.to_coordinates(data.train, fixed)
-    base = Independent(Normal(torch.zeros(64), torch.ones(64)), 1)
-    model = EnergyModel(MLP([64, hidden, hidden], seed=seed), base)
+    zero = torch.zeros(64, device=device)
+    base = Independent(Normal(zero, torch.ones_like(zero)), 1)
+    model = EnergyModel(MLP([64, hidden, hidden], seed=seed).to(device), base)
     optimizer = muon_and_adam(
         model,
         matrix_learning_rate=matrix_learning_rate,

@@ -21,7 +21,7 @@ from pyro_jarzynski.runtime.model_files import SavedModel
 
 NUM_SHOWN = 100
 # How bright red, green and blue look; colours are shown as grey levels.
-BRIGHTNESS = torch.tensor([0.299, 0.587, 0.114])
+BRIGHTNESS = torch.tensor([0.299, 0.587, 0.114], device="cpu")
 
 
 def image_results(run: ImagesRun, data: LabelledImages) -> dict[str, Any]:
@@ -55,7 +55,7 @@ def image_extras(run: ImagesRun, data: LabelledImages) -> dict[str, Tensor]:
     transform = run.transform
     settings = [transform.noise, transform.centre, transform.scale]
     return {
-        "transform": torch.tensor(settings, dtype=torch.float64),
+        "transform": torch.tensor(settings, dtype=torch.float64, device="cpu"),
         "real": data.test_images[:NUM_SHOWN],
     }
 
@@ -72,7 +72,8 @@ def draw_images(out: Path, saved: SavedModel) -> tuple[dict[str, Path], dict[str
     generator = torch.Generator().manual_seed(0)
     chosen = systematic(saved.log_weight, NUM_SHOWN, generator)
     # Those of the same ancestor follow each other.
-    draws = saved.position[chosen[torch.randperm(NUM_SHOWN, generator=generator)]]
+    order = torch.randperm(NUM_SHOWN, generator=generator, device="cpu")
+    draws = saved.position[chosen[order]]
     images = denoised(model, draws, transform.noise_in_coordinates)
     levels = transform.inverse(images).reshape(-1, *real.shape[1:])
     titles = ("weighted draws, without noise", "real test images")

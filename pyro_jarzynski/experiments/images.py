@@ -52,7 +52,7 @@ class NoisyBatches:
         images: Grey levels, `(n, C, H, W)`.
         transform: Map to coordinates.
         batch_size: Images per batch; the rest of an epoch waits for the next.
-        generator: Shuffles, and draws the noise.
+        generator: Shuffles, and draws the noise, on the device of the images.
     """
 
     images: Tensor
@@ -62,7 +62,8 @@ class NoisyBatches:
 
     def __iter__(self) -> Iterator[Tensor]:
         """Yield the batches of one epoch, `(batch_size, C H W)` each."""
-        order = torch.randperm(len(self.images), generator=self.generator)
+        device = self.images.device
+        order = torch.randperm(len(self.images), generator=self.generator, device=device)
         size = min(self.batch_size, len(order))
         for start in range(0, len(order) - size + 1, size):
             rows = self.images[order[start : start + size]]
@@ -144,13 +145,14 @@ def images_run(
     count("hold", hold)
     count("batch_size", batch_size)
     positive("learning_rate", learning_rate)
-    network = network_of(data, features, seed)
+    device = data.images.device
+    network = network_of(data, features, seed).to(device)
     rows, held_out = _split(len(data.images))
     transform = SmoothingTransform.fit(data.images[rows], noise=noise)
     clean = transform.clean(data.images[rows]).flatten(1)
     base = _base(start, clean, data.labels[rows], rank, transform.noise_in_coordinates)
     # What is measured is the same for every seed of the training.
-    fixed = stream(0, "fixed noise")
+    fixed = stream(0, "fixed noise", device)
     validation = transform.forward(data.images[held_out], fixed).flatten(1)
     test = transform.forward(data.test_images, fixed).flatten(1)
     classifier = train_classifier(
@@ -185,7 +187,7 @@ def images_run(
         lr_scheduler=scheduler,
         seed=seed,
     )
-    noisy = stream(seed, "noise of images")
+    noisy = stream(seed, "noise of images", device)
     return ImagesRun(
         learner=learner,
         train=NoisyBatches(data.images[rows], transform, batch_size, noisy),
@@ -225,7 +227,8 @@ def denoised(model: EnergyModel, x: Tensor, noise: float) -> Tensor:
 
 
 def _split(size: int) -> tuple[Tensor, Tensor]:
-    order = torch.randperm(size, generator=stream(0, "split of images"))
+    generator = stream(0, "split of images")
+    order = torch.randperm(size, generator=generator, device=generator.device)
     held_out = max(2, round(fraction("held out", HELD_OUT) * size))
     if size < 2 * held_out:
         raise DataError(f"`data` must hold at least 4 images to train on, got {size}.")
@@ -240,5 +243,6 @@ def _base(start: str, clean: Tensor, labels: Tensor, rank: int, noise: float) ->
         )
     if start == "gaussian":
         return PCAMixture.fit(clean, rank=rank, noise=noise)
-    equal = torch.ones(int(labels.max()) + 1) if start == "equal" else None
+    each = clean.new_ones(int(labels.max()) + 1)
+    equal = each if start == "equal" else None
     return PCAMixture.fit(clean, labels, rank=rank, noise=noise, masses=equal)

@@ -15,7 +15,7 @@ import torch
 from torch import Tensor
 
 from pyro_jarzynski.core.kernels import ULA
-from pyro_jarzynski.core.noise import stream
+from pyro_jarzynski.core.noise import standard_normal, stream
 from pyro_jarzynski.ebm.contrastive import (
     ContrastiveDivergence,
     PersistentContrastiveDivergence,
@@ -49,7 +49,7 @@ class Mixture:
     def draw(
         cls, num: int, *, num_modes: int = 2, dimension: int = 50, seed: int = 0
     ) -> "Mixture":
-        """Draw data of a known law.
+        """Draw data of a known law, which are the same on any default device of torch.
 
         Modes are pairs at -10 and +6, each pair on an axis of its own, and their masses
         are in proportion to 1, 3, 5, ...: for the two modes of the paper ¼ and ¾.
@@ -71,12 +71,14 @@ class Mixture:
                 f"`dimension` must be at least {pairs}, half of `num_modes`, got "
                 f"{dimension}."
             )
-        means = torch.zeros(num_modes, dimension, dtype=torch.float64)
+        means = torch.zeros(num_modes, dimension, dtype=torch.float64, device="cpu")
         for pair in range(pairs):
-            means[2 * pair : 2 * pair + 2, pair] = torch.tensor([-10.0, 6.0])
+            means[2 * pair : 2 * pair + 2, pair] = means.new_tensor([-10.0, 6.0])
         z = [-math.log(2 * mode + 1) for mode in range(num_modes)]
-        truth = GaussianMixtureEnergy(means, torch.tensor(z, dtype=torch.float64))
-        return cls(truth, truth.draw(num, stream(seed, "mixture data")))
+        truth = GaussianMixtureEnergy(means, means.new_tensor(z))
+        data = truth.draw(num, stream(seed, "mixture data"))
+        device = torch.get_default_device()
+        return cls(truth.to(device), data.to(device))
 
     @property
     def mass(self) -> float:
@@ -219,12 +221,14 @@ def _first_means(mixture: Mixture | None, dimension: int, lean: float, seed: int
     """Return means near zero, `(modes, d)`, of which each leans towards a mode."""
     shape = (2, dimension) if mixture is None else tuple(mixture.truth.means.shape)
     generator = stream(seed, "means")
-    means = 0.01 * torch.randn(shape, dtype=torch.float64, generator=generator)
+    means = 0.01 * standard_normal(*shape, generator=generator, dtype=torch.float64)
+    device = torch.get_default_device() if mixture is None else mixture.data.device
     if mixture is None or len(means) == 2:
-        means[:, 0] = torch.tensor([-0.1, 0.1])
-        return means
+        means[:, 0] = means.new_tensor([-0.1, 0.1])
+        return means.to(device)
     # The axes are the data's to find: only the paper's two modes have theirs given.
     from sklearn.cluster import KMeans
 
-    found = KMeans(len(means), n_init=10, random_state=seed).fit(mixture.data.numpy())
-    return means + fraction("lean", lean) * torch.from_numpy(found.cluster_centers_)
+    found = KMeans(len(means), n_init=10, random_state=seed).fit(mixture.data.cpu().numpy())
+    centres = torch.from_numpy(found.cluster_centers_)
+    return (means + fraction("lean", lean) * centres).to(device)

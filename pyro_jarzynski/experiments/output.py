@@ -98,7 +98,7 @@ def render(out: Path) -> dict[str, str]:
             f"{out} holds an inference run, of which the report cannot be drawn again from "
             "its files. Open its report.html, or call `pyro-jarzynski infer` again."
         )
-    saved = load_model(out)
+    saved = load_model(out, device="cpu")
     drawers = {"digits": _draw_digits, "gmm": _draw_mixture}
     drawers |= dict.fromkeys(IMAGE_EXPERIMENTS, draw_images)
     experiment = saved.notes.get("experiment")

@@ -95,7 +95,9 @@ class _Landscape:
     ) -> None:
         self.model, self.log_normalizer = model, log_normalizer
         tensors = [*known, *getattr(model, "parameters", list)()]
-        self.like = tensors[0] if tensors else torch.empty(0)
+        self.like = (
+            tensors[0] if tensors else torch.empty(0, device=torch.get_default_device())
+        )
 
     def __call__(self, points: np.ndarray) -> np.ndarray:
         """Return the log-density at points `(n, D)`, `(n,)`."""

@@ -182,7 +182,7 @@ def plot_mode_masses(
         >>> ax.get_xlabel(), ax.get_ylabel()
         ('mode', 'mass')
     """
-    shown = torch.as_tensor(masses)
+    shown = torch.as_tensor(masses, device="cpu")
     if shown.ndim != 1 or not len(shown):
         raise ArgumentError(
             f"`masses` must have shape (modes,), got {tuple(shown.shape)}; take it from "
@@ -198,14 +198,14 @@ def plot_mode_masses(
     if truth is not None:
         ax.plot(
             place,
-            array(torch.as_tensor(truth)),
+            array(torch.as_tensor(truth, device="cpu")),
             "_",
             color=VERMILLION,
             markersize=15,
             markeredgewidth=2.5,
             label="truth",
         )
-    bars = None if errors is None else 2 * array(torch.as_tensor(errors))
+    bars = None if errors is None else 2 * array(torch.as_tensor(errors, device="cpu"))
     label = "estimate" if errors is None else "estimate ± 2 s.e."
     ax.errorbar(
         place, array(shown), bars, fmt="o", color=BLUE, ms=5, capsize=4, label=label

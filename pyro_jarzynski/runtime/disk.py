@@ -28,7 +28,7 @@ def pack(tensors: Mapping[str, Tensor]) -> bytes:
 def unpack(content: bytes) -> dict[str, Tensor]:
     """Return the tensors of a safetensors file; raise `SafetensorError` if it is none."""
     # Copies, because sums may depend on how tensors are aligned in memory.
-    return {name: value.clone() for name, value in load(content).items()}
+    return {name: x.to("cpu", copy=True) for name, x in load(content).items()}
 
 
 def digest(content: bytes) -> str:

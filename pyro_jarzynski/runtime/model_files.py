@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import torch
 from safetensors import SafetensorError
 from torch import Tensor
 from torch.distributions import Distribution, Independent, Normal
@@ -23,7 +24,7 @@ from pyro_jarzynski.ebm.convolutional import ConvNet, Convolution
 from pyro_jarzynski.ebm.energy import EnergyModel
 from pyro_jarzynski.ebm.networks import MLP, GaussianMixtureEnergy
 from pyro_jarzynski.ebm.staleness import check_current
-from pyro_jarzynski.ebm.startable import StartableEnergy
+from pyro_jarzynski.ebm.startable import StartableEnergy, device_of
 from pyro_jarzynski.ebm.wrapped import is_fully_sharded, own_class
 from pyro_jarzynski.errors import ModelFileError
 from pyro_jarzynski.runtime import disk
@@ -117,21 +118,32 @@ def save_model(
     disk.replace(folder / "model.json", json.dumps(record, indent=2).encode())
 
 
-def load_model(directory: Path | str, model: StartableEnergy | None = None) -> SavedModel:
+def load_model(
+    directory: Path | str,
+    model: StartableEnergy | None = None,
+    *,
+    device: torch.device | str | None = None,
+) -> SavedModel:
     """Read what `save_model` wrote.
 
     Args:
         directory: The directory.
         model: An instance to fill, for a network that is not of this package.
+        device: Where model and tensors come to be, wherever they were saved; `None` is
+            where `model` is, or else torch's default device.
 
     Raises:
         ModelFileError: Files are missing, damaged, or of another model.
     """
     folder = Path(directory)
     record = _read_record(folder)
-    tensors = _read_tensors(folder, record["sha256"])
+    if device is None:
+        device = torch.get_default_device() if model is None else device_of(model)
+    read = _read_tensors(folder, record["sha256"])
+    tensors = {name: tensor.to(device) for name, tensor in read.items()}
     try:
-        known = _rebuild(record["model"], tensors) if model is None else model
+        with torch.device(device):
+            known = _rebuild(record["model"], tensors) if model is None else model
         known.load_state_dict(_part(tensors, "model."))
         position, log_weight = tensors["walkers.position"], tensors["walkers.log_weight"]
     except ModelFileError:

@@ -1,7 +1,9 @@
-"""The package on a GPU: what is right, then what is fast.
+"""The package on a GPU: first what is right, then what is fast.
 
-python -m tests.gpu                 on `cuda`
-python -m tests.gpu --pretended     what is right, on a pretended device, by a CPU
+    python -m tests.gpu                 on `cuda`, in under ten minutes
+    python -m tests.gpu --pretended     what is right, on a pretended device, by a CPU
+
+Further options are those of pytest.
 """
 
 import argparse
@@ -14,18 +16,43 @@ import torch
 from tests.gpu import pretended
 
 FOLDER = Path(__file__).parent
-# Tests elsewhere that need a real device.
-OF_CUDA = ["tests/core/test_waits.py", "tests/distributed"]
+# Tests elsewhere that need a real device, and the words by which pytest finds them.
+OF_CUDA = [str(FOLDER.parent / name) for name in ("core/test_waits.py", "distributed")]
+WORDS = "gpu and (not pretended or test_pretended)"
 
 
 def main() -> int:
-    parser = argparse.ArgumentParser(prog="python -m tests.gpu", description=__doc__)
+    parser = argparse.ArgumentParser(
+        prog="python -m tests.gpu",
+        description=__doc__,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
     parser.add_argument("--pretended", action="store_true", help="run on a CPU")
+    parser.add_argument("--fast", action="store_true", help="only what is fast")
     options, more = parser.parse_known_args()
-    name = pretended.NAME if options.pretended else "cuda"
-    if name == "cuda" and not torch.cuda.is_available():
+    if options.pretended:
+        return pytest.main([str(FOLDER), "--device", pretended.NAME, *more])
+    if not torch.cuda.is_available():
         parser.error("torch finds no GPU here; `--pretended` runs the tests on a CPU")
-    return pytest.main([str(FOLDER), "--device", name, *more])
+    if not options.fast:
+        failed = pytest.main([str(FOLDER), "--device", "cuda", *more])
+        failed = failed or pytest.main([*OF_CUDA, "-k", "gpu", *more])
+        if failed:
+            return failed
+    show_speed(torch.device("cuda", torch.cuda.current_device()))
+    return 0
+
+
+def show_speed(device: torch.device) -> None:
+    """Print the table of what is fast, row by row as they come and then as a whole."""
+    from tests.gpu.speed import measure, table
+
+    print(f"torch {torch.__version__}, {torch.cuda.get_device_name(device)}")
+    rows = []
+    for row in measure(device):
+        print(row, flush=True)
+        rows.append(row)
+    print(table(rows))
 
 
 if __name__ == "__main__":

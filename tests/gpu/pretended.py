@@ -24,9 +24,12 @@ SETUP = getattr(backend_registration, "_setup_privateuseone_for_python_backend",
 COPIES = ("_to_copy", "copy_", "_copy_from")
 # Operations on one tensor that take integers from the CPU.
 INDEXING = ("index", "index_put", "index_put_", "_index_put_impl_")
-# Operations that must not be taken apart: torch would make a result and resize it, or lose
-# sight of the device.
-WHOLE = ("arange", "copy_", "eye", "linspace", "logspace", "randperm", "range")
+# Operations with code of their own here. Torch takes those apart for which a device has
+# none, and would then resize a result, lose sight of the device, or round otherwise.
+WHOLE = (
+    *("arange", "copy_", "empty", "empty_strided", "eye", "linspace", "logspace"),
+    *("randperm", "range", "silu_backward"),
+)
 # Says that a state is one of this device.
 MARK = torch.tensor([7], dtype=torch.uint8)
 
