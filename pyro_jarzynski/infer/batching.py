@@ -9,9 +9,10 @@ wherever a run has moved its walkers.
 """
 
 import math
+import traceback
 import warnings
-from collections.abc import Callable, Sequence
-from contextlib import nullcontext
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager, nullcontext
 from typing import Any, NamedTuple, TypeAlias
 
 import torch
@@ -24,6 +25,7 @@ from pyro_jarzynski.core.trees import leaves, map_tree
 from pyro_jarzynski.errors import ModelError, SlowModelWarning
 from pyro_jarzynski.infer.model import PyroModel
 from pyro_jarzynski.infer.prior import PLATE_ERRORS
+from pyro_jarzynski.infer.program_lines import line_of, random_call
 from pyro_jarzynski.infer.singular import SingularAsNaN
 from pyro_jarzynski.infer.sites import seeded
 
@@ -154,16 +156,7 @@ def batch(
     """
     few = _spread(walkers)
     alone = Alone(model)
-    with seeded(seed, "run 1"):
-        truth = alone.numbers(walkers[few])
-    with seeded(seed, "run 2"):
-        again = alone.numbers(walkers[few])
-    if any(_gaps(a, b).any() for a, b in zip(truth, again, strict=True)):
-        raise ModelError(
-            "Two runs of the model at the same latents differ: it draws random numbers "
-            "outside its sample sites. Make them latents, draw them before, or switch "
-            "dropout off with `.eval()`."
-        )
+    truth = repeated(model, lambda: alone.numbers(walkers[few]), walkers[0], seed=seed)
     reasons = {}
     for method, plain in (("vmap", _vmap(model)), ("plate", _plate(model))):
         densities = Guarded(plain)
@@ -199,6 +192,52 @@ def batch(
     # One walker at a time needs the memory of one, whatever the chunk.
     per_call = 1 if isinstance(chunk_size, str) else chunk_size
     return Batched(alone.densities, alone, "loop", reasons, per_call)
+
+
+def repeated(
+    model: PyroModel, numbers: Callable[[], list[Tensor]], walker: Tensor, *, seed: int
+) -> list[Tensor]:
+    """Return numbers that two runs of a model have in common.
+
+    Args:
+        model: The model.
+        numbers: Runs it.
+        walker: A walker at which it is run, to find where it draws random numbers.
+        seed: Seed of whatever it draws.
+
+    Raises:
+        ModelError: The runs differ, or fail since they leave torch.
+    """
+    found = []
+    for run in ("run 1", "run 2"):
+        with seeded(seed, run), _leaving_torch_explained():
+            found.append(numbers())
+    if any(_gaps(a, b).any() for a, b in zip(*found, strict=True)):
+        with seeded(seed, "run 3"):
+            call = random_call(lambda: model.run(walker))
+        by = f" (by {call})" if call else ""
+        raise ModelError(
+            "Two runs of the model at the same latents differ: it draws random numbers "
+            f"outside its sample sites{by}. Make them latents, draw them before, or switch "
+            "dropout off with `.eval()`."
+        )
+    return found[0]
+
+
+@contextmanager
+def _leaving_torch_explained() -> Iterator[None]:
+    """Name the line at which a model takes values out of torch that have a gradient."""
+    try:
+        yield
+    except RuntimeError as error:
+        if "requires grad" not in str(error):
+            raise
+        line = line_of(traceback.extract_tb(error.__traceback__))
+        raise ModelError(
+            f"The model takes latents out of torch at {line}, where they need a gradient "
+            f"({error}). Write it with functions of torch. After `.detach()`, walkers move "
+            "without this part of the gradient, which is slower."
+        ) from error
 
 
 class Alone:

@@ -40,6 +40,7 @@ from pyro_jarzynski.infer.sites import (
     compute_log_prob,
     is_deterministic,
     is_scaled,
+    seeded,
 )
 from pyro_jarzynski.infer.supports import bijection
 
@@ -124,7 +125,8 @@ class PyroModel:
             EnumeratedModel(model, self.max_plate_nesting) if discrete else None
         )
         if self.enumerated is not None:
-            self._check_enumerated()
+            with seeded(seed, "enumeration"):
+                self._check_enumerated()
 
     @property
     def walkers_per_run(self) -> int:

@@ -18,7 +18,7 @@ from pyro_jarzynski.core.noise import stream
 from pyro_jarzynski.core.walkers import Walkers
 from pyro_jarzynski.errors import ArgumentError, EnergyError
 from pyro_jarzynski.infer.bases import Base, make_base
-from pyro_jarzynski.infer.batching import Guarded, batch, map_walkers
+from pyro_jarzynski.infer.batching import Guarded, batch, map_walkers, repeated
 from pyro_jarzynski.infer.discrete import draw_discrete
 from pyro_jarzynski.infer.model import PyroModel
 from pyro_jarzynski.infer.prior import draw_prior
@@ -206,6 +206,9 @@ class ModelPosterior:
             self._densities = self._batched.densities
         else:
             self._densities = self._exact
+            walkers = torch.empty(1, 0, device=self.device)
+            with torch.no_grad():
+                repeated(model, lambda: [*self._exact(walkers)], walkers[0], seed=seed)
 
     def draw(self, num: int, *, seed: int, purpose: str) -> Tensor:
         """Draw walkers from the base, `(num, D)`."""

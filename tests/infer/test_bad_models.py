@@ -2,8 +2,10 @@
 
 import math
 from functools import partial
+from pathlib import Path
 
 import pyro
+import pyro.contrib.gp as gp
 import pyro.distributions as dist
 import pytest
 import torch
@@ -111,6 +113,65 @@ def test_hidden_randomness():
 
     with pytest.raises(ModelError, match=r"draws random numbers outside its sample sites"):
         run(model, Y)
+
+
+def line_of(text):
+    """Return the number of the first line of this file that has a text."""
+    lines = Path(__file__).read_text(encoding="utf-8").splitlines()
+    return min(number for number, line in enumerate(lines, 1) if text in line)
+
+
+@pytest.mark.parametrize(
+    ("draw", "name"),
+    [
+        (lambda: torch.randn(()), "randn"),
+        (lambda: dist.Normal(0.0, 1.0).sample(), "normal"),
+        (lambda: torch.rand(3)[torch.randperm(3)][0], "rand"),
+    ],
+)
+@pytest.mark.parametrize("latent", [dist.Normal(0.0, 1.0), dist.Bernoulli(0.5)])
+def test_hidden_randomness_has_its_call_and_its_line(draw, name, latent):
+    """Also where the latents are discrete, and nothing is annealed."""
+
+    def model(y):
+        m = pyro.sample("m", latent)
+        observe(m + draw(), y)
+
+    with pytest.raises(ModelError, match=f"by `{name}` at .*test_bad_models.py, line"):
+        run(model, Y)
+
+
+def test_hidden_randomness_of_a_model_of_pyro():
+    """A variational model draws its function within its likelihood."""
+    kernel = gp.kernels.RBF(input_dim=1)
+    with torch.random.fork_rng():
+        kernel.lengthscale = pyro.nn.PyroSample(dist.LogNormal(0.0, 1.0))
+    likelihood = gp.likelihoods.Binary()
+    process = gp.models.VariationalGP(LINE, (Y > 0).float(), kernel, likelihood)
+    with pytest.raises(ModelError, match=r"by `normal_` at .*binary.py, line \d+"):
+        run(process.model)
+
+
+@pytest.mark.filterwarnings("ignore:.*`max_moves` ended the moves")
+def test_values_that_leave_torch_have_their_line():
+    """The advice is taken: without that part of the gradient the evidence is the same."""
+
+    def model(y, take):
+        m = pyro.sample("m", dist.Normal(0.0, 1.0))
+        observe(torch.as_tensor(take(m)).sin(), y)
+
+    def plain(m):
+        return m.numpy()  # torch refuses it
+
+    line = line_of("return m.numpy()  # torch")
+    with pytest.raises(ModelError, match=f"test_bad_models.py, line {line}.*`.detach"):
+        run(model, Y, plain)
+    result = run(model, Y, lambda m: m.detach().numpy(), num_chains=16)
+    m = torch.linspace(-8, 8, 4001, dtype=torch.float64)
+    data = dist.Normal(m.sin()[:, None], 1.0).log_prob(Y.double()).sum(1)
+    truth = (dist.Normal(0.0, 1.0).log_prob(m) + data).logsumexp(0) + math.log(m[1] - m[0])
+    # 16 islands: Student's law of 15 degrees of freedom, false alarm 6e-5.
+    assert abs(result.log_evidence - float(truth)) < 5.5 * result.log_evidence_error
 
 
 def test_dropout_that_is_on():
