@@ -167,7 +167,7 @@ def test_command_line(tmp_path):
 
 
 @pytest.mark.parametrize(
-    ("name", "told"), [("Rain", "the class Rain"), ("make", "if it makes models")]
+    ("name", "told"), [("Rain", "is a class"), ("make", "if it makes models")]
 )
 def test_command_line_refuses_what_is_no_model(tmp_path, name, told):
     answer = infer(tmp_path, name)
