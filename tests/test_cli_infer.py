@@ -54,6 +54,12 @@ def misnamed(y):
     pyro.sample("y", dist.Normal(m, 1.0).expand([2]).to_event(1), obs=y)
 
 
+def edged(y):
+    p = pyro.sample("p", dist.Beta(5.0, 0.05))
+    with pyro.plate("data", len(y)):
+        pyro.sample("y", dist.Normal(p, 1.0), obs=y)
+
+
 number = 3
 """
 # log N(y; 0, I + 11ᵀ) for y = (1, 2).
@@ -217,6 +223,24 @@ def test_too_little_time_is_one_line(source, monkeypatch):
     assert "Traceback" not in answer.error
 
 
+def test_each_doubt_is_told_once(source):
+    """As a warning, in a line of its own; the files have it as well."""
+    code = "from pyro_jarzynski.cli import main; main()"
+    command = [sys.executable, "-c", code, "infer", f"{source / 'model.py'}:edged"]
+    options = ["--data", str(source / "data.json"), "--out", str(source / "out")]
+    done = subprocess.run(
+        [*command, *options, "--walkers", "64"],
+        env=os.environ | {"PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"},
+        capture_output=True,
+        text=True,
+    )
+    assert done.returncode == 0, done.stderr
+    doubts = json.loads((source / "out" / "result.json").read_text())["doubts"]
+    assert doubts
+    for doubt in doubts:
+        assert (done.stdout + done.stderr).count(doubt) == 1
+
+
 def test_files_are_not_overwritten_unasked(source):
     assert infer(source).code == 0
     again = infer(source)
@@ -248,7 +272,7 @@ def test_ctrl_c_ends_with_what_was_reached(source):
     assert process.returncode == 130, error
     assert "Traceback" not in error
     assert "Interrupted: what was reached so far is in" in flat(error)
-    assert "Doubt: The run ended at inverse temperature" in out
+    assert (out + error).count("Warning: The run ended at inverse temperature") == 1
     assert names_in(source / "out") == FILES | {"checkpoints"}
     assert "The run ended at inverse temperature" in (
         source / "out" / "report.html"

@@ -142,6 +142,9 @@ def infer(
         told = "Interrupted before the walkers set out: there are no draws yet."
         if sampler.result is not None and ranks_now().rank == 0:
             told = f"Interrupted: what was reached so far is in {out}."
+            # A run that is not interrupted has warned of them.
+            for doubt in sampler.result.new_doubts:
+                typer.echo(f"Warning: {doubt}", err=True)
             try:
                 _finish(out, sampler.result, notes, log_likelihood=log_likelihood)
             except KeyboardInterrupt:
@@ -166,8 +169,6 @@ def _finish(
 ) -> None:
     """Print evidence and summary, then write the draws, then all that is made of them."""
     typer.echo(str(result.summary()))
-    for doubt in result.doubts:
-        typer.echo(f"Doubt: {doubt}")
     save_draws(out, result, notes=notes, log_likelihood=log_likelihood)
     typer.echo(f"Draws: {out / 'draws.safetensors'}")
     used = {f.name: getattr(result.settings, f.name) for f in fields(result.settings)}
