@@ -117,11 +117,14 @@ def build(
     known: set[str] = set()
     datasets: dict[str, xr.Dataset] = {}
     for name, group in groups.items():
-        datasets[name] = _dataset(group, dims, coords, left_out)
-        datasets[name].attrs = dict(common if name in DESCRIBED else stamp)
+        found = _dataset(group, dims, coords, left_out)
+        if not found.data_vars:
+            continue
+        found.attrs = dict(common if name in DESCRIBED else stamp)
         if group.sampled:
-            datasets[name].attrs["sample_dims"] = list(SAMPLE_DIMS)
-        known |= {str(dim) for dim in datasets[name].dims}
+            found.attrs["sample_dims"] = list(SAMPLE_DIMS)
+        known |= {str(dim) for dim in found.dims}
+        datasets[name] = found
     if unknown := sorted(set(coords) - known):
         raise ArgumentError(
             f"`coords` has labels for {unknown[0]!r}, which is no dimension here; there "
