@@ -27,6 +27,7 @@ from pyro_jarzynski.infer.model import PyroModel
 from pyro_jarzynski.infer.prior import PLATE_ERRORS
 from pyro_jarzynski.infer.program_lines import line_of, random_call
 from pyro_jarzynski.infer.singular import SingularAsNaN
+from pyro_jarzynski.infer.site_errors import named_errors, unusable
 from pyro_jarzynski.infer.sites import seeded
 
 # From coordinates `(n, D)` to log prior and log joint, each `(n,)`.
@@ -156,7 +157,9 @@ def batch(
     """
     few = _spread(walkers)
     alone = Alone(model)
-    truth = repeated(model, lambda: alone.numbers(walkers[few]), walkers[0], seed=seed)
+    truth = repeated(
+        model, lambda: _numbers(model, alone, walkers[few]), walkers[0], seed=seed
+    )
     reasons = {}
     for method, plain in (("vmap", _vmap(model)), ("plate", _plate(model))):
         densities = Guarded(plain)
@@ -238,6 +241,18 @@ def _leaving_torch_explained() -> Iterator[None]:
             f"({error}). Write it with functions of torch. After `.detach()`, walkers move "
             "without this part of the gradient, which is slower."
         ) from error
+
+
+def _numbers(model: PyroModel, alone: "Alone", walkers: Tensor) -> list[Tensor]:
+    """Evaluate walkers one at a time; name the site if that is not possible."""
+    try:
+        with named_errors():
+            return alone.numbers(walkers)
+    except RuntimeError as error:
+        site = model.site_without_gradient(walkers[0])
+        if site is None:
+            raise
+        raise unusable(site, error) from error
 
 
 class Alone:

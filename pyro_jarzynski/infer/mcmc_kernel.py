@@ -19,11 +19,11 @@ from pyro_jarzynski.core.sharing import ranks_now
 from pyro_jarzynski.core.shortage import shortage_told
 from pyro_jarzynski.errors import ArgumentError, ModelError, count
 from pyro_jarzynski.infer.chain import Chain
+from pyro_jarzynski.infer.distributions.supports import bijection
 from pyro_jarzynski.infer.model import PyroModel
 from pyro_jarzynski.infer.result import SMCResult
 from pyro_jarzynski.infer.run_warnings import RunWarnings
 from pyro_jarzynski.infer.settings import Settings, shows_settings
-from pyro_jarzynski.infer.supports import bijection
 
 
 class JarzynskiKernel(MCMCKernel):

@@ -27,11 +27,13 @@ from pyro_jarzynski.core.alone import ALONE
 from pyro_jarzynski.core.watching import look
 from pyro_jarzynski.errors import ModelError
 from pyro_jarzynski.infer.devices import device_of
+from pyro_jarzynski.infer.distributions.supports import bijection
 from pyro_jarzynski.infer.enumeration import EnumeratedModel, Site, is_density
 from pyro_jarzynski.infer.mappable import mappable
 from pyro_jarzynski.infer.probe import latent_sites, probe
 from pyro_jarzynski.infer.singular import SingularAsNaN
 from pyro_jarzynski.infer.site_checks import check_enumerated
+from pyro_jarzynski.infer.site_errors import site_of
 from pyro_jarzynski.infer.sites import (
     Given,
     Unconstrain,
@@ -42,7 +44,6 @@ from pyro_jarzynski.infer.sites import (
     is_scaled,
     seeded,
 )
-from pyro_jarzynski.infer.supports import bijection
 
 # What a model raises whose discrete latents are enumerated if it was not written for that.
 ENUMERATION_ERRORS = (
@@ -240,6 +241,19 @@ class PyroModel:
                 found[name] = "zero" if zero else "not finite"
         return found
 
+    def site_without_gradient(self, coordinates: Tensor) -> Site | None:
+        """Return the first site whose log-density autograd cannot differentiate."""
+        point = coordinates.detach().clone().requires_grad_()
+        trace, _ = self.run(point)
+        for site in dict[str, Site](trace.nodes).values():
+            if is_density(site) and site["log_prob"].requires_grad:
+                try:
+                    total = site["log_prob"].sum()
+                    torch.autograd.grad(total, point, retain_graph=True, allow_unused=True)
+                except RuntimeError:
+                    return site
+        return None
+
     @property
     def scaled_latents(self) -> list[str]:
         """Names of the latents whose densities are raised to a power, discrete included."""
@@ -281,6 +295,8 @@ class PyroModel:
             raise
         except ENUMERATION_ERRORS as error:
             told = " ".join(str(error).split()) or type(error).__name__
+            site = site_of(error)
+            told += f" at the site {site['name']!r}" if site else ""
             raise ModelError(
                 "The model cannot be run with all values of its discrete latents at once, "
                 f"which is how they are enumerated ({told}). Index tensors by them, and do "

@@ -4,7 +4,7 @@ import torch
 from torch import Tensor
 from tqdm.auto import tqdm
 
-from pyro_jarzynski.infer.draws import ExactDraws
+from pyro_jarzynski.infer.distributions.draws import ExactDraws
 from pyro_jarzynski.infer.model import PyroModel, quiet_pyro
 from pyro_jarzynski.infer.singular import SingularAsNaN
 from pyro_jarzynski.infer.sites import Given, Simulate, seeded

@@ -14,12 +14,13 @@ from torch import Tensor
 
 from pyro_jarzynski.core.watching import look
 from pyro_jarzynski.errors import EvidenceWarning, ModelError
-from pyro_jarzynski.infer.draws import ExactDraws
+from pyro_jarzynski.infer.distributions.draws import ExactDraws
+from pyro_jarzynski.infer.distributions.supports import bijection, innermost_bijection
 from pyro_jarzynski.infer.enumeration import Site, is_density
 from pyro_jarzynski.infer.model import PyroModel, quiet_pyro
 from pyro_jarzynski.infer.singular import SingularAsNaN
+from pyro_jarzynski.infer.site_errors import named_errors
 from pyro_jarzynski.infer.sites import Given, Unmask, seeded
-from pyro_jarzynski.infer.supports import bijection
 
 # What a model raises inside a plate that it was not written for.
 PLATE_ERRORS = (
@@ -59,7 +60,7 @@ def draw_prior(model: PyroModel, num: int, *, seed: int, purpose: str) -> Tensor
         raise
     except PLATE_ERRORS:
         pass
-    with seeded(seed, purpose):
+    with seeded(seed, purpose), named_errors():
         rows = [_run(model, None) for _ in range(num)]
     _warn_of_edges(rows, num)
     return torch.cat([row.coordinates for row in rows])
@@ -97,12 +98,14 @@ class _Draw(Messenger):
         self.values[name] = value
         self.log_probs[name] = fn.log_prob(value).reshape(rows, -1)
         if name in self.names:
-            plain = bijection(fn).inv(value)
+            # Not of the detached value, which no transform remembers.
+            plain = bijection(fn).inv(msg["value"])
             self.unconstrained[name] = plain.detach().reshape(rows, -1)
             if self.watch_edges:
                 # Where rounding alone moves the coordinate, the value is at an edge.
-                nudged = value * (1 - 4 * torch.finfo(value.dtype).eps)
-                shift = (bijection(fn).inv(nudged) - plain).abs().reshape(rows, -1)
+                inner = innermost_bijection(fn)
+                nudged = inner(plain) * (1 - 4 * torch.finfo(value.dtype).eps)
+                shift = (inner.inv(nudged) - plain).abs().reshape(rows, -1)
                 size = plain.abs().reshape(rows, -1)
                 self.at_edge[name] = ~(shift <= 0.5 + size / 1000).all(1)
         if name == self.model.last_latent:

@@ -15,7 +15,8 @@ from pyro.poutine.trace_struct import Trace
 
 from pyro_jarzynski.errors import ArgumentTypeError, ModelError
 from pyro_jarzynski.infer.devices import devices_explained
-from pyro_jarzynski.infer.draws import ExactDraws
+from pyro_jarzynski.infer.distributions.draws import ExactDraws
+from pyro_jarzynski.infer.distributions.supports import bijection, support_of
 from pyro_jarzynski.infer.enumeration import Site, is_density
 from pyro_jarzynski.infer.site_checks import (
     check_bijection,
@@ -24,11 +25,12 @@ from pyro_jarzynski.infer.site_checks import (
     check_latent,
     check_observed,
     check_shapes,
+    check_transformed,
     check_whole,
     known_support,
 )
+from pyro_jarzynski.infer.site_errors import named_errors
 from pyro_jarzynski.infer.sites import compute_log_prob, innermost, is_observation, seeded
-from pyro_jarzynski.infer.supports import bijection, support_of
 
 # Runs of a model that must agree on its sites, and most that are tried for so many: at some
 # draws of its prior a model may fail.
@@ -74,7 +76,9 @@ def probe(
             if len(traces) == NUM_PROBES:
                 break
             try:
-                traces.append(_checked_trace(model, args, kwargs, improper=improper))
+                with named_errors():
+                    trace = _checked_trace(model, args, kwargs, improper=improper)
+                traces.append(trace)
             except ModelError:
                 raise
             except (ValueError, torch.linalg.LinAlgError) as error:
@@ -209,6 +213,7 @@ def _checked_trace(
             check_indices(name, site)
         elif is_density(site):
             check_whole(site)
+            check_transformed(name, site)
             if site["is_observed"]:
                 check_observed(name, site)
             else:

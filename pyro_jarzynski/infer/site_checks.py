@@ -10,7 +10,13 @@ from torch import Tensor
 from torch.distributions import biject_to
 
 from pyro_jarzynski.errors import ModelError
-from pyro_jarzynski.infer.constraints import check_events
+from pyro_jarzynski.infer.distributions.constraints import check_events, stripped
+from pyro_jarzynski.infer.distributions.supports import (
+    declared_support,
+    is_image,
+    made_of,
+    support_of,
+)
 from pyro_jarzynski.infer.enumeration import Site, check_enumerable, is_density
 from pyro_jarzynski.infer.sites import (
     are_crossed,
@@ -19,7 +25,13 @@ from pyro_jarzynski.infer.sites import (
     is_factor,
     plate_frames,
 )
-from pyro_jarzynski.infer.supports import declared_support, support_of
+
+# Distributions with points of positive probability among real numbers.
+ATOMS = {
+    dist.Delta: "use `pyro.deterministic`",
+    dist.Empirical: "draw an index from `Categorical`, and take the sample of that index",
+    dist.ZeroInflatedDistribution: "draw the gate from `Bernoulli`, as a latent of its own",
+}
 
 
 def check_latent(name: str, site: Site) -> None:
@@ -28,12 +40,31 @@ def check_latent(name: str, site: Site) -> None:
     if support.is_discrete:
         check_enumerable(name, site)
         return
-    if isinstance(innermost(site["fn"]), dist.Delta):
-        raise ModelError(
-            f"The latent {name!r} has a Delta distribution, which has no density; use "
-            "`pyro.deterministic`."
-        )
+    for part in made_of(site["fn"]):
+        for kind, remedy in ATOMS.items():
+            if isinstance(part, kind):
+                raise ModelError(
+                    f"The latent {name!r} has a {kind.__name__} distribution, which has no "
+                    f"density; {remedy}."
+                )
+    if site["value"].numel() == 0:
+        raise ModelError(f"The latent {name!r} holds no number; leave it out.")
     check_bijection(name, support)
+
+
+def check_transformed(name: str, site: Site) -> None:
+    """Raise if a distribution is transformed whose probabilities have no Jacobian."""
+    for part in made_of(site["fn"]):
+        if not is_image(part):
+            continue
+        base = part.base_dist
+        if isinstance(base, dist.GroupedNormalNormal) or support_of(base).is_discrete:
+            raise ModelError(
+                f"The site {name!r} is a transform of {type(innermost(base)).__name__}, "
+                "and torch changes its probabilities by a Jacobian, which they do not "
+                "have. Give the site the distribution itself, and transform its value or "
+                "its data."
+            )
 
 
 def check_enumerated(trace: Trace, max_plate_nesting: int) -> None:
@@ -60,10 +91,11 @@ def check_bijection(name: str, support: Any) -> None:
     try:
         biject_to(support)
     except NotImplementedError as error:
+        kind = type(stripped(support)).__name__.strip("_")
         raise ModelError(
-            f"The latent {name!r} has support {support}, to which no bijection is known. "
-            "Write it as a function of latents that have one: of a normal vector for a "
-            "direction, as `poutine.reparam` does with `ProjectedNormalReparam`."
+            f"The latent {name!r} has support {kind}, to which no bijection is known. "
+            "Write it as a function of latents that have one, by `poutine.reparam` where "
+            "Pyro has a reparametrisation, as `ProjectedNormalReparam` for directions."
         ) from error
 
 

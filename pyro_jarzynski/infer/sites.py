@@ -14,15 +14,16 @@ from torch import Tensor
 from pyro_jarzynski.core.alone import global_stream
 from pyro_jarzynski.core.noise import stream
 from pyro_jarzynski.errors import ModelError
-from pyro_jarzynski.infer.draws import with_exact_draws
-from pyro_jarzynski.infer.enumeration import Site, is_density
-from pyro_jarzynski.infer.supports import (
+from pyro_jarzynski.infer.distributions.draws import with_exact_draws
+from pyro_jarzynski.infer.distributions.supports import (
     bijection,
     parts_of,
     rebuilt,
+    remembering,
     seen,
     within_support,
 )
+from pyro_jarzynski.infer.enumeration import Site, is_density
 
 # Distributions whose values are indices.
 INDICES = (dist.SpanningTree, dist.OneOneMatching, dist.OneTwoMatching)
@@ -59,6 +60,7 @@ class Unconstrain(Messenger):
         if self.padding is not None:
             ones = (1,) * self.padding[name]
             value = value.reshape(value.shape[:1] + ones + value.shape[1:])
+        msg["fn"] = remembering(msg["fn"])
         transform = bijection(msg["fn"])
         msg["value"], msg["done"] = transform(value), True
         self.constrained[name] = msg["value"]
@@ -144,7 +146,7 @@ def compute_log_prob(trace: Trace) -> None:
         if is_observation(site):
             value = as_floats(fn, value)
         fn = within_support(fn, inside=not site["is_observed"])
-        if site["is_observed"] and isinstance(mask, Tensor):
+        if site["is_observed"] and isinstance(mask, Tensor) and isinstance(value, Tensor):
             value = seen(fn, value, mask)
         log_prob = fn.log_prob(value, *site["args"], **site["kwargs"])
         site["unscaled_log_prob"] = log_prob

@@ -8,19 +8,22 @@ distribution `fn`, and latents are set by `bijection(fn)`, which is onto the sam
 
 import copy
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from functools import partial
 from typing import Any
 
 import pyro.distributions as dist
 import torch
 from torch import Tensor
-from torch.distributions import Transform, biject_to, constraints
+from torch.distributions import Transform, constraints
 from torch.distributions.constraints import Constraint
+from torch.distributions.relaxed_categorical import ExpRelaxedCategorical
 
 from pyro_jarzynski.core.faults import waits
-from pyro_jarzynski.infer.constraints import (
-    COUNTS,
+from pyro_jarzynski.infer.distributions.bijections import biject_to
+from pyro_jarzynski.infer.distributions.constraints import (
+    Image,
+    LogSimplex,
     Range,
     check_events,
     either,
@@ -29,7 +32,16 @@ from pyro_jarzynski.infer.constraints import (
     independent,
     is_whole,
     mappable,
+    stripped,
 )
+from pyro_jarzynski.infer.distributions.structures import (
+    Coalescences,
+    Counts,
+    Matchings,
+    Structure,
+    Trees,
+)
+from pyro_jarzynski.infer.distributions.transforms import exact
 
 # Densities of angles are periodic: positive everywhere, and normalised on a circle.
 ANGLES = (dist.VonMises, dist.SineBivariateVonMises, dist.SineSkewed)
@@ -53,9 +65,11 @@ WRAPPERS = (
 DECLARED = {
     dist.FoldedDistribution: constraints.nonnegative,
     dist.GaussianScaleMixture: constraints.real_vector,
+    ExpRelaxedCategorical: LogSimplex(),
     # Their densities are those of counts of any total, as torch documents it.
-    torch.distributions.Multinomial: COUNTS,
-    dist.DirichletMultinomial: COUNTS,
+    torch.distributions.Multinomial: Counts(),
+    dist.DirichletMultinomial: Counts(),
+    dist.SpanningTree: Trees(),
 }
 
 
@@ -86,7 +100,7 @@ def support_of(fn: Any) -> Constraint:
     if isinstance(fn, torch.distributions.GeneralizedPareto):
         # Its upper end is infinite for some shapes.
         return Range(fn.support.lower_bound, fn.support.upper_bound)
-    if _is_image(fn):
+    if is_image(fn):
         found = image(support_of(fn.base_dist), fn.transforms)
         return independent(found, len(fn.event_shape) - found.event_dim)
     return _declared(fn)
@@ -126,11 +140,13 @@ def within_support(fn: Any, *, inside: bool = False) -> Any:
         inside: Whether values are known to be in the support. Then only the components of
             mixtures are checked, whose supports can be smaller.
     """
+    if not isinstance(fn, torch.distributions.Distribution):
+        return fn
     inner = partial(within_support, inside=inside and not isinstance(fn, MIXTURES))
-    is_composed = isinstance(fn, (*MIXTURES, *WRAPPERS)) or _is_image(fn)
-    checked = rebuilt(fn, inner) if is_composed else fn
+    is_composed = isinstance(fn, (*MIXTURES, *WRAPPERS)) or is_image(fn)
+    checked = _with_links(rebuilt(fn, inner) if is_composed else fn, exact)
     support = None if inside else _checked_support(fn)
-    validates = getattr(checked, "_validate_args", False)
+    validates = checked._validate_args
     if support is not None or validates:
         checked = copy.copy(checked)
     if validates:
@@ -141,6 +157,37 @@ def within_support(fn: Any, *, inside: bool = False) -> Any:
         checked = copy.copy(checked)
         checked.log_prob = partial(_log_prob_seen, checked.log_prob, fn)
     return checked
+
+
+def remembering(fn: Any) -> Any:
+    """Return a distribution whose transforms remember what they were applied to.
+
+    The value of a latent that is the image of another, `1 + x` say, then has the density
+    of that `x`, however much of it is lost by rounding. So have those it is made of.
+    """
+    fn = rebuilt(fn, remembering)
+    if not is_image(fn):
+        return fn
+    try:
+        if isinstance(stripped(support_of(fn)), Image):
+            return _with_links(fn, lambda link: exact(link).with_cache())
+    except NotImplementedError:
+        # An unknown support, or a transform that cannot remember.
+        pass
+    return fn
+
+
+def innermost_bijection(fn: Any) -> Transform:
+    """Return the bijection of a latent, without the transforms of its distribution."""
+    support = stripped(support_of(fn))
+    return biject_to(support.base) if isinstance(support, Image) else bijection(fn)
+
+
+def made_of(fn: Any) -> Iterator[Any]:
+    """Yield a distribution and all those that it is made of, at whatever depth."""
+    yield fn
+    for part in parts_of(fn).values():
+        yield from made_of(part)
 
 
 def rebuilt(fn: Any, change: Callable[[Any], Any]) -> Any:
@@ -163,10 +210,25 @@ def parts_of(fn: Any) -> dict[str, Any]:
     }
 
 
+def _with_links(fn: Any, change: Callable[[Transform], Transform]) -> Any:
+    """Return a distribution with a function applied to its transforms, if it has any."""
+    if not isinstance(fn, torch.distributions.TransformedDistribution):
+        return fn
+    links = [change(link) for link in fn.transforms]
+    if all(a is b for a, b in zip(links, fn.transforms, strict=True)):
+        return fn
+    new = copy.copy(fn)
+    new.transforms = links
+    return new
+
+
 def inner_point(fn: Any, value: Tensor) -> Tensor:
     """Return a point of the support of a distribution, or a value if none is known."""
     try:
         support = support_of(fn)
+        plain = stripped(support)
+        if isinstance(plain, Structure):
+            return plain.point(value)
         if support.is_discrete:
             return _first(support, value)
         transform = biject_to(support)
@@ -210,8 +272,7 @@ def _log_prob(
 
 def _first(support: Constraint, value: Tensor) -> Tensor:
     """Return a point of a discrete set."""
-    while isinstance(support, constraints.independent):
-        support = support.base_constraint
+    support = stripped(support)
     if isinstance(support, type(constraints.one_hot)):
         ones = torch.zeros_like(value)
         return torch.cat([ones[..., :1] + 1, ones[..., 1:]], -1)
@@ -226,7 +287,7 @@ def _checked_support(fn: Any) -> Constraint | None:
     if isinstance(fn, MIXTURES) and not isinstance(fn, dist.FoldedDistribution):
         return None
     try:
-        found = image(None, fn.transforms) if _is_image(fn) else _declared(fn)
+        found = image(None, fn.transforms) if is_image(fn) else _declared(fn)
     except NotImplementedError:
         return None
     return None if is_whole(found) else found
@@ -237,10 +298,16 @@ def _declared(fn: Any) -> Constraint:
     for kind, support in DECLARED.items():
         if isinstance(fn, kind):
             return support
+    if isinstance(fn, dist.CoalescentTimes | dist.CoalescentTimesWithRate):
+        return Coalescences(fn.leaf_times)
+    if isinstance(fn, dist.OneOneMatching):
+        return Matchings(fn.num_nodes, 1)
+    if isinstance(fn, dist.OneTwoMatching):
+        return Matchings(fn.num_destins, 2)
     return mappable(fn.support)
 
 
-def _is_image(fn: Any) -> bool:
+def is_image(fn: Any) -> bool:
     """Tell whether the support of a distribution is known by its transforms alone."""
     transformed = torch.distributions.TransformedDistribution
     if not isinstance(fn, transformed):

@@ -15,8 +15,8 @@ import torch
 from pyro.poutine.messenger import Messenger
 from torch import Tensor
 
+from pyro_jarzynski.infer.distributions.supports import rebuilt, remembering
 from pyro_jarzynski.infer.enumeration import is_density
-from pyro_jarzynski.infer.supports import rebuilt
 
 
 class ExactDraws(Messenger):
@@ -24,7 +24,7 @@ class ExactDraws(Messenger):
 
     def _pyro_sample(self, msg: Any) -> None:
         if is_density(msg) and not msg["is_observed"] and not msg["done"]:
-            msg["fn"] = with_exact_draws(msg["fn"])
+            msg["fn"] = remembering(with_exact_draws(msg["fn"]))
 
 
 def with_exact_draws(fn: Any) -> Any:

@@ -1,21 +1,20 @@
 """Sets of values that torch and Pyro have no constraint for, or none that can be mapped.
 
-Each checks many walkers at once under `vmap`, is exact up to rounding in the type of the
-values, and has a bijection from unconstrained space, which `biject_to` finds.
+Each checks many walkers at once under `vmap`, and is exact up to rounding in the type of
+the values.
 """
 
 import math
-from collections.abc import Iterator, Sequence
-from numbers import Number
+from collections.abc import Sequence
 
 import torch
 from pyro.distributions import constraints as pyro_constraints
 from pyro.distributions import transforms
 from torch import Tensor
-from torch.distributions import Transform, biject_to, constraints
+from torch.distributions import Transform, constraints
 from torch.distributions.constraints import Constraint
-from torch.distributions.utils import tril_matrix_to_vec, vec_to_tril_matrix
-from torch.nn.functional import softplus
+
+from pyro_jarzynski.infer.distributions.transforms import exact, flattened
 
 # Largest error of sums that should be one, per term, in units of rounding.
 ROUNDING = 10
@@ -24,13 +23,25 @@ ROUNDING = 10
 class Range(constraints.interval):
     """Numbers strictly between two bounds, each a number or a tensor, finite or not."""
 
+    def __repr__(self) -> str:
+        """Return the bounds."""
+        return f"Range({self.lower_bound}, {self.upper_bound})"
+
     def check(self, value: Tensor) -> Tensor:
         """Tell which values are inside."""
         return (self.lower_bound < value) & (value < self.upper_bound)
 
 
-class Image(Constraint):
-    """The image of a set under transforms, of which not the whole domain is in the set.
+class NamedConstraint(Constraint):
+    """A constraint that is shown by the name of its class."""
+
+    def __repr__(self) -> str:
+        """Return the name."""
+        return type(self).__name__
+
+
+class Image(NamedConstraint):
+    """The image of a set under transforms.
 
     Args:
         base: The set.
@@ -47,28 +58,20 @@ class Image(Constraint):
 
     def check(self, value: Tensor) -> Tensor:
         """Tell which values are the images of values in the set."""
-        event_dim, checks = self.event_dim, []
-        for link in reversed(self.links):
-            checks.append((codomain(link), value, event_dim))
+        sets, event_dim, found = [self.base, *map(codomain, self.links)], self.event_dim, []
+        while sets:
+            inner = sets.pop()
+            if not is_whole(inner):
+                found.append(check_events(inner, value, event_dim))
+            if all(map(is_whole, sets)):
+                break
+            link = self.links[len(sets) - 1]
             event_dim += link.domain.event_dim - link.codomain.event_dim
             value = link.inv(value)
-        checks.append((self.base, value, event_dim))
-        found = [check_events(*check) for check in checks if not is_whole(check[0])]
         return torch.stack(torch.broadcast_tensors(*found)).all(0)
 
 
-class _Counts(Constraint):
-    """Vectors of counts, of any total."""
-
-    is_discrete = True
-    event_dim = 1
-
-    def check(self, value: Tensor) -> Tensor:
-        """Tell which vectors are counts."""
-        return ((value >= 0) & (value % 1 == 0)).all(-1)
-
-
-class _Simplex(Constraint):
+class Simplex(NamedConstraint):
     """Vectors of numbers that are not negative and sum to one."""
 
     event_dim = 1
@@ -78,7 +81,17 @@ class _Simplex(Constraint):
         return (value >= 0).all(-1) & _equal(value.sum(-1), 1.0, value.shape[-1])
 
 
-class _LowerCholesky(Constraint):
+class LogSimplex(NamedConstraint):
+    """Vectors of numbers whose exponentials sum to one."""
+
+    event_dim = 1
+
+    def check(self, value: Tensor) -> Tensor:
+        """Tell which vectors are, to 1e-6 or the rounding of their sum."""
+        return _equal(value.exp().sum(-1), 1.0, value.shape[-1])
+
+
+class LowerCholesky(NamedConstraint):
     """Lower triangular matrices of positive diagonal."""
 
     event_dim = 2
@@ -86,10 +99,10 @@ class _LowerCholesky(Constraint):
     def check(self, value: Tensor) -> Tensor:
         """Tell which matrices are."""
         is_lower = (value.tril() == value).flatten(-2).all(-1)
-        return is_lower & (_diagonal(value) > 0).all(-1)
+        return is_lower & (diagonal(value) > 0).all(-1)
 
 
-class _PositiveDefinite(Constraint):
+class PositiveDefinite(NamedConstraint):
     """Symmetric matrices of positive eigenvalues."""
 
     event_dim = 2
@@ -100,16 +113,16 @@ class _PositiveDefinite(Constraint):
         return is_symmetric & (torch.linalg.cholesky_ex(value).info == 0)
 
 
-class _Correlations(_PositiveDefinite):
+class Correlations(PositiveDefinite):
     """Positive definite matrices of unit diagonal."""
 
     def check(self, value: Tensor) -> Tensor:
         """Tell which matrices are."""
-        has_ones = _equal(_diagonal(value), 1.0, value.shape[-1]).all(-1)
+        has_ones = _equal(diagonal(value), 1.0, value.shape[-1]).all(-1)
         return has_ones & super().check(value)
 
 
-class _PositiveOrdered(Constraint):
+class PositiveOrdered(NamedConstraint):
     """Vectors of increasing positive numbers."""
 
     event_dim = 1
@@ -119,15 +132,14 @@ class _PositiveOrdered(Constraint):
         return pyro_constraints.ordered_vector.check(value) & (value > 0).all(-1)
 
 
-COUNTS = _Counts()
-_LOWER_CHOLESKY, _POSITIVE_DEFINITE = _LowerCholesky(), _PositiveDefinite()
+LOWER_CHOLESKY = LowerCholesky()
 # In the place of constraints by their type.
 _IN_PLACE_OF: dict[type, Constraint] = {
-    type(constraints.simplex): _Simplex(),
-    type(constraints.lower_cholesky): _LOWER_CHOLESKY,
-    type(constraints.positive_definite): _POSITIVE_DEFINITE,
-    type(pyro_constraints.corr_matrix): _Correlations(),
-    type(pyro_constraints.positive_ordered_vector): _PositiveOrdered(),
+    type(constraints.simplex): Simplex(),
+    type(constraints.lower_cholesky): LOWER_CHOLESKY,
+    type(constraints.positive_definite): PositiveDefinite(),
+    type(pyro_constraints.corr_matrix): Correlations(),
+    type(pyro_constraints.positive_ordered_vector): PositiveOrdered(),
 }
 # Images of the whole line that torch and Pyro declare with their ends, or wrongly.
 _CODOMAINS: dict[type, Constraint] = {
@@ -150,7 +162,7 @@ def mappable(constraint: Constraint) -> Constraint:
 
 def is_whole(constraint: Constraint) -> bool:
     """Tell whether a set holds all real numbers, or vectors."""
-    return isinstance(_stripped(constraint)[0], type(constraints.real))
+    return isinstance(stripped(constraint), type(constraints.real))
 
 
 def check_events(constraint: Constraint, value: Tensor, event_dim: int) -> Tensor:
@@ -168,13 +180,14 @@ def image(base: Constraint | None, through: Sequence[Transform]) -> Constraint:
         base: The set; `None` is the domain of the first transform.
         through: The transforms.
     """
-    all_links, links = list(_flattened(through)), list[Transform]()
+    all_links, links = list(flattened(map(exact, through))), list[Transform]()
     if base is None:
         base = mappable(all_links[0].domain) if all_links else constraints.real
     for link in all_links:
-        domain = mappable(link.domain)
-        if not links and (domain is base or (is_whole(domain) and is_whole(base))):
-            base = codomain(link)
+        domain, onto = mappable(link.domain), codomain(link)
+        covered = domain is base or (is_whole(domain) and is_whole(base))
+        if covered and is_whole(onto) and not links:
+            base = onto
         else:
             links.append(link)
     return Image(base, links) if links else base
@@ -198,7 +211,7 @@ def hull(support: Constraint, num_parts: int) -> Constraint:
     Raises:
         NotImplementedError: The supports differ, and are not intervals.
     """
-    base, event_dim = _stripped(support)
+    base, event_dim = _elements(support)
     bounds = _bounds(base)
     if not any(bound.dim() for bound in bounds or ()):
         return support
@@ -217,7 +230,7 @@ def either(mask: Tensor, if_not: Constraint, if_so: Constraint) -> Constraint:
     Raises:
         NotImplementedError: They differ, and are not intervals.
     """
-    bases, event_dims = zip(*map(_stripped, (if_not, if_so)), strict=True)
+    bases, event_dims = zip(*map(_elements, (if_not, if_so)), strict=True)
     if bases[0] is bases[1] or all(map(is_whole, bases)):
         return if_not
     bounds = [_bounds(base) for base in bases]
@@ -233,7 +246,12 @@ def independent(constraint: Constraint, event_dim: int) -> Constraint:
     return constraints.independent(constraint, event_dim) if event_dim else constraint
 
 
-def _stripped(constraint: Constraint) -> tuple[Constraint, int]:
+def stripped(constraint: Constraint) -> Constraint:
+    """Return a constraint below all dimensions that are declared events."""
+    return _elements(constraint)[0]
+
+
+def _elements(constraint: Constraint) -> tuple[Constraint, int]:
     """Return the constraint of single elements, and the dimensions declared events."""
     event_dim = 0
     while isinstance(constraint, constraints.independent):
@@ -246,7 +264,7 @@ def _bounds(support: Constraint) -> tuple[Tensor, Tensor] | None:
     """Return the ends of an interval, or nothing if a set has no bounds at all.
 
     Raises:
-        NotImplementedError: It is the image of a set of vectors, or of integers.
+        NotImplementedError: It is the image of another set.
     """
     if isinstance(support, Image):
         ends = _bounds(support.base)
@@ -270,20 +288,8 @@ def _number(bound: float | Tensor) -> Tensor:
     return bound if isinstance(bound, Tensor) else torch.tensor(bound, device="cpu")
 
 
-def _flattened(links: Sequence[Transform]) -> Iterator[Transform]:
-    """Yield the parts of composed transforms."""
-    for link in links:
-        if isinstance(link, transforms.ComposeTransform):
-            yield from _flattened(link.parts)
-        elif isinstance(link, transforms.IndependentTransform):
-            event_dim = link.reinterpreted_batch_ndims
-            for part in _flattened([link.base_transform]):
-                yield transforms.IndependentTransform(part, event_dim)
-        else:
-            yield link
-
-
-def _diagonal(matrix: Tensor) -> Tensor:
+def diagonal(matrix: Tensor) -> Tensor:
+    """Return the diagonals of matrices."""
     return matrix.diagonal(dim1=-2, dim2=-1)
 
 
@@ -291,120 +297,3 @@ def _equal(value: Tensor, number: float, num_terms: int) -> Tensor:
     """Tell which sums of so many terms are a number, up to rounding."""
     limit = max(1e-6, ROUNDING * torch.finfo(value.dtype).eps * num_terms)
     return (value - number).abs() < limit
-
-
-# Bijections.
-
-
-class _ToRange(Transform):
-    """A bijection from the real line to the numbers between two bounds.
-
-    By the logistic function where both are finite, by the exponential function where one
-    is, and else by identity.
-    """
-
-    domain = constraints.real
-    bijective = True
-    sign = 1
-
-    def __init__(self, low: Tensor, high: Tensor) -> None:
-        super().__init__()
-        self.codomain = Range(low, high)
-        self.has_low, self.has_high = torch.isfinite(low), torch.isfinite(high)
-        self.has_both = self.has_low & self.has_high
-        self.has_one = self.has_low ^ self.has_high
-        # Zeros keep infinity out of the branches that are not taken.
-        self.low = torch.where(self.has_low, low, 0.0)
-        self.high = torch.where(self.has_high, high, 0.0)
-        self.width = torch.where(self.has_both, self.high - self.low, 1.0)
-        # An upper bound alone is approached downwards, which keeps the map increasing.
-        self.side = torch.where(self.has_high, -1.0, 1.0)
-
-    def _call(self, x: Tensor) -> Tensor:
-        between = self.low + self.width * _SIGMOID(x)
-        distance = torch.where(self.has_one, self.side * x, 0.0).exp()
-        beyond = self.low + self.high + self.side * distance
-        return self._chosen(between, beyond, x)
-
-    def _inverse(self, y: Tensor) -> Tensor:
-        share = torch.where(self.has_both, (y - self.low) / self.width, 0.5)
-        distance = self.side * (y - self.low - self.high)
-        return self._chosen(
-            _SIGMOID.inv(share),
-            self.side * torch.where(self.has_one, distance, 1.0).log(),
-            y,
-        )
-
-    def log_abs_det_jacobian(self, x: Tensor, y: Tensor) -> Tensor:
-        between = self.width.log() - softplus(-x) - softplus(x)
-        return self._chosen(between, self.side * x, torch.zeros_like(x))
-
-    def forward_shape(self, shape: torch.Size) -> torch.Size:
-        return torch.broadcast_shapes(shape, self.width.shape)
-
-    inverse_shape = forward_shape
-
-    def _chosen(self, if_both: Tensor, if_one: Tensor, if_none: Tensor) -> Tensor:
-        found = torch.where(self.has_one, if_one, if_none)
-        return torch.where(self.has_both, if_both, found)
-
-
-class _ToLowerCholesky(Transform):
-    """A bijection from vectors of `n (n + 1) / 2` numbers to lower Cholesky factors."""
-
-    domain = constraints.real_vector
-    codomain = _LOWER_CHOLESKY
-    bijective = True
-
-    def _call(self, x: Tensor) -> Tensor:
-        matrix = vec_to_tril_matrix(x)
-        return matrix.tril(-1) + _diagonal(matrix).exp().diag_embed()
-
-    def _inverse(self, y: Tensor) -> Tensor:
-        return tril_matrix_to_vec(y.tril(-1) + _diagonal(y).log().diag_embed())
-
-    def log_abs_det_jacobian(self, x: Tensor, y: Tensor) -> Tensor:
-        return _diagonal(y).log().sum(-1)
-
-    def forward_shape(self, shape: torch.Size) -> torch.Size:
-        size = (math.isqrt(8 * shape[-1] + 1) - 1) // 2
-        return torch.Size([*shape[:-1], size, size])
-
-    def inverse_shape(self, shape: torch.Size) -> torch.Size:
-        return torch.Size([*shape[:-2], shape[-1] * (shape[-1] + 1) // 2])
-
-
-_SIGMOID = transforms.SigmoidTransform()
-
-
-@biject_to.register(Range)
-def _to_range(support: Range) -> Transform:
-    low, high = support.lower_bound, support.upper_bound
-    if isinstance(low, Number) and isinstance(high, Number):
-        return biject_to(constraints.interval(low, high))
-    return _ToRange(low, high)
-
-
-@biject_to.register(Image)
-def _to_image(support: Image) -> Transform:
-    return transforms.ComposeTransform([biject_to(support.base), *support.links])
-
-
-@biject_to.register(_LowerCholesky)
-def _to_lower_cholesky(support: Constraint) -> Transform:
-    return _ToLowerCholesky()
-
-
-@biject_to.register(_PositiveDefinite)
-def _to_positive_definite(support: Constraint) -> Transform:
-    return transforms.ComposeTransform(
-        [_ToLowerCholesky(), transforms.CholeskyTransform().inv]
-    )
-
-
-# As the constraints in whose place they are.
-biject_to.register(_Simplex, lambda _: biject_to(constraints.simplex))
-biject_to.register(_Correlations, lambda _: biject_to(pyro_constraints.corr_matrix))
-biject_to.register(
-    _PositiveOrdered, lambda _: biject_to(pyro_constraints.positive_ordered_vector)
-)

@@ -1,0 +1,1 @@
+"""What the distributions of torch and Pyro lack: supports, bijections, exact draws."""
