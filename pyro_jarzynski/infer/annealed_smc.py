@@ -169,7 +169,7 @@ class AnnealedSMC:
         limit = TimeLimit(self.settings.max_seconds)
         self.result = None
         found = RunWarnings()
-        with found.told():
+        with found.deduplicated():
             with limit.enforced("the analysis of the model"):
                 legs, settings = prepare(self.model, args, kwargs, self.settings)
             if not legs[-1].posterior.size:

@@ -114,7 +114,7 @@ def disagreements(log_evidences: Tensor, draws: dict[str, Tensor], those: str) -
     Args:
         log_evidences: Log evidence of each, `(C,)`.
         draws: Draws of equal weight by site, `(C, N, *shape)`.
-        those: What the runs are called.
+        those: The noun for the runs, such as `"islands"`.
     """
     found: list[str] = []
     if len(log_evidences) == 1:
@@ -125,7 +125,7 @@ def disagreements(log_evidences: Tensor, draws: dict[str, Tensor], those: str) -
             f"The {those}' log evidences differ by {spread:.2g} (one standard deviation). "
             "Use more walkers, more moves, or a larger `ess` of the schedule."
         )
-    # Those that are not finite are told of by themselves.
+    # Latents with draws that are not finite have a doubt of their own.
     draws = {name: x for name, x in draws.items() if torch.isfinite(x).all()}
     latent, r_hat = largest_r_hat(draws)
     # Not by `>`: NaN is doubted as well, where squares of the draws are not finite.

@@ -119,7 +119,7 @@ def evidence_bounds(
         )
     rows: list[tuple[Tensor, ...]] = []
     limit = TimeLimit(settings.max_seconds)
-    with RunWarnings().told():
+    with RunWarnings().deduplicated():
         for index in range(num_simulations):
             seed = stream(settings.seed, f"simulation {index}").initial_seed()
             simulated = Simulate()(sampler.model)

@@ -17,10 +17,11 @@ from pyro_jarzynski.core.modes import standard_modes
 from pyro_jarzynski.core.noise import stream
 from pyro_jarzynski.core.sharing import ranks_now
 from pyro_jarzynski.core.shortage import shortage_told
-from pyro_jarzynski.errors import ArgumentError, ModelError, count
+from pyro_jarzynski.errors import ArgumentError, ArgumentTypeError, ModelError, count
 from pyro_jarzynski.infer.chain import Chain
 from pyro_jarzynski.infer.distributions.supports import bijection
 from pyro_jarzynski.infer.model import PyroModel
+from pyro_jarzynski.infer.posterior import Target
 from pyro_jarzynski.infer.result import SMCResult
 from pyro_jarzynski.infer.run_warnings import RunWarnings
 from pyro_jarzynski.infer.settings import Settings, shows_settings
@@ -65,6 +66,7 @@ class JarzynskiKernel(MCMCKernel):
 
     Raises:
         ArgumentError: A setting is out of its range.
+        ArgumentTypeError: The model is a `Target`.
         ModelError: The model cannot be used, once it is run; the message names the site.
 
     Warns:
@@ -97,6 +99,11 @@ class JarzynskiKernel(MCMCKernel):
                 "`num_chains` is an argument of `MCMC`: `MCMC(JarzynskiKernel(model), "
                 "num_samples, num_chains=4)`."
             )
+        if isinstance(model, Target):
+            raise ArgumentTypeError(
+                "`model` must be a Pyro model, whose latents `MCMC` names, got a `Target`: "
+                "use `AnnealedSMC`."
+            )
         self.model, self.seed = model, seed
         self.settings = Settings(**settings, num_chains=1, seed=0 if seed is None else seed)
         self.transforms: dict[str, Transform] | None = None
@@ -115,7 +122,7 @@ class JarzynskiKernel(MCMCKernel):
             self._finished = []
         self._warnings = RunWarnings("" if chain is None else f"Chain {chain}: ")
         cloud, base = None, self.settings.base
-        with ALONE, self._warnings.told():
+        with ALONE, self._warnings.deduplicated():
             seed = self._seed_of(chain or 0)
             improper = base != "prior" or given is not None
             model = PyroModel(self.model, args, kwargs, seed=seed, improper=improper)
@@ -150,7 +157,7 @@ class JarzynskiKernel(MCMCKernel):
                 "to the posterior during the warm-up."
             )
         guard = shortage_told(self.settings.num_walkers)
-        with ALONE, guard, self._warnings.told():
+        with ALONE, guard, self._warnings.deduplicated():
             return self._named(self._next())
 
     def _next(self) -> Tensor:
@@ -198,8 +205,9 @@ class JarzynskiKernel(MCMCKernel):
 def _chain_of_mcmc() -> int | None:
     """Return the chain for which `MCMC` calls its kernel; `None` if it runs one alone.
 
-    `MCMC` counts its chains, and tells their kernel nothing of it. It gives the first
-    parameters of all chains to one kernel, before it sends that to their processes.
+    `MCMC` does not pass this number to the kernel, so it is read from the calling frames:
+    of a chain that runs in turn, of a process, and of the start of a process, where the
+    initial parameters of all chains are set on one kernel.
     """
     frame = sys._getframe()
     while frame.f_back is not None:

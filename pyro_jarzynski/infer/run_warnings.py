@@ -1,4 +1,4 @@
-"""The warnings of a run: held back as it goes on, told once each, kept for its result."""
+"""Warnings of a run: recorded, emitted once for each kind, and kept for its result."""
 
 import re
 import sys
@@ -15,7 +15,7 @@ from pyro_jarzynski.errors import (
     SupportWarning,
 )
 
-# Warnings of these categories say that a result may be wrong; others are of its speed.
+# Warnings of these categories say that a result may be wrong; others concern its speed.
 CATEGORIES = {
     category.__name__: category
     for category in (
@@ -25,9 +25,9 @@ CATEGORIES = {
         SupportWarning,
     )
 }
-# A quoted name, which is kept, or a number.
+# A quoted name, which is kept, or a number, which is not.
 _NAME_OR_NUMBER = re.compile(r"('[^']*')|\d[\d.,]*(?:e[-+]?\d+)?")
-# Packages whose lines are not the user's.
+# Packages whose frames lie between the user's line and a warning.
 _INTERNAL = {"pyro_jarzynski", "pyro", "contextlib", "torch"}
 
 
@@ -45,16 +45,23 @@ def warn(text: str, category: type[Warning]) -> None:
 
 
 @dataclass
-class Held:
-    """A kind of warning: category, last text, how many there were, whether it is told."""
+class Recorded:
+    """Warnings of one kind.
+
+    Attributes:
+        category: Their category.
+        text: The last of them.
+        number: How many there were.
+        emitted: Whether one was emitted.
+    """
 
     category: type[Warning]
     text: str
     number: int = 1
-    told: bool = False
+    emitted: bool = False
 
     def __str__(self) -> str:
-        """Return the last text, with the number of warnings that were like it."""
+        """Return the last text, with the number of warnings of the kind."""
         more = f" ({self.number} warnings like this.)" if self.number > 1 else ""
         return self.text + more
 
@@ -62,32 +69,32 @@ class Held:
 class RunWarnings:
     """The warnings of a run that say that its result may be wrong.
 
-    Warnings that differ in their numbers alone are of one kind, which is told once.
+    Warnings that differ in their numbers alone are of one kind, of which one is emitted.
 
     Args:
-        whose: Text before each warning that is told.
+        prefix: Text before each warning that is emitted.
     """
 
-    def __init__(self, whose: str = "") -> None:
+    def __init__(self, prefix: str = "") -> None:
         """Start without warnings."""
-        self.whose = whose
-        self._held: dict[str, Held] = {}
+        self.prefix = prefix
+        self._kinds: dict[str, Recorded] = {}
 
     @property
     def texts(self) -> list[str]:
         """One text for each kind of warning, in the order of their first appearance."""
-        return [str(held) for held in self._held.values()]
+        return [str(recorded) for recorded in self._kinds.values()]
 
     @contextmanager
     def recorded(self) -> Iterator[None]:
-        """Hold back the warnings of the categories above, and pass others on at once."""
+        """Record warnings of `CATEGORIES` in place of emitting them."""
         outer = warnings.showwarning
 
         def show(
             message: Warning | str, category: type[Warning], *place: Any, **options: Any
         ) -> None:
             if category in CATEGORIES.values():
-                self._hold(str(message), category)
+                self._add(str(message), category)
             else:
                 outer(message, category, *place, **options)
 
@@ -101,48 +108,55 @@ class RunWarnings:
                 warnings.showwarning = outer
 
     @contextmanager
-    def told(self) -> Iterator[None]:
-        """Record warnings, and tell them at the end, also after an error.
+    def deduplicated(self) -> Iterator[None]:
+        """Record warnings, and emit one of each kind at the end, also after an error.
 
-        Where filters make errors of warnings, an error that was raised inside goes before
-        and has them as notes.
+        Warnings that filters turn into errors are added to an error that was raised inside,
+        as notes.
         """
         try:
             with self.recorded():
                 yield
         except BaseException as error:
-            try:
-                self.tell()
-            except Warning as warning:
-                error.add_note(str(warning))
+            self.emit(error)
             raise
-        self.tell()
+        self.emit()
 
-    def tell(self) -> None:
-        """Tell each kind that has not been told."""
-        for held in self._held.values():
-            if not held.told:
-                held.told = True
-                warn(f"{self.whose}{held}", held.category)
+    def emit(self, error: BaseException | None = None) -> None:
+        """Emit one warning of each kind of which none was emitted.
+
+        Args:
+            error: Takes warnings that filters turn into errors, as notes; `None` raises
+                the first of them.
+        """
+        for recorded in self._kinds.values():
+            if recorded.emitted:
+                continue
+            recorded.emitted = True
+            try:
+                warn(f"{self.prefix}{recorded}", recorded.category)
+            except Warning as warning:
+                if error is None:
+                    raise
+                error.add_note(str(warning))
 
     def state_dict(self) -> list[dict[str, Any]]:
         """Return all warnings."""
         return [
-            {"category": held.category.__name__, "text": held.text, "number": held.number}
-            for held in self._held.values()
+            {"category": kind.category.__name__, "text": kind.text, "number": kind.number}
+            for kind in self._kinds.values()
         ]
 
     def load_state_dict(self, state: list[Mapping[str, Any]]) -> None:
-        """Put back the warnings of an earlier process in the place of those up to now."""
-        self._held = {
-            kind_of(row["text"]): Held(
+        """Replace the warnings by those of an earlier process."""
+        self._kinds = {
+            kind_of(row["text"]): Recorded(
                 CATEGORIES[row["category"]], row["text"], int(row["number"])
             )
             for row in state
         }
 
-    def _hold(self, text: str, category: type[Warning]) -> None:
-        known = self._held.get(kind_of(text))
-        number = known.number + 1 if known else 1
-        told = known is not None and known.told
-        self._held[kind_of(text)] = Held(category, text, number, told)
+    def _add(self, text: str, category: type[Warning]) -> None:
+        known = self._kinds.get(kind_of(text))
+        number, emitted = (known.number + 1, known.emitted) if known else (1, False)
+        self._kinds[kind_of(text)] = Recorded(category, text, number, emitted)

@@ -85,7 +85,7 @@ def self_test(model: Any, *args: Any, **kwargs: Any) -> SelfTest:
     # From the first base: a learned one would hide what is wrong with its draws.
     settings = replace(sampler.settings, learn_base=False)
     limit = TimeLimit(settings.max_seconds)
-    with RunWarnings().told(), limit.enforced("the test"):
+    with RunWarnings().deduplicated(), limit.enforced("the test"):
         leg, settings = _single_leg(sampler.model, args, kwargs, settings)
         return _toss(_there_and_back(leg, settings))
 

@@ -14,7 +14,7 @@ import torch
 from pyro.infer import MCMC
 from pyro.infer.mcmc import StreamingMCMC
 
-from pyro_jarzynski import MALA, ULA, AnnealedSMC, EvidenceWarning, JarzynskiKernel
+from pyro_jarzynski import MALA, ULA, AnnealedSMC, EvidenceWarning, JarzynskiKernel, Target
 from pyro_jarzynski.errors import ArgumentError, ModelError, NonFiniteEnergyWarning
 from pyro_jarzynski.infer.model import PyroModel
 from pyro_jarzynski.infer.settings import Settings
@@ -328,6 +328,8 @@ def test_settings_are_those_of_the_sampler():
         kernel_of(num_chains=2)
     with pytest.raises(TypeError, match="'walkers'"):
         kernel_of(walkers=2)
+    with pytest.raises(TypeError, match="got a `Target`: use `AnnealedSMC`"):
+        kernel_of(Target(torch.sum, torch.sum, torch.randn))
 
 
 SAME = {

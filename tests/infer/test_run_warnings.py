@@ -119,7 +119,7 @@ def test_other_warnings_are_passed_on_at_once():
     found = RunWarnings()
 
     def act():
-        with found.told():
+        with found.deduplicated():
             with pytest.warns(UserWarning, match="of the model"):
                 warnings.warn("of the model", UserWarning, stacklevel=1)
             warnings.warn("3 of 16", EvidenceWarning, stacklevel=1)

@@ -130,11 +130,11 @@ def _evidence(mcmc: MCMC, draws: dict[str, Tensor]) -> dict[str, Any]:
         return {}
     evidences = [row["log evidence"] for row in rows]
     doubts = [text for row in rows for text in row["warnings"]]
-    # Those of processes know nothing of each other.
+    # Chains in processes of their own are compared here first.
     doubts += disagreements(torch.tensor(evidences, device="cpu"), draws, "chains")
     status = {row["status"] for row in rows} | ({"doubtful"} if doubts else set())
     worst = next(s for s in ("partial", "doubtful", "ok") if s in status)
-    # A line for each kind, of the last chain that has it.
+    # One line for each kind of warning: that of the last chain.
     lines = {kind_of(text): text for text in doubts}.values()
     return {
         "log_marginal_likelihood": evidences,
