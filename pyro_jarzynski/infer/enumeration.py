@@ -95,7 +95,8 @@ def check_enumerable(name: str, site: Site) -> None:
             )
         raise ModelError(
             f"The latent {name!r} ({type(inner).__name__}) is discrete and cannot be "
-            "enumerated; sum it out by hand, or use a distribution of finite support."
+            "enumerated; sum it out by hand, or use a distribution of finite support. Data "
+            "that are missing are left out by `poutine.mask` in place of `obs_mask`."
         )
 
 

@@ -281,7 +281,8 @@ class PyroModel:
         """Return the plate of particles, to the left of all plates of the model."""
         if num_particles is None:
             return _nothing()
-        return pyro.plate("_walkers", num_particles, dim=-1 - self.max_plate_nesting)
+        dim = -1 - self.max_plate_nesting
+        return pyro.plate("_pyro_jarzynski_walkers", num_particles, dim=dim)
 
     def _check_enumerated(self) -> None:
         """Raise if the model cannot be run with all values of its discrete latents."""

@@ -119,6 +119,13 @@ def test_an_argument_called_as_a_dimension_of_arviz_is_left_out():
     assert dataset(tree)["m"].shape == (2, 64)
 
 
+def test_a_site_called_as_the_weights_keeps_its_draws():
+    with pytest.warns(ExportWarning, match=r"'weighted_posterior'.*'log_weight'; rename"):
+        tree = exported(named("log_weight"), DATA)
+    assert dataset(tree)["log_weight"].shape == (2, 64)
+    assert "weighted_posterior" not in names(tree)
+
+
 @pytest.mark.filterwarnings("ignore:The model has no latents:UserWarning")
 def test_a_model_without_latents_has_nothing_to_export():
     def model(y):

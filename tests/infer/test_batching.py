@@ -293,6 +293,18 @@ def test_a_plate_that_does_not_is_taken(change):
     assert found.method == "plate"
 
 
+def test_a_plate_may_have_any_name():
+    def model(y):
+        m = pyro.sample("m", dist.Normal(0.0, 1.0))
+        if (m.abs() > 1e6).any():
+            raise ValueError("too large")
+        with pyro.plate("_walkers", len(y)):
+            pyro.sample("y", dist.Normal(m, 1.0), obs=y)
+
+    found = batched(PyroModel(model, (torch.zeros(3),), {}), cloud(1))
+    assert found.method == "plate"
+
+
 def test_a_plate_that_mixes_walkers_near_the_posterior_alone_is_told():
     """Draws of the prior are nowhere all above 3, and those of the posterior are."""
 

@@ -94,7 +94,13 @@ def result_groups(result: Exported, wanted: Wanted, *, weighted: bool) -> dict[s
     groups["sample_stats"] = _statistics(result, index, weighted=weighted)
     if result.history:
         groups["warmup_sample_stats"] = _path(result)
-    if not weighted:
+    if not weighted and "log_weight" in values:
+        warn(
+            "The export leaves out the group 'weighted_posterior', in which the weights "
+            "have the name of the site 'log_weight'; rename the site.",
+            ExportWarning,
+        )
+    elif not weighted:
         weight = _normalised(walkers).flatten()
         cloud = values | {"log_weight": weight}
         groups["weighted_posterior"] = sampled(cloud, raw, content)
