@@ -3,6 +3,7 @@
 import json
 import sys
 
+import pandas as pd
 import pytest
 import torch
 
@@ -10,6 +11,7 @@ import pyro_jarzynski as pj
 from pyro_jarzynski.cli.arguments import choose_integers, load_arguments
 from pyro_jarzynski.cli.model_source import check_arguments, load_source
 from pyro_jarzynski.errors import ExportWarning, ModelSourceError
+from pyro_jarzynski.infer.summary import Summary
 from tests.command_line import call, names_in
 
 SOURCE = """
@@ -136,6 +138,14 @@ def test_labels_and_design_of_integers_are_those_of_floats(infer, folder, tmp_pa
     )
     floats = {name: torch.tensor(value).float() for name, value in LOGISTIC.items()}
     assert evidence(tmp_path / "out") == smc.run(**floats).log_evidence
+
+
+def test_all_columns_are_printed_however_large_the_numbers(monkeypatch):
+    monkeypatch.setenv("COLUMNS", "40")
+    columns = ["mean", "sd", "5%", "50%", "95%", "mcse", "r_hat"]
+    table = pd.DataFrame({name: [1.2345678e39] for name in columns}, index=["m"])
+    shown = str(Summary(table, "a headline"))
+    assert all(name in shown.split() for name in columns)
 
 
 def test_text_and_nested_objects_reach_the_model(infer, tmp_path):

@@ -33,7 +33,9 @@ class Summary:
         """Return headline and table."""
         import pandas as pd
 
-        with pd.option_context("display.max_rows", 60, "display.width", 100):
+        # Pandas leaves columns out where the terminal is narrow, unless it is told not to.
+        columns = ("display.max_columns", None, "display.width", 100)
+        with pd.option_context("display.max_rows", 60, *columns):
             return f"{self.headline}\n{self.table.round(3)}"
 
     __repr__ = __str__
