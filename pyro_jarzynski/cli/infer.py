@@ -8,7 +8,7 @@ from typing import Annotated, Any
 
 import typer
 
-from pyro_jarzynski.cli.app import Device, Out, Overwrite, app
+from pyro_jarzynski.cli.app import Device, Out, Overwrite, app, console
 from pyro_jarzynski.cli.arguments import Arguments, choose_integers, load_arguments
 from pyro_jarzynski.cli.model_source import (
     check_arguments,
@@ -142,6 +142,7 @@ def infer(
         told = "Interrupted before the walkers set out: there are no draws yet."
         if sampler.result is not None and ranks_now().rank == 0:
             told = f"Interrupted: what was reached so far is in {out}."
+            console.print("Interrupted: what was reached is written. Ctrl-C stops that.")
             # A run that is not interrupted has warned of them.
             for doubt in sampler.result.new_doubts:
                 typer.echo(f"Warning: {doubt}", err=True)

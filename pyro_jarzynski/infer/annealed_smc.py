@@ -15,6 +15,7 @@ from pyro_jarzynski.core.shortage import shortage_told
 from pyro_jarzynski.core.states import Checkpointing, keeping
 from pyro_jarzynski.core.walkers import Walkers
 from pyro_jarzynski.infer.annealing import anneal
+from pyro_jarzynski.infer.duration import DurationEstimate
 from pyro_jarzynski.infer.legs import Leg, prepare
 from pyro_jarzynski.infer.posterior import ModelPosterior
 from pyro_jarzynski.infer.recorder import Recorder
@@ -87,7 +88,8 @@ class AnnealedSMC:
             minute for a model of new shapes, and seconds for one that was compiled before,
             and makes evaluations faster by large factors. Models that can only be
             evaluated one walker at a time are not compiled.
-        progress: Whether to show a bar.
+        progress: Whether to show a bar. A run that is expected to take more than a minute
+            says so in any case.
         checkpoints: Where to keep the state of a run after stages, the scout's included,
             such as `Checkpoints`. With `resume=True` the same run in a new process goes on
             where the last one ended.
@@ -175,7 +177,7 @@ class AnnealedSMC:
             if not legs[-1].posterior.size:
                 self.result = exact_result(legs[-1], settings, found.texts)
                 return self.result
-            recorder = Recorder(settings, limit, found)
+            recorder = Recorder(settings, limit, legs[0].terms.count, found)
             try:
                 self._anneal(legs, recorder)
             finally:
@@ -193,6 +195,7 @@ class AnnealedSMC:
             desc="Annealing",
         )
         state = RunState(recorder.settings, legs, recorder)
+        estimate = DurationEstimate(legs[-1].posterior, recorder)
         stages = anneal(
             legs, recorder.settings, limit=recorder.limit, standing=state.standing
         )
@@ -206,7 +209,7 @@ class AnnealedSMC:
                 terminate=self.checkpoints is not None,
             ) as interrupt,
         ):
-            while recorder.advance(stages, interrupt.watch):
+            while recorder.advance(stages, interrupt.watch, estimate):
                 interrupt.share(recorder.ranks)
                 bar.update(recorder.progress - bar.n)
                 if self.progress:

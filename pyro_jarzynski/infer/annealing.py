@@ -119,7 +119,7 @@ def _stages(
             assert at.scout is not None
             first = legs[0]
             learned = LearnedPosterior(first.posterior, at.scout, first.terms.terms)
-            legs = [Leg(learned, Counted(learned.terms), None)]
+            legs = [Leg(learned, Counted(learned.terms, first.terms.count), None)]
     # Those of a pilot are read by nobody.
     ahead = NonFiniteCounts(settings, legs[0].posterior)
     if at.walkers is None:

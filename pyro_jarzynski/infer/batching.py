@@ -9,8 +9,8 @@ wherever a run has moved its walkers.
 """
 
 import math
+import time
 import traceback
-import warnings
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, nullcontext
 from typing import Any, NamedTuple, TypeAlias
@@ -26,9 +26,11 @@ from pyro_jarzynski.errors import ModelError, SlowModelWarning
 from pyro_jarzynski.infer.model import PyroModel
 from pyro_jarzynski.infer.prior import PLATE_ERRORS
 from pyro_jarzynski.infer.program_lines import line_of, random_call
+from pyro_jarzynski.infer.run_warnings import warn
 from pyro_jarzynski.infer.singular import SingularAsNaN
 from pyro_jarzynski.infer.site_errors import named_errors, unusable
 from pyro_jarzynski.infer.sites import seeded
+from pyro_jarzynski.infer.slow_models import Refusal, advice
 
 # From coordinates `(n, D)` to log prior and log joint, each `(n,)`.
 Densities: TypeAlias = Callable[[Tensor], tuple[Tensor, Tensor]]
@@ -48,14 +50,14 @@ class Batched(NamedTuple):
         densities: Log prior and log joint of walkers `(n, D)`, each `(n,)`.
         alone: The same, one walker at a time.
         method: `"vmap"`, `"plate"` or `"loop"`.
-        reasons: Why the methods before it were refused.
+        refusals: Why the methods before it cannot be used.
         chunk_size: Walkers per call; `None` is all at once.
     """
 
     densities: Densities
     alone: "Alone"
     method: str
-    reasons: dict[str, str]
+    refusals: list[Refusal]
     chunk_size: int | None
 
     def confirm(
@@ -135,6 +137,7 @@ def batch(
     cloud_sizes: Sequence[int] | None = None,
     *,
     chunk_size: int | str | None = None,
+    walkers_of_run: int | None = None,
     seed: int = 0,
 ) -> Batched:
     """Choose how to evaluate the densities of walkers.
@@ -147,6 +150,8 @@ def batch(
         walkers: Some draws of the base, `(n, D)`.
         cloud_sizes: Numbers of walkers of the clouds to come; `None` is `n` alone.
         chunk_size: Walkers per call; `"auto"` chooses by memory, `None` takes all at once.
+        walkers_of_run: Walkers of all clouds, for the expected time of a run; `None` is
+            those of the largest.
         seed: Seed of the check for hidden randomness.
 
     Raises:
@@ -160,7 +165,7 @@ def batch(
     truth = repeated(
         model, lambda: _numbers(model, alone, walkers[few]), walkers[0], seed=seed
     )
-    reasons = {}
+    refusals: list[Refusal] = []
     for method, plain in (("vmap", _vmap(model)), ("plate", _plate(model))):
         densities = Guarded(plain)
         try:
@@ -176,25 +181,24 @@ def batch(
                     densities, _repeated(walkers, sizes[0])
                 )
         except PLATE_ERRORS as error:
-            first_line = (str(error).strip().splitlines() or [""])[0]
-            reasons[method] = f"{type(error).__name__}: {first_line}"
+            refusals.append(Refusal.by(method, error))
             continue
         if not all(_agrees_at(few, found, truth, alone, walkers) for found in tried):
-            reasons[method] = "its numbers differ from those of one walker at a time"
+            differs = "its numbers differ from those of one walker at a time"
+            refusals.append(Refusal(method, differs))
         elif mixed:
-            reasons[method] = "the numbers of a walker change with other walkers"
+            changes = "the numbers of a walker change with other walkers"
+            refusals.append(Refusal(method, changes))
         else:
-            return Batched(densities, alone, method, reasons, per_call)
-    told = "; ".join(f"{method}: {reason}" for method, reason in reasons.items())
-    warnings.warn(
-        f"The model can only be evaluated one walker at a time, which is slow ({told}). "
-        "Write it without branches on latents, `item()` and writing in place.",
-        SlowModelWarning,
-        stacklevel=2,
-    )
+            return Batched(densities, alone, method, refusals, per_call)
+    start = time.perf_counter()
+    alone.numbers(walkers[few])
+    seconds = (time.perf_counter() - start) / len(few)
+    num = walkers_of_run or max(cloud_sizes or [len(walkers)])
+    warn(advice(refusals, seconds, num, model.size), SlowModelWarning)
     # One walker at a time needs the memory of one, whatever the chunk.
     per_call = 1 if isinstance(chunk_size, str) else chunk_size
-    return Batched(alone.densities, alone, "loop", reasons, per_call)
+    return Batched(alone.densities, alone, "loop", refusals, per_call)
 
 
 def repeated(

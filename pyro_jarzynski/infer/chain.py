@@ -18,6 +18,7 @@ from pyro_jarzynski.errors import EvidenceWarning
 from pyro_jarzynski.infer.annealed_smc import exact_result
 from pyro_jarzynski.infer.annealing import anneal
 from pyro_jarzynski.infer.doubts import disagreements
+from pyro_jarzynski.infer.duration import DurationEstimate
 from pyro_jarzynski.infer.legs import prepare
 from pyro_jarzynski.infer.model import PyroModel
 from pyro_jarzynski.infer.nonfinite import NonFiniteCounts
@@ -56,8 +57,9 @@ class Chain:
                 model.model, model.args, model.kwargs, settings, analysed=model
             )
         self.found, self.finished = found, finished
-        self.recorder = Recorder(self.settings, limit, found)
+        self.recorder = Recorder(self.settings, limit, self.legs[0].terms.count, found)
         self.stages = anneal(self.legs, self.settings, limit=limit)
+        self.estimate = DurationEstimate(self.legs[-1].posterior, self.recorder)
         generator = stream(settings.seed, "draws", self.legs[0].posterior.device)
         self.counts = NonFiniteCounts(self.settings, self.legs[0].posterior)
         self.tools = Tools(generator, self.settings.walkers_per_call, faults=self.counts)
@@ -96,7 +98,7 @@ class Chain:
             return self.rows[0]
         recorder = self.recorder
         while True:
-            reached = recorder.advance(self.stages)
+            reached = recorder.advance(self.stages, self.estimate)
             if reached is not None:
                 self.walkers, self.stage = reached.walkers, reached.stage
             arrived = recorder.progress == len(self.legs)

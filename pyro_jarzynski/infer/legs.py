@@ -7,7 +7,7 @@ number of observations.
 import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from typing import Any, NamedTuple
 
 from torch import Tensor
@@ -35,29 +35,43 @@ from pyro_jarzynski.infer.schedules import DataTempering
 from pyro_jarzynski.infer.settings import Settings
 
 
-class Counted:
-    """Counts the walkers at which energies and gradients were evaluated."""
+@dataclass
+class EvaluationCount:
+    """Walkers at which a run has evaluated energies and gradients."""
 
-    def __init__(self, terms: TermsFn | GradedTerms) -> None:
-        """Start at zero."""
-        self.terms, self.num = terms, 0
+    num: int = 0
+
+
+class Counted:
+    """Terms that count the walkers at which they were evaluated.
+
+    Args:
+        terms: The terms.
+        count: The count of the run.
+    """
+
+    def __init__(self, terms: TermsFn | GradedTerms, count: EvaluationCount) -> None:
+        """Keep terms and count."""
+        self.terms, self.count = terms, count
 
     def __call__(self, position: Tensor) -> tuple[Tensor, ...]:
         """Evaluate, and count."""
-        self.num += len(position)
-        return self.terms(position)
+        found = self.terms(position)
+        self.count.num += len(position)
+        return found
 
     def graded(self, position: Tensor) -> tuple[Term, ...]:
         """Evaluate with gradients, and count."""
-        self.num += len(position)
-        return grade(self.terms, position)
+        found = grade(self.terms, position)
+        self.count.num += len(position)
+        return found
 
     @contextmanager
     def by_all(self, ranks: Ranks) -> Iterator[None]:
         """Count what all ranks evaluate inside the block; elsewhere all do the same."""
-        before = self.num
+        before = self.count.num
         yield
-        self.num = before + ranks.sum(self.num - before)
+        self.count.num = before + ranks.sum(self.count.num - before)
 
 
 class Leg(NamedTuple):
@@ -134,14 +148,15 @@ def _make_legs(
             seed=settings.seed,
             chunk_size=chunk_size,
             cloud_sizes=settings.cloud_sizes,
+            walkers_of_run=settings.walkers_of_run,
         )
 
-    schedule, most = settings.schedule, settings.chunk_size
+    schedule, most, count = settings.schedule, settings.chunk_size, EvaluationCount()
     if settings.jit_compile:
         most = settings.block
     if not isinstance(schedule, DataTempering):
         whole = posterior(args, kwargs, most, analysed)
-        return [Leg(whole, _counted(whole.terms, whole, settings), None)]
+        return [Leg(whole, _counted(whole.terms, whole, settings, count), None)]
     if isinstance(model, Target):
         raise ArgumentError(
             "`DataTempering` needs a Pyro model, got a `Target`, whose data are not known; "
@@ -156,20 +171,23 @@ def _make_legs(
         else:
             present = posterior(*schedule.cut(args, kwargs, size), last.chunk_size)
         if not legs:
-            legs.append(Leg(present, _counted(present.terms, present, settings), size))
+            counted = _counted(present.terms, present, settings, count)
+            legs.append(Leg(present, counted, size))
             continue
         known = legs[-1].posterior
         assert isinstance(known, ModelPosterior)
         _check_same_latents(known, present, size)
         terms = between(known, present)
-        legs.append(Leg(present, _counted(terms, present, settings), size))
+        legs.append(Leg(present, _counted(terms, present, settings, count), size))
     return legs
 
 
-def _counted(terms: TermsFn, posterior: Posterior, settings: Settings) -> Counted:
+def _counted(
+    terms: TermsFn, posterior: Posterior, settings: Settings, count: EvaluationCount
+) -> Counted:
     """Return terms that count, and are compiled if that is asked for."""
     if not settings.jit_compile:
-        return Counted(terms)
+        return Counted(terms, count)
     if posterior.method == "loop":
         warnings.warn(
             "The model is not compiled: it can only be evaluated one walker at a time. "
@@ -178,8 +196,8 @@ def _counted(terms: TermsFn, posterior: Posterior, settings: Settings) -> Counte
             CompilationWarning,
             stacklevel=2,
         )
-        return Counted(terms)
-    return Counted(CompiledTerms(terms, settings.block, settings.whole))
+        return Counted(terms, count)
+    return Counted(CompiledTerms(terms, settings.block, settings.whole), count)
 
 
 def _check_same_latents(first: ModelPosterior, second: ModelPosterior, size: int) -> None:

@@ -177,6 +177,7 @@ class ModelPosterior:
         chunk_size: Walkers per call of the model; `"auto"` chooses them by memory, and
             `None` takes all at once.
         cloud_sizes: Numbers of walkers of all clouds; `None` is the largest alone.
+        walkers_of_run: Walkers of all clouds, for the expected time of a run.
 
     Attributes:
         chunk_size: Walkers per call of the model, as chosen.
@@ -191,6 +192,7 @@ class ModelPosterior:
         *,
         chunk_size: int | str | None = "auto",
         cloud_sizes: Sequence[int] | None = None,
+        walkers_of_run: int | None = None,
     ) -> None:
         """Choose how to evaluate many walkers."""
         self.model, self.base, self.size = model, base, model.size
@@ -199,7 +201,12 @@ class ModelPosterior:
         if self.size:
             few = self.draw(NUM_TRIED, seed=seed, purpose="choice of a method")
             self._batched = batch(
-                model, few, cloud_sizes or [num_walkers], chunk_size=chunk_size, seed=seed
+                model,
+                few,
+                cloud_sizes or [num_walkers],
+                chunk_size=chunk_size,
+                walkers_of_run=walkers_of_run,
+                seed=seed,
             )
             self.method = self._batched.method
             self.chunk_size = self._batched.chunk_size
@@ -320,6 +327,7 @@ def make_posterior(
     seed: int,
     chunk_size: int | str | None = "auto",
     cloud_sizes: Sequence[int] | None = None,
+    walkers_of_run: int | None = None,
 ) -> ModelPosterior | TorchPosterior:
     """Return the posterior of a Pyro model with its data, or of a `Target`."""
     if isinstance(model, Target):
@@ -333,7 +341,13 @@ def make_posterior(
         analysed = PyroModel(model, args, kwargs, seed=seed, improper=not proper)
     first = make_base(base, analysed, seed)
     return ModelPosterior(
-        analysed, first, num_walkers, seed, chunk_size=chunk_size, cloud_sizes=cloud_sizes
+        analysed,
+        first,
+        num_walkers,
+        seed,
+        chunk_size=chunk_size,
+        cloud_sizes=cloud_sizes,
+        walkers_of_run=walkers_of_run,
     )
 
 

@@ -12,7 +12,7 @@ from pyro_jarzynski.core.trees import Position, map_tree
 from pyro_jarzynski.core.watching import Abandoned, Watcher, watched
 from pyro_jarzynski.core.weights import log_mean_exp, log_sum_exp
 from pyro_jarzynski.infer.annealing import Reached
-from pyro_jarzynski.infer.legs import Counted
+from pyro_jarzynski.infer.legs import EvaluationCount
 from pyro_jarzynski.infer.result import SMCResult
 from pyro_jarzynski.infer.run_warnings import RunWarnings
 from pyro_jarzynski.infer.settings import Settings
@@ -43,19 +43,26 @@ class Recorder:
     Args:
         settings: Settings of the run.
         limit: Its time.
+        count: Walkers that have been evaluated.
         warnings: Records the warnings of the run.
     """
 
-    def __init__(self, settings: Settings, limit: TimeLimit, warnings: RunWarnings) -> None:
+    def __init__(
+        self,
+        settings: Settings,
+        limit: TimeLimit,
+        count: EvaluationCount,
+        warnings: RunWarnings,
+    ) -> None:
         """Start without stages."""
         self.settings, self.limit, self.warnings = settings, limit, warnings
+        self.count = count
         self.rows: list[Row] = []
         self.log_weights: list[Tensor] = []
         self.ranks = ranks_now()
         self.seconds = 0.0
         self.num_stages = self.num_undecorrelated = 0
         self.num_known = self.num_recorded = 0
-        self.counters: dict[int, Counted] = {}
         self.last: Reached | None = None
         self.abandoned = False
 
@@ -95,7 +102,6 @@ class Recorder:
         (elapsed,) = self.ranks.largest(int(1e9 * self.limit.elapsed))
         self.seconds = elapsed / 1e9
         self.num_stages += 1
-        self.counters[id(reached.leg.terms)] = reached.leg.terms
         self.num_recorded = self.num_gradients
         if not reached.counts:
             return
@@ -123,7 +129,7 @@ class Recorder:
     @property
     def num_gradients(self) -> int:
         """Walkers at which the model was evaluated so far, those of the scout as well."""
-        return self.num_known + sum(terms.num for terms in self.counters.values())
+        return self.num_known + self.count.num
 
     def state_dict(self) -> dict[str, Any]:
         """Return what has been recorded."""

@@ -156,6 +156,15 @@ class Settings:
         return min(most, self.chunk_size) if isinstance(self.chunk_size, int) else most
 
     @property
+    def walkers_of_run(self) -> int:
+        """Walkers of all clouds of a run, as far as this process evaluates them."""
+        known = current()
+        shared = self.num_walkers * self.num_chains
+        ranks = 1 if known is None else known.ranks.size
+        ahead = self.num_walkers * (self.learns + (self.adapt == "pilot"))
+        return ahead + -(-shared // ranks)
+
+    @property
     def cloud_sizes(self) -> list[int]:
         """Numbers of walkers that are evaluated together: of each cloud, or its shards."""
         num, known = self.num_walkers * self.num_chains, current()

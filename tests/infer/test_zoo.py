@@ -44,7 +44,7 @@ def test_fastest_method_that_is_right_is_chosen(name):
         found = batch(model, walkers)
     assert found.method == expected
     before = {"vmap": [], "plate": ["vmap"], "loop": ["vmap", "plate"]}
-    assert list(found.reasons) == before[expected]
+    assert [refusal.method for refusal in found.refusals] == before[expected]
 
 
 def check_batch_against_single_walkers(model: PyroModel, walkers: Tensor) -> None:
