@@ -6,7 +6,7 @@ from typing import Any
 import torch
 from tqdm.auto import tqdm
 
-from pyro_jarzynski.core.alone import ALONE
+from pyro_jarzynski.core.alone import ALONE, global_stream
 from pyro_jarzynski.core.evaluation import Evaluation
 from pyro_jarzynski.core.gradients import Term
 from pyro_jarzynski.core.interrupt import deferred_interrupt
@@ -163,7 +163,9 @@ class AnnealedSMC:
         """
         # Runs in other threads wait.
         num = self.settings.num_walkers * self.settings.num_chains
-        with ALONE, standard_modes(), shortage_told(num):
+        # A model may draw numbers that are without effect, from torch's global generator.
+        untouched = global_stream(self.settings.seed)
+        with ALONE, untouched, standard_modes(), shortage_told(num):
             return self._run(args, kwargs)
 
     def _run(self, args: tuple, kwargs: dict[str, Any]) -> SMCResult:

@@ -115,7 +115,7 @@ def map_walkers(
         mapped = torch.func.vmap(
             function,
             chunk_size=chunk_size,
-            randomness="different" if randomness else "error",
+            randomness="different" if randomness else "same",
         )
         try:
             with SingularAsNaN():
@@ -352,7 +352,8 @@ class Guarded:
 
 
 def _vmap(model: PyroModel) -> Densities:
-    return torch.func.vmap(model.log_densities)
+    # What is drawn is without effect, as of values that parameters have at first.
+    return torch.func.vmap(model.log_densities, randomness="same")
 
 
 def _plate(model: PyroModel) -> Densities:

@@ -293,6 +293,27 @@ def test_a_plate_that_does_not_is_taken(change):
     assert found.method == "plate"
 
 
+@pytest.mark.global_state
+def test_numbers_without_effect_may_be_drawn():
+    """The start of a parameter is drawn in each run, and used in the first."""
+
+    def model(y):
+        m = pyro.sample("m", dist.Normal(0.0, 1.0))
+        scale = pyro.param("drawn_at_first", torch.rand(()) + 1).detach()
+        pyro.sample("y", dist.Normal(m, scale), obs=y)
+
+    before = torch.get_rng_state()
+    sampler = AnnealedSMC(model, num_walkers=512, num_chains=8, progress=False)
+    result = sampler.run(torch.tensor(0.5))
+    assert torch.equal(torch.get_rng_state(), before)
+    assert result.posterior.method == "vmap"
+    scale = pyro.param("drawn_at_first").detach()
+    truth = dist.Normal(0.0, (1 + scale**2).sqrt()).log_prob(torch.tensor(0.5))
+    # 8 islands: Student's law of 7 degrees of freedom.
+    assert abs(result.log_evidence - float(truth)) < 5 * result.log_evidence_error + 5e-3
+    pyro.clear_param_store()
+
+
 def test_a_plate_may_have_any_name():
     def model(y):
         m = pyro.sample("m", dist.Normal(0.0, 1.0))
