@@ -54,6 +54,12 @@ def _apply(
 
     def apply(x: Tensor, root: Root) -> Tensor:
         event = x.shape[1:]
+        device = next(part.device for part in root[1:] if part is not None)
+        if device != x.device:
+            raise ArgumentError(
+                f"`preconditioner` must be on the device of the walkers, {x.device}, got "
+                f"{device}; call `.to('{x.device}')`."
+            )
         if root.diagonal is not None and root.shape == event:
             return x * root.diagonal.to(x.dtype)
         if root.lower is not None and len(event) == 1 and root.shape[:1] == event:

@@ -142,6 +142,11 @@ def init(
             f"`log_weight` must have shape ({size},), one per walker; got "
             f"{tuple(log_weight.shape)}."
         )
+    if log_weight.device != device:
+        raise ArgumentError(
+            f"`log_weight` must be on the device of `position`, {device}, got "
+            f"{log_weight.device}; call `.to('{device}')`."
+        )
     shape = () if num_islands is None else (count("num_islands", num_islands),)
     if size % (num_islands or 1):
         raise ArgumentError(

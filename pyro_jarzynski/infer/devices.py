@@ -10,7 +10,7 @@ from pyro.poutine.trace_messenger import TraceMessenger
 from pyro.poutine.trace_struct import Trace
 from torch import Tensor, nn
 
-from pyro_jarzynski.errors import ModelError
+from pyro_jarzynski.errors import JarzynskiError, ModelError
 from pyro_jarzynski.infer.enumeration import Site, is_density
 from pyro_jarzynski.infer.sites import is_observation
 
@@ -47,16 +47,30 @@ def devices_explained(
         kwargs: Its keyword arguments.
 
     Raises:
-        ModelError: Names a site or an argument on each of two devices.
+        ModelError: Names a site or an argument on each of two devices, or on the only one
+            that is known.
     """
     try:
         yield
-    except RuntimeError as error:
-        if "device" in str(error):
-            sites = _places_of_sites(recorder.trace)
-            places = [*sites, *_places_of_arguments(model, args, kwargs)]
-            _check_one_device(places, error)
+    except JarzynskiError:
         raise
+    except RuntimeError as error:
+        sites = _places_of_sites(recorder.trace)
+        places = [*sites, *_places_of_arguments(model, args, kwargs)]
+        if "device" not in str(error) or not places:
+            raise
+        _check_one_device(places, error)
+        name, device = places[0]
+        raise ModelError(
+            f"The model uses something on another device than {device}, on which are "
+            f"{name}, all other sites and the arguments: {_first_line(error)}. Move it by "
+            f"`.to('{device}')`; what is made of numbers is there after "
+            f"`torch.set_default_device('{device}')`."
+        ) from error
+
+
+def _first_line(error: Exception) -> str:
+    return str(error).strip().splitlines()[0].rstrip(".")
 
 
 def _check_one_device(places: Places, error: RuntimeError | None = None) -> None:

@@ -11,10 +11,11 @@ from torch import Tensor
 import pyro_jarzynski as pj
 from pyro_jarzynski.core.noise import stream
 from pyro_jarzynski.core.trees import map_tree
-from pyro_jarzynski.errors import ModelError
+from pyro_jarzynski.errors import ArgumentError, ModelError
 from pyro_jarzynski.runtime.draw_files import save_draws
 from tests.command_line import call
 from tests.gpu import models, pretended
+from tests.infer.zoo import ZOO
 
 KERNELS = [pj.ULA(0.1), pj.MALA(0.1), pj.HMC(0.3, 3), pj.UnderdampedLangevin(0.3)]
 FEW = {"num_walkers": 32, "num_chains": 2, "progress": False}
@@ -126,6 +127,26 @@ def test_models(device, model):
         assert all(torch.equal(values[n].cpu(), expected[n]) for n in expected)
 
 
+@pytest.mark.parametrize("name", ZOO)
+@pytest.mark.filterwarnings("ignore::pyro_jarzynski.errors.NonFiniteEnergyWarning")
+@pytest.mark.filterwarnings("ignore::pyro_jarzynski.errors.SlowModelWarning")
+def test_zoo(device, name):
+    """Priors of numbers are on the default device, and data are moved there."""
+    case, short = ZOO[name], {"schedule": [0.0, 1.0], "num_moves": 1}
+    settings = PLANNED | short | {"num_walkers": 8}
+    args, kwargs = map_tree(lambda x: x.to(device), (case.args, case.kwargs))
+    with device:
+        found = pj.AnnealedSMC(case.model, **settings).run(*args, **kwargs)
+        log_likelihood = found.log_likelihood()
+        values = found.get_samples(deterministic=True)
+    pyro.clear_param_store()
+    plain = pj.AnnealedSMC(case.model, **settings).run(*case.args, **case.kwargs)
+    assert {x.device for x in [*values.values(), *log_likelihood.values()]} == {device}
+    if device.type == pretended.NAME:
+        assert found.log_evidence == plain.log_evidence
+    pyro.clear_param_store()
+
+
 def test_correlations(device):
     y = torch.randn(6, 3, generator=stream(0, "data", "cpu")).to(device)
     compared(device, models.correlated, (y,), **PLANNED)
@@ -217,6 +238,32 @@ class TestMixedDevices:
         message = f"the latent 'mu' is on {device}, and the argument 'sigma' is on cpu"
         with pytest.raises(ModelError, match=message):
             pj.AnnealedSMC(models.schools, **FEW).run(y, sigma.cpu())
+
+    def test_a_tensor_of_the_program_on_the_cpu(self, device):
+        weights = torch.ones(4)
+
+        def model(y):
+            mu = pyro.sample("mu", dist.Normal(y.new_zeros(()), 1.0))
+            pyro.sample("y", dist.Normal(mu * weights, 1.0).to_event(1), obs=y)
+
+        message = f"another device than {device}, on which are the latent 'mu', all"
+        with pytest.raises(ModelError, match=message):
+            pj.AnnealedSMC(model, **FEW).run(models.data(device))
+
+    def test_a_preconditioner_on_the_cpu(self, device):
+        kernel = pj.MALA(0.1, preconditioner=torch.ones(1))
+        sampler = pj.AnnealedSMC(models.gaussian, kernel=kernel, **PLANNED)
+        message = f"`preconditioner` must be on the device of the walkers, {device}, got"
+        with pytest.raises(ArgumentError, match=message):
+            sampler.run(models.data(device))
+
+    def test_log_weights_on_the_cpu(self, device):
+        with pytest.raises(ArgumentError, match=f"`log_weight` must .* {device}, got cpu"):
+            pj.init(
+                torch.zeros(3, 1, device=device),
+                lambda x: x.square().sum(1),
+                log_weight=torch.zeros(3),
+            )
 
     def test_two_latents(self, device):
         def model():

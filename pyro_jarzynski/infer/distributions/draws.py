@@ -119,7 +119,8 @@ def _polya_gamma(fn: Any, sample_shape: torch.Size = torch.Size()) -> Tensor:  #
     like = fn.prototype
     halves = torch.arange(0.5, 200, dtype=like.dtype, device=like.device)
     weight = 1 / (2 * (math.pi * halves).square())
-    shape = torch.Size(sample_shape) + fn.batch_shape
+    # Expanded, it has its batch shape as a list.
+    shape = torch.Size(sample_shape) + torch.Size(fn.batch_shape)
 
     def propose() -> tuple[Tensor, Tensor]:
         terms = torch.empty(shape + weight.shape, dtype=like.dtype, device=like.device)
