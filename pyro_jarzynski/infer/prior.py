@@ -6,7 +6,7 @@ one walker at a time; three walkers tell which they are.
 """
 
 import warnings
-from typing import Any
+from typing import Any, TypeAlias
 
 import torch
 from pyro.poutine.messenger import Messenger
@@ -14,13 +14,16 @@ from torch import Tensor
 
 from pyro_jarzynski.core.watching import look
 from pyro_jarzynski.errors import EvidenceWarning, ModelError
+from pyro_jarzynski.infer.distributions.coordinates import Coordinate
 from pyro_jarzynski.infer.distributions.draws import ExactDraws
-from pyro_jarzynski.infer.distributions.supports import bijection, innermost_bijection
 from pyro_jarzynski.infer.enumeration import Site, is_density
 from pyro_jarzynski.infer.model import PyroModel, quiet_pyro
 from pyro_jarzynski.infer.singular import SingularAsNaN
 from pyro_jarzynski.infer.site_errors import named_errors
-from pyro_jarzynski.infer.sites import Given, Unmask, seeded
+from pyro_jarzynski.infer.sites import Unmask, seeded
+
+# A value of a latent, and its coordinate if it has one.
+Known: TypeAlias = tuple[Tensor, Tensor | None]
 
 # What a model raises inside a plate that it was not written for.
 PLATE_ERRORS = (
@@ -71,15 +74,21 @@ class _LastLatent(Exception):
 
 
 class _Draw(Messenger):
-    """Collects the latents of a run, until the last."""
+    """Collects the latents of a run, until the last.
+
+    Args:
+        model: The model.
+        num_particles: Walkers that are drawn in a plate; `None` is one without a plate.
+        known: Latents that are given, with the coordinates of those that have any.
+    """
 
     def __init__(
-        self, model: PyroModel, num_particles: int | None, *, watch_edges: bool
+        self, model: PyroModel, num_particles: int | None, known: dict[str, Known]
     ) -> None:
         super().__init__()
-        self.model, self.num = model, num_particles
-        self.watch_edges = watch_edges
+        self.model, self.num, self.known = model, num_particles, known
         self.names = {latent.name for latent in model.latents}
+        self.latents: dict[str, Coordinate] = {}
         self.values: dict[str, Tensor] = {}
         self.unconstrained: dict[str, Tensor] = {}
         self.log_probs: dict[str, Tensor] = {}
@@ -90,34 +99,45 @@ class _Draw(Messenger):
         """The drawn walkers, `(num, D)`."""
         return torch.cat([self.unconstrained[x.name] for x in self.model.latents], 1)
 
+    def _pyro_sample(self, msg: Any) -> None:
+        if msg["is_observed"] or not is_density(msg):
+            return
+        name = msg["name"]
+        if name in self.names:
+            latent = self.latents[name] = Coordinate(msg["fn"])
+            msg["fn"] = latent.fn
+        if name in self.known:
+            (msg["value"], coordinate), msg["done"] = self.known[name], True
+            if coordinate is not None and self.latents[name].exact:
+                msg["value"] = self.latents[name].constrain(coordinate)
+
     def _pyro_post_sample(self, msg: Any) -> None:
         if msg["is_observed"] or not is_density(msg):
             return
-        name, fn, value = msg["name"], msg["fn"], msg["value"].detach()
-        rows = self.num or 1
-        self.values[name] = value
-        self.log_probs[name] = fn.log_prob(value).reshape(rows, -1)
+        name, rows = msg["name"], self.num or 1
         if name in self.names:
-            # Not of the detached value, which no transform remembers.
-            plain = bijection(fn).inv(msg["value"])
-            self.unconstrained[name] = plain.detach().reshape(rows, -1)
-            if self.watch_edges:
+            latent = self.latents[name]
+            coordinate, msg["value"] = latent.unconstrain(msg["value"])
+            self.unconstrained[name] = coordinate.reshape(rows, -1)
+            if not latent.exact:
                 # Where rounding alone moves the coordinate, the value is at an edge.
-                inner = innermost_bijection(fn)
-                nudged = inner(plain) * (1 - 4 * torch.finfo(value.dtype).eps)
-                shift = (inner.inv(nudged) - plain).abs().reshape(rows, -1)
-                size = plain.abs().reshape(rows, -1)
+                inner = latent.innermost
+                nudged = inner(coordinate)
+                nudged = nudged * (1 - 4 * torch.finfo(nudged.dtype).eps)
+                shift = (inner.inv(nudged) - coordinate).abs().reshape(rows, -1)
+                size = coordinate.abs().reshape(rows, -1)
                 self.at_edge[name] = ~(shift <= 0.5 + size / 1000).all(1)
+        self.values[name] = msg["value"]
+        self.log_probs[name] = msg["fn"].log_prob(msg["value"]).reshape(rows, -1)
         if name == self.model.last_latent:
             raise _LastLatent
 
 
 def _run(
-    model: PyroModel, num_particles: int | None, given: dict[str, Tensor] | None = None
+    model: PyroModel, num_particles: int | None, known: dict[str, Known] | None = None
 ) -> _Draw:
     look()
-    draw = _Draw(model, num_particles, watch_edges=given is None)
-    program = model.model if given is None else Given(given)(model.model)
+    draw = _Draw(model, num_particles, known or {})
     try:
         with (
             quiet_pyro(),
@@ -128,7 +148,7 @@ def _run(
             model.plate(num_particles),
             torch.no_grad(),
         ):
-            program(*model.args, **model.kwargs)
+            model.model(*model.args, **model.kwargs)
     except _LastLatent:
         return draw
     raise ModelError("The model did not reach its last latent in a draw of the prior.")
@@ -182,12 +202,20 @@ def _agrees(model: PyroModel, drawn: _Draw, *, seed: int) -> bool:
     sizes = [latent.size for latent in model.latents]
     if [drawn.unconstrained[x.name].shape[1] for x in model.latents] != sizes:
         return False
+    places = {latent.name: latent.unconstrained_shape for latent in model.latents}
     for row in range(min(NUM_CHECKED, drawn.num or 1)):
-        given = {name: v[row].reshape(shapes[name]) for name, v in drawn.values.items()}
+        coordinates = {
+            name: drawn.unconstrained[name][row].reshape(place)
+            for name, place in places.items()
+        }
+        given: dict[str, Known] = {
+            name: (value[row].reshape(shapes[name]), coordinates.get(name))
+            for name, value in drawn.values.items()
+        }
         with seeded(seed, "alone"):
             alone = _run(model, None, given)
-        places = alone.coordinates[0], drawn.coordinates[row]
-        if not torch.allclose(*places, equal_nan=True):
+        here = alone.coordinates[0], drawn.coordinates[row]
+        if not torch.allclose(*here, equal_nan=True):
             return False
         # Site by site, so that a small one is not hidden by the numbers of a large one.
         for name, log_prob in drawn.log_probs.items():

@@ -14,12 +14,11 @@ from torch import Tensor
 from pyro_jarzynski.core.alone import global_stream
 from pyro_jarzynski.core.noise import stream
 from pyro_jarzynski.errors import ModelError
+from pyro_jarzynski.infer.distributions.coordinates import Coordinate
 from pyro_jarzynski.infer.distributions.draws import with_exact_draws
 from pyro_jarzynski.infer.distributions.supports import (
-    bijection,
     parts_of,
     rebuilt,
-    remembering,
     seen,
     within_support,
 )
@@ -60,11 +59,11 @@ class Unconstrain(Messenger):
         if self.padding is not None:
             ones = (1,) * self.padding[name]
             value = value.reshape(value.shape[:1] + ones + value.shape[1:])
-        msg["fn"] = remembering(msg["fn"])
-        transform = bijection(msg["fn"])
-        msg["value"], msg["done"] = transform(value), True
+        latent = Coordinate(msg["fn"])
+        msg["fn"], msg["value"], msg["done"] = latent.fn, latent.constrain(value), True
         self.constrained[name] = msg["value"]
-        self.log_jacobians.append(transform.log_abs_det_jacobian(value, msg["value"]))
+        jacobian = latent.transform.log_abs_det_jacobian(value, msg["value"])
+        self.log_jacobians.append(jacobian)
 
 
 class Given(Messenger):

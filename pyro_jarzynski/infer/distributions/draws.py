@@ -15,7 +15,7 @@ import torch
 from pyro.poutine.messenger import Messenger
 from torch import Tensor
 
-from pyro_jarzynski.infer.distributions.supports import rebuilt, remembering
+from pyro_jarzynski.infer.distributions.supports import rebuilt
 from pyro_jarzynski.infer.enumeration import is_density
 
 
@@ -24,7 +24,7 @@ class ExactDraws(Messenger):
 
     def _pyro_sample(self, msg: Any) -> None:
         if is_density(msg) and not msg["is_observed"] and not msg["done"]:
-            msg["fn"] = remembering(with_exact_draws(msg["fn"]))
+            msg["fn"] = with_exact_draws(msg["fn"])
 
 
 def with_exact_draws(fn: Any) -> Any:

@@ -22,7 +22,6 @@ from torch.distributions.relaxed_categorical import ExpRelaxedCategorical
 from pyro_jarzynski.core.faults import waits
 from pyro_jarzynski.infer.distributions.bijections import biject_to
 from pyro_jarzynski.infer.distributions.constraints import (
-    Image,
     LogSimplex,
     Range,
     check_events,
@@ -157,30 +156,6 @@ def within_support(fn: Any, *, inside: bool = False) -> Any:
         checked = copy.copy(checked)
         checked.log_prob = partial(_log_prob_seen, checked.log_prob, fn)
     return checked
-
-
-def remembering(fn: Any) -> Any:
-    """Return a distribution whose transforms remember what they were applied to.
-
-    The value of a latent that is the image of another, `1 + x` say, then has the density
-    of that `x`, however much of it is lost by rounding. So have those it is made of.
-    """
-    fn = rebuilt(fn, remembering)
-    if not is_image(fn):
-        return fn
-    try:
-        if isinstance(stripped(support_of(fn)), Image):
-            return _with_links(fn, lambda link: exact(link).with_cache())
-    except NotImplementedError:
-        # An unknown support, or a transform that cannot remember.
-        pass
-    return fn
-
-
-def innermost_bijection(fn: Any) -> Transform:
-    """Return the bijection of a latent, without the transforms of its distribution."""
-    support = stripped(support_of(fn))
-    return biject_to(support.base) if isinstance(support, Image) else bijection(fn)
 
 
 def made_of(fn: Any) -> Iterator[Any]:
