@@ -161,7 +161,10 @@ def test_settings_reach_the_sampler(source):
     [
         ("missing.py:mean", "There is no file"),
         ("model.py", "must be given as FILE.py:MODEL"),
-        ("model.py:median", "has no model 'median'; it has known, mean, misnamed, slow"),
+        (
+            "model.py:median",
+            "has no model 'median'; it has edged, known, mean, misnamed, slow",
+        ),
         ("model.py:number", "has no model 'number'"),
         ("data.json:mean", "is not a Python file"),
     ],
