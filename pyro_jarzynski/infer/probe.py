@@ -19,11 +19,13 @@ from pyro_jarzynski.infer.distributions.draws import ExactDraws
 from pyro_jarzynski.infer.distributions.supports import bijection, support_of
 from pyro_jarzynski.infer.enumeration import Site, is_density
 from pyro_jarzynski.infer.site_checks import (
+    ImproperError,
     check_bijection,
     check_data,
     check_indices,
     check_latent,
     check_observed,
+    check_proper,
     check_shapes,
     check_transformed,
     check_whole,
@@ -94,6 +96,8 @@ def probe(
                     f"The model cannot be run with these data: {error}. Pyro has no plate "
                     "of size zero; leave the plate out where there are no data."
                 ) from error
+    if not traces and isinstance(failure, ImproperError):
+        raise ModelError(str(failure)) from failure
     if not traces:
         raise ModelError(
             f"The model cannot be run with these data, at any of {MAX_PROBES} draws of its "
@@ -231,7 +235,7 @@ def _checked_trace(
 
 
 class _DrawImproper(Messenger):
-    """Gives a value to latents of improper priors, which cannot be drawn."""
+    """Gives a value to latents of improper priors, and refuses those that seem proper."""
 
     def __init__(self, *, allowed: bool) -> None:
         super().__init__()
@@ -252,3 +256,7 @@ class _DrawImproper(Messenger):
         shape = transform.inverse_shape(fn.shape())
         drawn = torch.randn(shape, device=torch.get_default_device())
         msg["value"], msg["done"] = transform(drawn / 10), True
+
+    def _pyro_post_sample(self, msg: Any) -> None:
+        if is_density(msg) and not msg["is_observed"]:
+            check_proper(msg["name"], msg["fn"], msg["value"])

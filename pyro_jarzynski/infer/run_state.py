@@ -71,8 +71,9 @@ def _check_energies(cloud: Walkers, leg: Leg) -> None:
     with torch.no_grad():
         found = leg.posterior.terms(position[:NUM_COMPARED])[1]
     near = torch.finfo(known.dtype).eps ** AGREEMENT * (1 + known.abs())
-    # Those of walkers that were given up are not finite.
-    differs = torch.isfinite(known) & ~((found - known).abs() <= near)
+    # Those of walkers that were given up are infinite, or zero as they were left.
+    kept = torch.isfinite(known) & (known != 0)
+    differs = kept & ~((found - known).abs() <= near)
     if differs.any():
         first = int(differs.nonzero()[0])
         raise ArgumentError(

@@ -26,6 +26,11 @@ from pyro_jarzynski.infer.sites import (
     plate_frames,
 )
 
+
+class ImproperError(ValueError):
+    """A prior has no density anywhere."""
+
+
 # Distributions with points of positive probability among real numbers.
 ATOMS = {
     dist.Delta: "use `pyro.deterministic`",
@@ -50,6 +55,35 @@ def check_latent(name: str, site: Site) -> None:
     if site["value"].numel() == 0:
         raise ModelError(f"The latent {name!r} holds no number; leave it out.")
     check_bijection(name, support)
+
+
+def check_proper(name: str, fn: Any, value: Tensor) -> None:
+    """Raise if a latent has an infinite parameter, and with it no density at its draw.
+
+    Raises:
+        ImproperError: That is so, at this draw at least.
+    """
+    infinite = [
+        parameter
+        for part in made_of(fn)
+        for parameter in part.arg_constraints
+        if isinstance(found := getattr(part, parameter, None), Tensor)
+        and torch.isinf(found).any()
+    ]
+    if not infinite or known_support(name, {"fn": fn}).is_discrete:
+        return
+    try:
+        if torch.isfinite(fn.log_prob(value)).all():
+            return
+    except ValueError:
+        # The draw is no number.
+        pass
+    raise ImproperError(
+        f"The latent {name!r} has an infinite `{infinite[0]}` in {value.dtype}, and so a "
+        "prior without density anywhere. Give it a finite one; or, for draws of the "
+        "posterior without an evidence, take `dist.ImproperUniform` on its support and "
+        '`base="normal"`.'
+    )
 
 
 def check_transformed(name: str, site: Site) -> None:

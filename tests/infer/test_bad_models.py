@@ -12,6 +12,7 @@ import torch
 from pyro import poutine
 from pyro.infer.reparam import ProjectedNormalReparam
 from torch import nn
+from torch.distributions import constraints
 
 from pyro_jarzynski.errors import ModelError, WeightCollapseError
 from tests.infer.batches import conjugate, observe, run
@@ -94,6 +95,51 @@ def test_support_without_a_bijection():
         run(model, Y)
     # What the message names.
     run(poutine.reparam(model, {"direction": ProjectedNormalReparam()}), Y)
+
+
+@pytest.mark.parametrize(
+    ("prior", "parameter"),
+    [
+        (lambda: dist.Normal(0.0, math.inf), "scale"),
+        (lambda: dist.HalfCauchy(math.inf), "scale"),
+        (lambda: dist.Uniform(0.0, math.inf), "high"),
+        (lambda: dist.Uniform(-1e39, 1e39), "low"),
+        (
+            lambda: dist.Normal(torch.zeros(2), torch.tensor([1, math.inf])).to_event(1),
+            "scale",
+        ),
+    ],
+)
+@pytest.mark.parametrize("base", ["prior", "normal"])
+def test_priors_that_are_improper_by_a_parameter(prior, parameter, base):
+    """They name what does work, which is tried below."""
+
+    def model(y):
+        observe(pyro.sample("m", prior()).sum(), y)
+
+    told = rf"'m' has an infinite `{parameter}`.*`dist.ImproperUniform`.*base=\"normal\""
+    with pytest.raises(ModelError, match=told):
+        run(model, Y, base=base)
+
+
+def test_an_improper_prior_as_advised():
+    def model(y):
+        observe(pyro.sample("m", dist.ImproperUniform(constraints.real, (), ())), y)
+
+    result = run(model, Y, base="normal", num_walkers=512)
+    m = result.get_samples()["m"].double()
+    # Of 1,024 draws, the mean to five standard errors.
+    assert abs(float(m.mean() - Y.mean())) < 5 / math.sqrt(12 * 1024 / 4)
+
+
+def test_a_scale_that_is_infinite_at_some_draws_is_no_improper_prior():
+    def model(y):
+        s = pyro.sample("s", dist.Normal(0.0, 60.0))
+        m = pyro.sample("m", dist.Normal(0.0, s.exp()))
+        observe(m, y)
+
+    with pytest.warns(UserWarning, match="."):
+        assert run(model, Y).complete
 
 
 def test_improper_prior_without_a_bijection():

@@ -94,6 +94,37 @@ def test_resume_at_every_stage_gives_the_same_bits(tmp_path, name, stride):
         assert content(run(name, folder, resume=True, every=1000)) == expected, step
 
 
+def with_a_hole(y):
+    mu = pyro.sample("mu", dist.Normal(0.0, 3.0))
+    pyro.factor("hole", torch.where(mu < 0, torch.nan, 0 * mu))
+    with pyro.plate("data", len(y)):
+        pyro.sample("y", dist.Normal(mu, 5.0), obs=y)
+
+
+@pytest.mark.filterwarnings("ignore::pyro_jarzynski.errors.NonFiniteEnergyWarning")
+@pytest.mark.parametrize("adapt", ["pilot", "off"])
+def test_resume_with_walkers_of_weight_zero(tmp_path, adapt):
+    """Half of the first walkers are lost, and stay so; what was counted is gone on with."""
+
+    def run_with(folder=None, **others):
+        checkpoints = folder and pj.Checkpoints(folder, every=1, keep=100, **others)
+        settings = {"schedule": [0, 0.2, 0.6, 1], "num_moves": 2, "ess_threshold": 0.0}
+        few = {"num_walkers": 40, "num_chains": 2, "progress": False}
+        sampler = pj.AnnealedSMC(
+            with_a_hole, adapt=adapt, checkpoints=checkpoints, **few, **settings
+        )
+        return sampler.run(Y)
+
+    result = run_with(tmp_path / "kept")
+    assert (result.walkers.log_weight == 0).all()
+    assert any("draws of the base" in text for text in result.run_warnings)
+    steps = sorted(int(path.name[5:]) for path in (tmp_path / "kept").glob("step-*"))
+    for step in steps:
+        folder = tmp_path / f"from-{step}"
+        up_to(tmp_path / "kept", step, folder)
+        assert content(run_with(folder, resume=True)) == content(result)
+
+
 def test_the_runs_are_of_the_kinds_that_they_say(tmp_path):
     """There is a scout with a learned base, resampling, and a path of thirty."""
     learned = sampler("MALA, learned base", tmp_path)
