@@ -19,8 +19,8 @@ from pyro_jarzynski.infer.distributions.supports import (
 )
 from pyro_jarzynski.infer.enumeration import Site, check_enumerable, is_density
 from pyro_jarzynski.infer.sites import (
-    are_crossed,
     innermost,
+    is_broadcast,
     is_deterministic,
     is_factor,
     plate_frames,
@@ -196,29 +196,28 @@ def check_shapes(name: str, site: Site, *, in_plates: bool) -> None:
     fn, value = site["fn"], site["value"]
     if is_deterministic(site) or not isinstance(value, Tensor) or not hasattr(fn, "shape"):
         return
-    kind = "factor" if is_factor(site) else "data" if site["is_observed"] else "latent"
+    kind = "factor" if is_factor(site) else "latent"
+    if site["is_observed"] and kind == "latent":
+        kind = "observed site"
     declared, given = fn.shape(), value.shape
-    if are_crossed(fn, value):
-        both = torch.broadcast_shapes(declared, given)
+    terms, found = site["unscaled_log_prob"].shape, site["log_prob"].shape
+    if is_broadcast(site):
         raise ModelError(
-            f"The {kind} {name!r} must have the shape of the distribution, "
-            f"{tuple(declared)}, and has shape {tuple(given)}: together they would be "
-            f"broadcast to {tuple(both)}. Reshape one of them."
+            f"The {kind} {name!r} must have the shape of its distribution, "
+            f"{tuple(declared)}; it has shape {tuple(given)}, which is broadcast to "
+            f"{tuple(torch.broadcast_shapes(declared, given))}. Reshape or expand it."
         )
     if in_plates or plate_frames(site):
         try:
-            check_site_shape(site, len(site["log_prob"].shape))
+            check_site_shape(site, len(found))
         except ValueError as error:
             told = " ".join(str(error).split())
             raise ModelError(
                 f"The shape of the {kind} {name!r} does not fit its plates: {told}"
             ) from error
-        return
-    batch = torch.broadcast_shapes(fn.batch_shape, given[: len(given) - fn.event_dim])
-    found = site["log_prob"].shape
-    if found.numel() > batch.numel():
+    elif found.numel() > terms.numel():
         raise ModelError(
-            f"The log-density of the {kind} {name!r} must have shape {tuple(batch)}, and a "
+            f"The log-density of the {kind} {name!r} must have shape {tuple(terms)}, and a "
             f"mask or a scale broadcasts it to {tuple(found)}. Put the site into a plate "
             "of that size, or outside of the mask."
         )

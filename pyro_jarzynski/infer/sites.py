@@ -119,7 +119,7 @@ class Simulate(Messenger):
         self.data: dict[str, Tensor] = {}
 
     def _pyro_sample(self, msg: Any) -> None:
-        if not is_observation(msg) or are_crossed(msg["fn"], msg["value"]):
+        if not is_observation(msg) or is_broadcast(msg):
             return
         if msg["name"] not in self.data:
             fn, value = msg["fn"], msg["value"]
@@ -217,21 +217,26 @@ def plate_frames(site: Site) -> list[Any]:
     return sorted(frames, key=lambda frame: frame.dim)
 
 
-def are_crossed(fn: Any, value: Tensor) -> bool:
-    """Tell whether a distribution and a value are broadcast to more terms than either has.
+def is_broadcast(site: Site) -> bool:
+    """Tell whether a site has more terms than values, beyond what plates declare.
 
-    So are `(n,)` and `(n, 1)`, to `n²`, and an event of which the value has one number.
+    A distribution and a value of shapes `(n,)` and `(n, 1)` are broadcast to `n²` terms, an
+    event of which the value has one number to all of it, and one datum to a batch.
     """
+    fn, value = site["fn"], site["value"]
     declared, given = fn.shape(), value.shape
     try:
         both = torch.broadcast_shapes(declared, given)
     except RuntimeError:
         # Some distributions take values of other shapes.
         return False
+    if both.numel() > max(declared.numel(), given.numel()):
+        return True
     # An event may be a sequence of which the distribution does not know the length.
     parts = zip(given[len(given) - fn.event_dim :], fn.event_shape, strict=False)
-    repeated = any(part == 1 < whole for part, whole in parts)
-    return repeated or both.numel() > max(declared.numel(), given.numel())
+    if any(part == 1 < whole for part, whole in parts):
+        return True
+    return both.numel() > given.numel() and not (plate_frames(site) or is_factor(site))
 
 
 def is_factor(site: Site) -> bool:

@@ -303,14 +303,14 @@ def test_numbers_without_effect_may_be_drawn():
         pyro.sample("y", dist.Normal(m, scale), obs=y)
 
     before = torch.get_rng_state()
-    sampler = AnnealedSMC(model, num_walkers=512, num_chains=8, progress=False)
+    sampler = AnnealedSMC(model, num_walkers=256, num_chains=16, progress=False)
     result = sampler.run(torch.tensor(0.5))
     assert torch.equal(torch.get_rng_state(), before)
     assert result.posterior.method == "vmap"
     scale = pyro.param("drawn_at_first").detach()
     truth = dist.Normal(0.0, (1 + scale**2).sqrt()).log_prob(torch.tensor(0.5))
-    # 8 islands: Student's law of 7 degrees of freedom.
-    assert abs(result.log_evidence - float(truth)) < 5 * result.log_evidence_error + 5e-3
+    # 16 islands: Student's law of 15 degrees of freedom, false alarm 6e-5.
+    assert abs(result.log_evidence - float(truth)) < 5.5 * result.log_evidence_error
     pyro.clear_param_store()
 
 

@@ -148,7 +148,7 @@ def test_the_name_of_a_masked_latent_is_of_no_account(name):
 
 
 def test_evidence_of_masked_pairs_is_that_of_the_others():
-    """Against the integral over all, with 5 standard errors of 7 degrees of freedom."""
+    """Against the integral over all: 16 islands, beyond 5.5 errors with 6e-5."""
 
     def model():
         mu = pyro.sample("mu", dist.Normal(0.0, 1.0))
@@ -156,10 +156,10 @@ def test_evidence_of_masked_pairs_is_that_of_the_others():
             x = pyro.sample("x", dist.Normal(mu, 1.0))
             pyro.sample("y", dist.Normal(x, 1.0), obs=DATA)
 
-    result = AnnealedSMC(model, num_walkers=256, num_chains=8, progress=False).run()
+    result = AnnealedSMC(model, num_walkers=256, num_chains=16, progress=False).run()
     law = dist.MultivariateNormal(torch.zeros(2), 2 * torch.eye(2) + 1)
     error = abs(result.log_evidence - float(law.log_prob(DATA[:2])))
-    assert error < 5 * result.log_evidence_error + 5e-3
+    assert error < 5.5 * result.log_evidence_error
     # Given `mu` of variance 1/2, which two data have left it, they have variance 3/2.
     spread = result.get_samples()["x"][:, 2:].std(0)
     assert ((spread - 1.5**0.5).abs() < 0.15).all()

@@ -96,6 +96,16 @@ def undeclared_latents_beside_discrete_ones():
     pyro.sample("data", dist.Normal(y.sum(-1) + z, 1.0), obs=DATA[0])
 
 
+def one_datum_for_a_batch():
+    b = pyro.sample("b", dist.Normal(torch.zeros(2), 1.0))
+    pyro.sample("y", dist.Normal(DESIGN @ b, 1.0), obs=DATA[0])
+
+
+def one_datum_under_a_mask_of_its_distribution():
+    m = mean()
+    pyro.sample("y", dist.Normal(m, 1.0).mask(DATA > 0), obs=DATA[0])
+
+
 def factors_of_more_places():
     m = mean()
     with pyro.plate("data", 4):
@@ -120,6 +130,8 @@ SQUARE = [(4, 1), (4, 4)]
         (column_of_latents, [[4], [4, 4]]),
         (mask_of_more_places_than_latents, [(), (4,)]),
         (undeclared_latents_beside_discrete_ones, [[], [3]]),
+        (one_datum_for_a_batch, [(4,), ()]),
+        (one_datum_under_a_mask_of_its_distribution, [(4,), ()]),
         (factors_of_more_places, [[4], [4, 4]]),
     ],
 )
@@ -333,7 +345,15 @@ def by_export(model):
     ],
 )
 @pytest.mark.global_state
-@pytest.mark.parametrize("model", [part_of_the_data, lambda y: conjugate(y[:, None])])
+@pytest.mark.parametrize(
+    "model",
+    [
+        part_of_the_data,
+        lambda y: conjugate(y[:, None]),
+        lambda y: one_datum_for_a_batch(),
+        lambda y: column_of_a_regression(),
+    ],
+)
 def test_all_entry_points_refuse(use, model):
-    with pytest.raises(ModelError, match=r"subsampled \(2 of 4\)|shape \(4, 1\)"):
+    with pytest.raises(ModelError, match=r"subsampled \(2 of 4\)|shape of its distr"):
         use(model)
