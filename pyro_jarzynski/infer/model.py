@@ -28,6 +28,7 @@ from pyro_jarzynski.core.watching import look
 from pyro_jarzynski.errors import ModelError
 from pyro_jarzynski.infer.devices import device_of
 from pyro_jarzynski.infer.distributions.supports import bijection
+from pyro_jarzynski.infer.distributions.validation import unvalidated
 from pyro_jarzynski.infer.enumeration import EnumeratedModel, Site, is_density
 from pyro_jarzynski.infer.mappable import mappable
 from pyro_jarzynski.infer.probe import latent_sites, probe
@@ -330,8 +331,7 @@ class PyroModel:
 @contextmanager
 def quiet_pyro() -> Iterator[None]:
     """Run as `vmap` can map it, without validation, and out of sight of other handlers."""
-    unvalidated = pyro.validation_enabled(is_validate=False)
-    with ALONE, unvalidated, mappable(), poutine.block():
+    with ALONE, unvalidated(), mappable(), poutine.block():
         yield
 
 

@@ -31,7 +31,7 @@ from pyro_jarzynski.infer.site_checks import (
     check_whole,
     known_support,
 )
-from pyro_jarzynski.infer.site_errors import named_errors
+from pyro_jarzynski.infer.site_errors import named_errors, site_of, unusable
 from pyro_jarzynski.infer.sites import compute_log_prob, innermost, is_observation, seeded
 
 # Runs of a model that must agree on its sites, and most that are tried for so many: at some
@@ -90,7 +90,10 @@ def probe(
                 told = _types_told(error, args, kwargs)
                 if told:
                     raise ModelError(told) from error
-                raise
+                site = site_of(error)
+                if site is None:
+                    raise
+                raise unusable(site, error) from error
             except ZeroDivisionError as error:
                 raise ModelError(
                     f"The model cannot be run with these data: {error}. Pyro has no plate "

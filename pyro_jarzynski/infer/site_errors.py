@@ -17,7 +17,6 @@ SITE_ERRORS = (
     AttributeError,
     AssertionError,
     LookupError,
-    RuntimeError,
 )
 
 

@@ -315,3 +315,55 @@ def test_kernel_of_mcmc_stays_within_the_support():
 def test_walls_do_not_turn_the_coin():
     test = self_test(AnnealedSMC(EXPONENTIAL[1], num_walkers=256, progress=False))
     assert test.verdict == "passed"
+
+
+def test_values_that_are_not_computed_are_nan():
+    """Density zero would hide a failure."""
+
+    def model():
+        m = pyro.sample("m", dist.Normal(0.0, 1.0))
+        pyro.sample("y", dist.Exponential(1.0), obs=m.sqrt())
+
+    _, joint, _, _ = densities_at(model, 0.5, -0.5)
+    assert torch.isfinite(joint[0])
+    assert torch.isnan(joint[1])
+
+
+@pytest.mark.parametrize("validate_args", [None, True])
+@pytest.mark.parametrize(
+    ("law", "value"),
+    [
+        (lambda p, **k: dist.Gamma(p, 1.0, **k), 0.5),
+        (lambda p, **k: dist.InverseGamma(p, torch.tensor(1.0), **k), 0.5),
+        (lambda p, **k: dist.Beta(p, 2.0, **k), 0.5),
+        (lambda p, **k: dist.Weibull(1.0, p, **k), 0.5),
+        (lambda p, **k: dist.Chi2(p, **k), 0.5),
+        (lambda p, **k: dist.VonMises(0.0, p, **k), 0.5),
+        (lambda p, **k: dist.Dirichlet(torch.stack([p, 1 + 0 * p], -1), **k), [0.5, 0.5]),
+        (lambda p, **k: dist.Bernoulli(1 - p / 2, **k), 1.0),
+        (lambda p, **k: dist.Geometric(1 - p / 2, **k), 1.0),
+        (lambda p, **k: dist.Binomial(3, 1 - p / 2, **k), 1.0),
+        (lambda p, **k: dist.NegativeBinomial(3.0, 1 - p / 2, **k), 1.0),
+    ],
+)
+def test_invalid_parameters_have_density_zero(law, value, validate_args):
+    """Torch gives them a finite one."""
+
+    def model():
+        p = pyro.sample("p", dist.Normal(1.0, 1.0))
+        pyro.sample("y", law(p, validate_args=validate_args), obs=torch.tensor(value))
+
+    prior, joint, _, _ = densities_at(model, 0.7, -0.7)
+    truth = law(torch.tensor(0.7)).log_prob(torch.tensor(value))
+    torch.testing.assert_close((joint - prior)[0], truth)
+    assert joint[1] == -math.inf
+
+
+def test_probabilities_that_rounding_puts_above_one_are_valid():
+    def model():
+        m = pyro.sample("m", dist.Normal(0.0, 1.0))
+        chance = 1 + 1e-7 * m.abs()
+        pyro.sample("y", dist.Bernoulli(chance), obs=torch.tensor(1.0))
+
+    _, joint, _, _ = densities_at(model, 1.0, 2.0)
+    assert torch.isfinite(joint).all()

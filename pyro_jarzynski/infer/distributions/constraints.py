@@ -16,8 +16,8 @@ from torch.distributions.constraints import Constraint
 
 from pyro_jarzynski.infer.distributions.transforms import exact, flattened
 
-# Largest error of sums that should be one, per term, in units of rounding.
-ROUNDING = 10
+# Largest error of sums that should be one: of any, and per term in units of rounding.
+TOLERANCE, ROUNDING = 1e-6, 10
 
 
 class Range(constraints.interval):
@@ -165,6 +165,31 @@ def is_whole(constraint: Constraint) -> bool:
     return isinstance(stripped(constraint), type(constraints.real))
 
 
+def is_bounded(constraint: Constraint) -> bool:
+    """Tell whether a set is that of all real numbers on one side of a bound, or of two."""
+    kinds = (
+        constraints.interval,
+        constraints.half_open_interval,
+        constraints.greater_than,
+        constraints.greater_than_eq,
+        constraints.less_than,
+    )
+    return isinstance(stripped(constraint), kinds)
+
+
+def rounded(constraint: Constraint) -> Constraint:
+    """Return a set with the numbers that rounding can put beyond both of its bounds.
+
+    A probability that is a sum of others can be above one.
+    """
+    base, event_dim = _elements(constraint)
+    if not isinstance(base, constraints.interval | constraints.half_open_interval):
+        return constraint
+    low, high = base.lower_bound, base.upper_bound
+    wider = constraints.interval(low - TOLERANCE, high + TOLERANCE)
+    return independent(wider, event_dim)
+
+
 def check_events(constraint: Constraint, value: Tensor, event_dim: int) -> Tensor:
     """Tell which values are in a set, with their rightmost dimensions as one."""
     found = constraint.check(value)
@@ -295,5 +320,5 @@ def diagonal(matrix: Tensor) -> Tensor:
 
 def _equal(value: Tensor, number: float, num_terms: int) -> Tensor:
     """Tell which sums of so many terms are a number, up to rounding."""
-    limit = max(1e-6, ROUNDING * torch.finfo(value.dtype).eps * num_terms)
+    limit = max(TOLERANCE, ROUNDING * torch.finfo(value.dtype).eps * num_terms)
     return (value - number).abs() < limit

@@ -8,8 +8,8 @@ distribution `fn`, and latents are set by `bijection(fn)`, which is onto the sam
 
 import copy
 import math
-from collections.abc import Callable, Iterator
-from functools import partial
+from collections.abc import Callable, Hashable, Iterator
+from functools import cache, partial
 from typing import Any
 
 import pyro.distributions as dist
@@ -18,6 +18,7 @@ from torch import Tensor
 from torch.distributions import Transform, constraints
 from torch.distributions.constraints import Constraint
 from torch.distributions.relaxed_categorical import ExpRelaxedCategorical
+from torch.distributions.utils import lazy_property
 
 from pyro_jarzynski.core.faults import waits
 from pyro_jarzynski.infer.distributions.bijections import biject_to
@@ -29,8 +30,10 @@ from pyro_jarzynski.infer.distributions.constraints import (
     hull,
     image,
     independent,
+    is_bounded,
     is_whole,
     mappable,
+    rounded,
     stripped,
 )
 from pyro_jarzynski.infer.distributions.structures import (
@@ -130,9 +133,10 @@ def bijection(fn: Any) -> Transform:
 def within_support(fn: Any, *, inside: bool = False) -> Any:
     """Return a distribution with the same densities, which are zero outside the support.
 
-    Gradients of its log-density are those of the distribution where the density is
-    positive, and zero elsewhere. It does not validate. Where nothing is to be done it is
-    the distribution itself.
+    They are zero as well where a parameter is outside of its constraint, unless torch gives
+    NaN there. Gradients of its log-density are those of the distribution where the density
+    is positive. It does not validate. Where nothing is to be done it is the distribution
+    itself.
 
     Args:
         fn: A distribution of torch or Pyro.
@@ -145,13 +149,16 @@ def within_support(fn: Any, *, inside: bool = False) -> Any:
     is_composed = isinstance(fn, (*MIXTURES, *WRAPPERS)) or is_image(fn)
     checked = _with_links(rebuilt(fn, inner) if is_composed else fn, exact)
     support = None if inside else _checked_support(fn)
+    parameters = _checked_parameters(fn)
     validates = checked._validate_args
-    if support is not None or validates:
+    if support is not None or parameters or validates:
         checked = copy.copy(checked)
     if validates:
         checked._validate_args = False
     if support is not None:
         checked.log_prob = partial(_log_prob, checked.log_prob, fn, support)
+    if parameters:
+        checked.log_prob = partial(_log_prob_if_valid, checked.log_prob, parameters)
     if isinstance(fn, dist.MaskedDistribution) and isinstance(fn._mask, Tensor):
         checked = copy.copy(checked)
         checked.log_prob = partial(_log_prob_seen, checked.log_prob, fn)
@@ -235,14 +242,68 @@ def _log_prob(
     """Return the log-density of a value, minus infinity outside a support."""
     event_dim = len(fn.event_shape)
     inside = check_events(support, value, event_dim)
-    # Values that no walker changes need no more. On a GPU, to look is to wait for it.
-    alike = torch.func.debug_unwrap(inside) is inside
-    if alike and not waits(inside.device) and inside.all():
+    if _all_hold(inside):
         return log_prob(value)
     # Twice, since a derivative that is NaN outside would remain NaN when it is masked.
     events = inside.reshape(inside.shape + (1,) * event_dim)
     found = log_prob(torch.where(events, value, inner_point(fn, value)))
-    return torch.where(inside, found, -math.inf)
+    # NaN is a failure to compute a value, and remains one.
+    lost = torch.isnan(value)
+    for _ in range(event_dim):
+        lost = lost.any(-1)
+    return torch.where(inside, found, torch.where(lost, math.nan, -math.inf).to(found))
+
+
+def _log_prob_if_valid(
+    log_prob: Callable[[Tensor], Tensor],
+    parameters: list[tuple[Tensor, Constraint]],
+    value: Tensor,
+) -> Tensor:
+    """Return the log-density of a value, minus infinity for invalid parameters."""
+    found = log_prob(value)
+    for parameter, constraint in parameters:
+        valid = constraint.check(parameter)
+        if not _all_hold(valid):
+            found = torch.where(valid | torch.isnan(found), found, -math.inf)
+    return found
+
+
+def _all_hold(conditions: Tensor) -> bool:
+    """Tell whether conditions hold, none of which depends on what `vmap` maps.
+
+    On a GPU they are taken for such that may not hold: to look is to wait for it.
+    """
+    alike = torch.func.debug_unwrap(conditions) is conditions
+    return alike and not waits(conditions.device) and bool(conditions.all())
+
+
+def _checked_parameters(fn: Any) -> list[tuple[Tensor, Constraint]]:
+    """Return the parameters of a distribution for which it can be wrong, and finite."""
+    found = []
+    for name, constraint in _parameters_of(type(fn)):  # type: ignore[arg-type]
+        computed = name not in vars(fn)
+        if computed and isinstance(getattr(type(fn), name, None), lazy_property):
+            continue
+        parameter = getattr(fn, name)
+        if isinstance(parameter, Tensor):
+            found.append((parameter, constraint))
+    return found
+
+
+@cache
+def _parameters_of(kind: Hashable) -> list[tuple[str, Constraint]]:
+    """Return the parameters of a class that are between bounds, but scales and rates.
+
+    Of a negative scale or rate the logarithm is NaN, in the density of each class.
+    """
+    declared = getattr(kind, "arg_constraints", None)
+    if not isinstance(declared, dict):
+        return []
+    return [
+        (name, rounded(constraint))
+        for name, constraint in declared.items()
+        if name not in {"scale", "rate"} and is_bounded(constraint)
+    ]
 
 
 def _first(support: Constraint, value: Tensor) -> Tensor:
