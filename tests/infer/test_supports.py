@@ -10,7 +10,9 @@ from pyro import poutine
 from torch import Tensor
 
 from pyro_jarzynski import AnnealedSMC, JarzynskiKernel, self_test
+from pyro_jarzynski.errors import ModelError
 from pyro_jarzynski.infer.batching import batch
+from pyro_jarzynski.infer.distributions.supports import within_support
 from pyro_jarzynski.infer.model import PyroModel
 from pyro_jarzynski.infer.pointwise import log_likelihood
 from tests.infer.batches import with_gradients
@@ -367,3 +369,54 @@ def test_probabilities_that_rounding_puts_above_one_are_valid():
 
     _, joint, _, _ = densities_at(model, 1.0, 2.0)
     assert torch.isfinite(joint).all()
+
+
+@pytest.mark.parametrize(
+    ("law", "ends"),
+    [
+        (dist.Exponential(2.0), {0.0: math.log(2)}),
+        (dist.Gamma(1.0, 2.0), {0.0: math.log(2)}),
+        (dist.Gamma(2.0, 2.0), {0.0: -math.inf}),
+        (dist.Beta(1.0, 1.0), {0.0: 0.0, 1.0: 0.0}),
+        (dist.HalfNormal(1.0), {0.0: math.log(2 / math.pi) / 2}),
+        (dist.FoldedDistribution(dist.Normal(0.0, 1.0)), {0.0: math.log(2 / math.pi) / 2}),
+        (dist.Pareto(2.0, 3.0), {2.0: math.log(1.5)}),
+        (dist.LogNormal(0.0, 1.0), {0.0: -math.inf}),
+        (dist.InverseGamma(2.0, 3.0), {0.0: -math.inf}),
+        (dist.Weibull(1.0, 2.0), {0.0: -math.inf}),
+        (dist.Kumaraswamy(2.0, 3.0), {0.0: -math.inf, 1.0: -math.inf}),
+        (dist.RelaxedBernoulli(torch.tensor(2.0), 0.5), {0.0: -math.inf, 1.0: -math.inf}),
+        (dist.TruncatedPolyaGamma(torch.tensor(1.0)), {0.0: -math.inf}),
+        (
+            transformed(dist.Normal(0.0, 1.0), dist.transforms.TanhTransform()),
+            {-1.0: -math.inf, 1.0: -math.inf},
+        ),
+        (dist.Geometric(0.5), {0.0: math.log(0.5)}),
+        (dist.Binomial(2, 0.5), {0.0: math.log(0.25), 2.0: math.log(0.25)}),
+    ],
+)
+def test_densities_at_the_ends_of_supports(law, ends):
+    """Those of the limit where it is finite and the end is in the support."""
+    for end, log_density in ends.items():
+        found = within_support(law).log_prob(torch.tensor(end))
+        torch.testing.assert_close(found, torch.tensor(log_density))
+
+
+@pytest.mark.filterwarnings("ignore::UserWarning")
+def test_mcmc_takes_latents_that_are_images_close_to_their_ends():
+    def model():
+        pyro.sample("x", transformed(dist.Gamma(0.02, 1.0), AFFINE(1.0, 1.0)))
+
+    kernel = JarzynskiKernel(model, num_walkers=32, seed=0)
+    mcmc = pyro.infer.MCMC(kernel, 16, warmup_steps=1, disable_progbar=True)
+    mcmc.run()
+    assert (mcmc.get_samples()["x"] >= 1).all()
+
+
+def test_mcmc_refuses_supports_that_move():
+    def model():
+        top = pyro.sample("top", dist.LogNormal(0.0, 1.0))
+        pyro.sample("x", transformed(dist.Beta(2.0, 2.0), AFFINE(0.0, top)))
+
+    with pytest.raises(ModelError, match="support of 'x' depends on other latents"):
+        pyro.infer.MCMC(JarzynskiKernel(model, seed=0), 4, disable_progbar=True).run()

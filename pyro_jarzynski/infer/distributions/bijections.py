@@ -20,6 +20,7 @@ from pyro_jarzynski.infer.distributions.constraints import (
     Correlations,
     Image,
     LowerCholesky,
+    OpenSimplex,
     PositiveDefinite,
     PositiveOrdered,
     Range,
@@ -136,6 +137,7 @@ def _to_positive_definite(support: Constraint) -> Transform:
 
 # As the constraints in whose place they are.
 biject_to.register(Simplex, lambda _: biject_to(constraints.simplex))
+biject_to.register(OpenSimplex, lambda _: biject_to(constraints.simplex))
 biject_to.register(Correlations, lambda _: biject_to(pyro_constraints.corr_matrix))
 biject_to.register(
     PositiveOrdered, lambda _: biject_to(pyro_constraints.positive_ordered_vector)

@@ -81,6 +81,14 @@ class Simplex(NamedConstraint):
         return (value >= 0).all(-1) & _equal(value.sum(-1), 1.0, value.shape[-1])
 
 
+class OpenSimplex(Simplex):
+    """Vectors of positive numbers that sum to one."""
+
+    def check(self, value: Tensor) -> Tensor:
+        """Tell which vectors are, to 1e-6 or the rounding of their sum."""
+        return (value > 0).all(-1) & super().check(value)
+
+
 class LogSimplex(NamedConstraint):
     """Vectors of numbers whose exponentials sum to one."""
 

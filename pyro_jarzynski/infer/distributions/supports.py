@@ -24,6 +24,7 @@ from pyro_jarzynski.core.faults import waits
 from pyro_jarzynski.infer.distributions.bijections import biject_to
 from pyro_jarzynski.infer.distributions.constraints import (
     LogSimplex,
+    OpenSimplex,
     Range,
     check_events,
     either,
@@ -68,6 +69,12 @@ DECLARED = {
     dist.FoldedDistribution: constraints.nonnegative,
     dist.GaussianScaleMixture: constraints.real_vector,
     ExpRelaxedCategorical: LogSimplex(),
+    # Without the ends, where torch gives NaN or the density of another place.
+    torch.distributions.Kumaraswamy: Range(0, 1),
+    torch.distributions.RelaxedBernoulli: Range(0, 1),
+    torch.distributions.RelaxedOneHotCategorical: OpenSimplex(),
+    torch.distributions.LogisticNormal: OpenSimplex(),
+    dist.TruncatedPolyaGamma: Range(0, 2.5),
     # Their densities are those of counts of any total, as torch documents it.
     torch.distributions.Multinomial: Counts(),
     dist.DirichletMultinomial: Counts(),
