@@ -42,6 +42,11 @@ class AnnealedSMC:
 
         log joint = log Σ_z Π_sites p(site)^scale
 
+    Densities are zero where data are outside of the support of their distribution, and
+    where a parameter is invalid, whatever `validate_args` says. Angles are the same modulo
+    2π as data, and between -π and π as latents. Counts of `Multinomial` and
+    `DirichletMultinomial` may have any total, whatever their `total_count` is.
+
     All is computed on the device of the model's latents, random numbers included, and the
     data must be on it. `Normal(y.new_zeros(()), 1)` is where `y` is; `Normal(0, 1)` is on
     torch's default device, see `torch.set_default_device`.
