@@ -17,9 +17,9 @@ from pyro_jarzynski.core.modes import standard_modes
 from pyro_jarzynski.core.noise import stream
 from pyro_jarzynski.core.sharing import ranks_now
 from pyro_jarzynski.core.shortage import shortage_told
+from pyro_jarzynski.distributions.supports import bijection
 from pyro_jarzynski.errors import ArgumentError, ArgumentTypeError, ModelError, count
 from pyro_jarzynski.infer.chain import Chain
-from pyro_jarzynski.infer.distributions.supports import bijection
 from pyro_jarzynski.infer.model import PyroModel
 from pyro_jarzynski.infer.posterior import Target
 from pyro_jarzynski.infer.result import SMCResult

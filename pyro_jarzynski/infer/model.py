@@ -25,10 +25,10 @@ from torch.distributions import Transform
 
 from pyro_jarzynski.core.alone import ALONE
 from pyro_jarzynski.core.watching import look
+from pyro_jarzynski.distributions.supports import bijection
+from pyro_jarzynski.distributions.validation import unvalidated
 from pyro_jarzynski.errors import ModelError
 from pyro_jarzynski.infer.devices import device_of
-from pyro_jarzynski.infer.distributions.supports import bijection
-from pyro_jarzynski.infer.distributions.validation import unvalidated
 from pyro_jarzynski.infer.enumeration import EnumeratedModel, Site, is_density
 from pyro_jarzynski.infer.mappable import mappable
 from pyro_jarzynski.infer.probe import latent_sites, probe

@@ -4,10 +4,9 @@ import torch
 from torch import Tensor
 from tqdm.auto import tqdm
 
-from pyro_jarzynski.infer.distributions.draws import ExactDraws
 from pyro_jarzynski.infer.model import PyroModel, quiet_pyro
 from pyro_jarzynski.infer.singular import SingularAsNaN
-from pyro_jarzynski.infer.sites import Given, Simulate, seeded
+from pyro_jarzynski.infer.sites import ExactDraws, Given, Simulate, seeded
 
 # Seconds after which a bar tells how long it will take.
 PATIENCE = 2.0

@@ -13,14 +13,13 @@ from pyro.poutine.messenger import Messenger
 from torch import Tensor
 
 from pyro_jarzynski.core.watching import look
+from pyro_jarzynski.distributions.coordinates import Coordinate
 from pyro_jarzynski.errors import EvidenceWarning, ModelError
-from pyro_jarzynski.infer.distributions.coordinates import Coordinate
-from pyro_jarzynski.infer.distributions.draws import ExactDraws
 from pyro_jarzynski.infer.enumeration import Site, is_density
 from pyro_jarzynski.infer.model import PyroModel, quiet_pyro
 from pyro_jarzynski.infer.singular import SingularAsNaN
 from pyro_jarzynski.infer.site_errors import named_errors
-from pyro_jarzynski.infer.sites import Unmask, seeded
+from pyro_jarzynski.infer.sites import ExactDraws, Unmask, seeded
 
 # A value of a latent, and its coordinate if it has one.
 Known: TypeAlias = tuple[Tensor, Tensor | None]

@@ -13,10 +13,9 @@ import torch
 from pyro.poutine.messenger import Messenger
 from pyro.poutine.trace_struct import Trace
 
+from pyro_jarzynski.distributions.supports import bijection, support_of
 from pyro_jarzynski.errors import ArgumentTypeError, ModelError
 from pyro_jarzynski.infer.devices import devices_explained
-from pyro_jarzynski.infer.distributions.draws import ExactDraws
-from pyro_jarzynski.infer.distributions.supports import bijection, support_of
 from pyro_jarzynski.infer.enumeration import Site, is_density
 from pyro_jarzynski.infer.site_checks import (
     ImproperError,
@@ -32,7 +31,13 @@ from pyro_jarzynski.infer.site_checks import (
     known_support,
 )
 from pyro_jarzynski.infer.site_errors import named_errors, site_of, unusable
-from pyro_jarzynski.infer.sites import compute_log_prob, innermost, is_observation, seeded
+from pyro_jarzynski.infer.sites import (
+    ExactDraws,
+    compute_log_prob,
+    innermost,
+    is_observation,
+    seeded,
+)
 
 # Runs of a model that must agree on its sites, and most that are tried for so many: at some
 # draws of its prior a model may fail.

@@ -9,14 +9,14 @@ from pyro.util import check_site_shape
 from torch import Tensor
 from torch.distributions import biject_to
 
-from pyro_jarzynski.errors import ModelError
-from pyro_jarzynski.infer.distributions.constraints import check_events, stripped
-from pyro_jarzynski.infer.distributions.supports import (
+from pyro_jarzynski.distributions.constraints import check_events, stripped
+from pyro_jarzynski.distributions.supports import (
     declared_support,
     is_image,
     made_of,
     support_of,
 )
+from pyro_jarzynski.errors import ModelError
 from pyro_jarzynski.infer.enumeration import Site, check_enumerable, is_density
 from pyro_jarzynski.infer.sites import (
     innermost,

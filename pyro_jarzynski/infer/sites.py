@@ -13,15 +13,15 @@ from torch import Tensor
 
 from pyro_jarzynski.core.alone import global_stream
 from pyro_jarzynski.core.noise import stream
-from pyro_jarzynski.errors import ModelError
-from pyro_jarzynski.infer.distributions.coordinates import Coordinate
-from pyro_jarzynski.infer.distributions.draws import with_exact_draws
-from pyro_jarzynski.infer.distributions.supports import (
+from pyro_jarzynski.distributions.coordinates import Coordinate
+from pyro_jarzynski.distributions.draws import with_exact_draws
+from pyro_jarzynski.distributions.supports import (
     parts_of,
     rebuilt,
     seen,
     within_support,
 )
+from pyro_jarzynski.errors import ModelError
 from pyro_jarzynski.infer.enumeration import Site, is_density
 
 # Distributions whose values are indices.
@@ -77,6 +77,14 @@ class Given(Messenger):
     def _pyro_sample(self, msg: Any) -> None:
         if msg["name"] in self.values and not msg["is_observed"]:
             msg["value"], msg["done"] = self.values[msg["name"]], True
+
+
+class ExactDraws(Messenger):
+    """Draws latents from the distributions that their densities are of."""
+
+    def _pyro_sample(self, msg: Any) -> None:
+        if is_density(msg) and not msg["is_observed"] and not msg["done"]:
+            msg["fn"] = with_exact_draws(msg["fn"])
 
 
 class Unmask(Messenger):

@@ -8,7 +8,7 @@ import torch
 from pyro_jarzynski.infer.batching import batch
 from pyro_jarzynski.infer.model import PyroModel
 from pyro_jarzynski.infer.prior import draw_prior
-from tests.infer.distributions import ARRAYS, COUNT_ARRAYS, SCALARS, affine, mixture, n, v
+from tests.distributions import ARRAYS, COUNT_ARRAYS, SCALARS, affine, mixture, n, v
 
 pytestmark = pytest.mark.filterwarnings("ignore::UserWarning")
 

@@ -9,7 +9,7 @@ import torch
 from scipy.stats import kstest
 
 from pyro_jarzynski import AnnealedSMC
-from pyro_jarzynski.infer.distributions.coordinates import Coordinate, LogGamma
+from pyro_jarzynski.distributions.coordinates import Coordinate, LogGamma
 from pyro_jarzynski.infer.model import PyroModel
 from pyro_jarzynski.infer.prior import draw_prior
 from tests.infer.test_zoo_evidence import grid, log_integral

@@ -26,7 +26,7 @@ from pyro_jarzynski.errors import ModelError
 from pyro_jarzynski.infer.batching import batch
 from pyro_jarzynski.infer.model import PyroModel
 from pyro_jarzynski.infer.prior import draw_prior
-from tests.infer.distributions import (
+from tests.distributions import (
     ARRAYS,
     COUNT_ARRAYS,
     COUNTS,

@@ -8,13 +8,13 @@ import pytest
 import torch
 from torch import Tensor
 
+from pyro_jarzynski.distributions.draws import with_exact_draws
+from pyro_jarzynski.distributions.supports import bijection, within_support
 from pyro_jarzynski.errors import ModelError
-from pyro_jarzynski.infer.distributions.draws import with_exact_draws
-from pyro_jarzynski.infer.distributions.supports import bijection, within_support
 from pyro_jarzynski.infer.model import PyroModel
 from pyro_jarzynski.infer.prior import draw_prior
 from pyro_jarzynski.infer.sites import Simulate, seeded
-from tests.infer.distributions import ARRAYS, COUNT_ARRAYS, COUNTS, SCALARS, default_dtype
+from tests.distributions import ARRAYS, COUNT_ARRAYS, COUNTS, SCALARS, default_dtype
 
 NUM = 20_000
 U = torch.sinh(torch.linspace(-12, 12, 4001, dtype=torch.float64))

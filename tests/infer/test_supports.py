@@ -10,9 +10,9 @@ from pyro import poutine
 from torch import Tensor
 
 from pyro_jarzynski import AnnealedSMC, JarzynskiKernel, self_test
+from pyro_jarzynski.distributions.supports import within_support
 from pyro_jarzynski.errors import ModelError
 from pyro_jarzynski.infer.batching import batch
-from pyro_jarzynski.infer.distributions.supports import within_support
 from pyro_jarzynski.infer.model import PyroModel
 from pyro_jarzynski.infer.pointwise import log_likelihood
 from tests.infer.batches import with_gradients

@@ -24,15 +24,15 @@ from torch.distributions.transforms import (
     IndependentTransform,
 )
 
-from pyro_jarzynski.infer.distributions.constraints import (
+from pyro_jarzynski.distributions.constraints import (
     Image,
     Simplex,
     codomain,
     is_whole,
     stripped,
 )
-from pyro_jarzynski.infer.distributions.supports import bijection, rebuilt, support_of
-from pyro_jarzynski.infer.distributions.transforms import exact, flattened
+from pyro_jarzynski.distributions.supports import bijection, rebuilt, support_of
+from pyro_jarzynski.distributions.transforms import exact, flattened
 
 # Distributions that have the values of those that they are made of.
 WRAPPERS = (

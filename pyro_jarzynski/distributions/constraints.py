@@ -14,7 +14,7 @@ from torch import Tensor
 from torch.distributions import Transform, constraints
 from torch.distributions.constraints import Constraint
 
-from pyro_jarzynski.infer.distributions.transforms import exact, flattened
+from pyro_jarzynski.distributions.transforms import exact, flattened
 
 # Largest error of sums that should be one: of any, and per term in units of rounding.
 TOLERANCE, ROUNDING = 1e-6, 10

@@ -12,19 +12,9 @@ from typing import Any
 
 import pyro.distributions as dist
 import torch
-from pyro.poutine.messenger import Messenger
 from torch import Tensor
 
-from pyro_jarzynski.infer.distributions.supports import rebuilt
-from pyro_jarzynski.infer.enumeration import is_density
-
-
-class ExactDraws(Messenger):
-    """Lets latents be drawn from the distributions that their densities are of."""
-
-    def _pyro_sample(self, msg: Any) -> None:
-        if is_density(msg) and not msg["is_observed"] and not msg["done"]:
-            msg["fn"] = with_exact_draws(msg["fn"])
+from pyro_jarzynski.distributions.supports import rebuilt
 
 
 def with_exact_draws(fn: Any) -> Any:

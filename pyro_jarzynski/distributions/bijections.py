@@ -15,7 +15,7 @@ from torch.distributions.constraints import Constraint
 from torch.distributions.utils import tril_matrix_to_vec, vec_to_tril_matrix
 from torch.nn.functional import softplus
 
-from pyro_jarzynski.infer.distributions.constraints import (
+from pyro_jarzynski.distributions.constraints import (
     LOWER_CHOLESKY,
     Correlations,
     Image,

@@ -6,7 +6,7 @@ Pyro's own checks of them cannot be mapped, or accept what is outside.
 import torch
 from torch import Tensor
 
-from pyro_jarzynski.infer.distributions.constraints import NamedConstraint
+from pyro_jarzynski.distributions.constraints import NamedConstraint
 
 
 class Structure(NamedConstraint):

@@ -21,8 +21,8 @@ from torch.distributions.relaxed_categorical import ExpRelaxedCategorical
 from torch.distributions.utils import lazy_property
 
 from pyro_jarzynski.core.faults import waits
-from pyro_jarzynski.infer.distributions.bijections import biject_to
-from pyro_jarzynski.infer.distributions.constraints import (
+from pyro_jarzynski.distributions.bijections import biject_to
+from pyro_jarzynski.distributions.constraints import (
     LogSimplex,
     OpenSimplex,
     Range,
@@ -37,14 +37,14 @@ from pyro_jarzynski.infer.distributions.constraints import (
     rounded,
     stripped,
 )
-from pyro_jarzynski.infer.distributions.structures import (
+from pyro_jarzynski.distributions.structures import (
     Coalescences,
     Counts,
     Matchings,
     Structure,
     Trees,
 )
-from pyro_jarzynski.infer.distributions.transforms import exact
+from pyro_jarzynski.distributions.transforms import exact
 
 # Densities of angles are periodic: positive everywhere, and normalised on a circle.
 ANGLES = (dist.VonMises, dist.SineBivariateVonMises, dist.SineSkewed)
