@@ -6,6 +6,7 @@ one walker at a time; three walkers tell which they are.
 """
 
 import warnings
+from collections import Counter
 from typing import Any, TypeAlias
 
 import torch
@@ -54,18 +55,17 @@ def draw_prior(model: PyroModel, num: int, *, seed: int, purpose: str) -> Tensor
         # A few walkers first: a plate can need memory that grows as their square.
         if _fits_a_plate(model, NUM_FIRST, seed=seed):
             with seeded(seed, purpose):
-                parts = [_run(model, size) for size in _sizes(num, model.walkers_per_run)]
-            if all(_agrees_at(model, part, seed=seed) for part in parts[-2:]):
-                _warn_of_edges(parts, num)
-                return torch.cat([part.coordinates for part in parts])
+                walkers = _draw_all(model, num, model.walkers_per_run, seed=seed)
+            if walkers is not None:
+                return walkers
     except ModelError:
         raise
     except PLATE_ERRORS:
         pass
     with seeded(seed, purpose), named_errors():
-        rows = [_run(model, None) for _ in range(num)]
-    _warn_of_edges(rows, num)
-    return torch.cat([row.coordinates for row in rows])
+        walkers = _draw_all(model, num, None, seed=seed)
+    assert walkers is not None
+    return walkers
 
 
 class _LastLatent(Exception):
@@ -153,23 +153,41 @@ def _run(
     raise ModelError("The model did not reach its last latent in a draw of the prior.")
 
 
-def _warn_of_edges(draws: list[_Draw], num: int) -> None:
+def _draw_all(model: PyroModel, num: int, most: int | None, *, seed: int) -> Tensor | None:
+    """Draw walkers, `(num, D)`, and return `None` where a plate draws them wrongly.
+
+    Args:
+        model: The model.
+        num: Number of walkers.
+        most: Walkers per run of the model, in a plate; `None` is one without a plate.
+        seed: Seed of the run.
+    """
+    walkers, at_edge = torch.empty(0), Counter[str]()
+    for start in range(0, num, most or 1):
+        size = None if most is None else min(most, num - start)
+        part = _run(model, size)
+        if size is not None and not _agrees_at(model, part, seed=seed):
+            return None
+        if start == 0:
+            # At once, so that memory which is too small is noticed before the time is spent.
+            walkers = part.coordinates.new_empty(num, model.size)
+        walkers[start : start + (size or 1)] = part.coordinates
+        at_edge.update({name: int(edge.sum()) for name, edge in part.at_edge.items()})
+    _warn_of_edges(at_edge, num)
+    return walkers
+
+
+def _warn_of_edges(at_edge: Counter[str], num: int) -> None:
     """Warn of draws that rounding has put on the edge of a support."""
-    for name in draws[0].at_edge:
-        found = sum(int(draw.at_edge[name].sum()) for draw in draws)
+    for name, found in at_edge.items():
         if found > MAX_AT_EDGE * num:
             warnings.warn(
                 f"{found} of {num} draws of the latent {name!r} were rounded to the edge "
                 "of its support, where its density is another: the evidence is biased. Use "
                 "`torch.set_default_dtype(torch.float64)`.",
                 EvidenceWarning,
-                stacklevel=3,
+                stacklevel=4,
             )
-
-
-def _sizes(num: int, most: int) -> list[int]:
-    """Return numbers of walkers that are drawn together, the last one what is left."""
-    return [min(most, num - start) for start in range(0, num, most)]
 
 
 def _fits_a_plate(model: PyroModel, num: int, *, seed: int) -> bool:
