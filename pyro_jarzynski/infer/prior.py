@@ -162,14 +162,14 @@ def _draw_all(model: PyroModel, num: int, most: int | None, *, seed: int) -> Ten
         most: Walkers per run of the model, in a plate; `None` is one without a plate.
         seed: Seed of the run.
     """
-    walkers, at_edge = torch.empty(0), Counter[str]()
+    walkers, at_edge = torch.empty(0, device=model.device), Counter[str]()
     for start in range(0, num, most or 1):
         size = None if most is None else min(most, num - start)
         part = _run(model, size)
         if size is not None and not _agrees_at(model, part, seed=seed):
             return None
         if start == 0:
-            # At once, so that memory which is too small is noticed before the time is spent.
+            # At once, so that memory which is too small is noticed before time is spent.
             walkers = part.coordinates.new_empty(num, model.size)
         walkers[start : start + (size or 1)] = part.coordinates
         at_edge.update({name: int(edge.sum()) for name, edge in part.at_edge.items()})
