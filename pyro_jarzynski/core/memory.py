@@ -17,9 +17,11 @@ from pyro_jarzynski.errors import count, one_of
 # Walkers of the two evaluations that are compared: what is kept once, however many
 # walkers there are, drops out of the difference.
 FEW, MORE = 8, 24
-# Bytes per call on a processor, a few times its nearest cache. Measured from 64 walkers
-# and 97 kB each (3.7 times faster than 4,096 at once) to 4,096 and 6 kB (a fifth slower).
-CACHE = 2**23
+# Bytes per call on a processor: more do not fit into its caches, and fewer leave each call
+# to its overhead. Of 12 models of 3 kB to 800 kB a walker, calls of 2^24 bytes took 1.11
+# times as long as those of the best size on average (geometric mean), and 1.5 at most; 2^23
+# took 1.4 and 2.6 times as long, 2^25 took 1.15 and 2.
+CACHE = 2**24
 # Share of a GPU's memory for one call.
 GPU_SHARE = 1 / 8
 

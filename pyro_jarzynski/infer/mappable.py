@@ -27,7 +27,14 @@ from pyro.infer.reparam import projected_normal as projected_normal_reparam
 from pyro.infer.reparam import stable as stable_reparam
 from pyro.ops import gaussian, special, tensor_utils
 from torch import Tensor
-from torch.distributions import Multinomial, Wishart
+from torch.distributions import (
+    Bernoulli,
+    Binomial,
+    Categorical,
+    Multinomial,
+    NegativeBinomial,
+    Wishart,
+)
 from torch.distributions.utils import broadcast_all, lazy_property
 from torch.overrides import TorchFunctionMode
 
@@ -357,6 +364,18 @@ def _is_zero(x: Any) -> bool:
     return not anywhere(x != 0) if isinstance(x, Tensor) else x == 0
 
 
+def _logits_before_expand(owner: type) -> tuple[type, str, Any]:
+    """Return an `expand` that computes logits first: once, not for each datum."""
+    original = vars(owner)["expand"]
+
+    @wraps(original)
+    def expand(self: Any, *args: Any, **kwargs: Any) -> Any:
+        _ = self.logits
+        return original(self, *args, **kwargs)
+
+    return owner, "expand", expand
+
+
 # Where each is looked up, under which name, and what takes its place.
 REPLACEMENTS: list[tuple[Any, str, Any]] = [
     (special, "_SafeLog", SafeLog),
@@ -375,6 +394,7 @@ REPLACEMENTS: list[tuple[Any, str, Any]] = [
     (stable, "_stable_log_prob", _stable_log_prob),
     (stable_log_prob, "_stable_log_prob", _stable_log_prob),
     (Multinomial, "log_prob", _multinomial_log_prob),
+    *map(_logits_before_expand, (Bernoulli, Binomial, Categorical, NegativeBinomial)),
     (dist.OrderedLogistic, "__init__", _ordered_logistic_init),
     (dist.NanMaskedNormal, "log_prob", _nan_normal_log_prob),
     (dist.NanMaskedMultivariateNormal, "log_prob", _nan_multivariate_log_prob),

@@ -277,6 +277,27 @@ def test_a_walker_beyond_what_a_distribution_allows_does_not_stop_the_others():
         torch.testing.assert_close(found[0], two_angles(numbers(1)[0]))
 
 
+@pytest.mark.parametrize(
+    "law",
+    [
+        dist.Bernoulli(numbers(0.3)),
+        dist.Binomial(5, numbers(0.3)),
+        dist.Categorical(numbers(0.2, 0.3, 0.5).expand(1, 3)),
+        dist.NegativeBinomial(5, numbers(0.3)),
+    ],
+    ids=lambda law: type(law).__name__,
+)
+def test_logits_of_all_data_of_a_plate_are_computed_once(law):
+    value = numbers(0, 1, 1)
+    expected = law.expand([3]).log_prob(value)
+    with mappable():
+        logits = law.expand([3]).logits
+        found = law.expand([3]).log_prob(value)
+    assert logits.untyped_storage().data_ptr() == law.logits.untyped_storage().data_ptr()
+    assert logits.untyped_storage().nbytes() == 8 * logits[0].numel()
+    torch.testing.assert_close(found, expected, rtol=1e-14, atol=0)
+
+
 def attributes():
     return [vars(owner)[name] for owner, name, _ in REPLACEMENTS]
 
