@@ -187,7 +187,7 @@ class Shards:
         log_total = weights.log_sum_exp(self._of_shards(here))
         shares = weights.ratio(here, log_total)
         return self.total(
-            [share * slope for slope in slopes]
+            [(share * slope).to(slope.dtype) for slope in slopes]
             for share, slopes in zip(shares, sums, strict=True)
         )
 

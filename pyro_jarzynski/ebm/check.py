@@ -6,8 +6,6 @@ size of every temperature; they are then frozen and replayed by fresh walkers, s
 the estimate of `Z` stays unbiased.
 """
 
-from collections.abc import Iterator
-from contextlib import contextmanager
 from typing import Any, NamedTuple
 
 import torch
@@ -27,7 +25,12 @@ from pyro_jarzynski.core.team import Tools
 from pyro_jarzynski.core.walkers import Walkers, init
 from pyro_jarzynski.ebm.data import check_data
 from pyro_jarzynski.ebm.soundness import check_kernel, check_walkers_are_independent
-from pyro_jarzynski.ebm.startable import Annealing, StartableEnergy, device_of
+from pyro_jarzynski.ebm.startable import (
+    Annealing,
+    StartableEnergy,
+    device_of,
+    in_checked_mode,
+)
 from pyro_jarzynski.errors import count
 
 # Draws at which an energy without walkers is checked.
@@ -80,7 +83,8 @@ def annealed_walkers(
         >>> round(float(walkers.log_normalizer), 4)
         -0.1
     """
-    with _checked_mode(model):
+    with in_checked_mode(model):
+        _check(model)
         plan = Plan.make(
             model,
             num_temperatures=num_temperatures,
@@ -93,20 +97,11 @@ def annealed_walkers(
         return plan.go_up(count("num_walkers", num_walkers))
 
 
-@contextmanager
-def _checked_mode(model: StartableEnergy) -> Iterator[None]:
-    """Keep a model in the mode of its walkers, or check that in which it is.
-
-    Raises:
-        EnergyError: The energy couples walkers, or is random.
-    """
-    if model.followers is not None:
-        with model.followers.module_modes:
-            yield
-        return
-    draws = model.draw(NUM_CHECKED, stream(0, "check", device_of(model)))
-    check_walkers_are_independent(model, draws)
-    yield
+def _check(model: StartableEnergy) -> None:
+    """Raise if an energy couples walkers or is random, unless it has been checked."""
+    if model.followers is None:
+        draws = model.draw(NUM_CHECKED, stream(0, "check", device_of(model)))
+        check_walkers_are_independent(model, draws)
 
 
 class NormalizerBounds(NamedTuple):
@@ -170,7 +165,8 @@ def normalizer_bounds(
         >>> round(bounds.lower, 4), round(bounds.upper, 4)
         (-0.1, -0.1)
     """
-    with _checked_mode(model):
+    with in_checked_mode(model):
+        _check(model)
         plan = Plan.make(model, **settings)
         check_data("`draws`", draws, plan.start.draw(1, plan.generator), model.support)
         up = plan.go_up(count("num_walkers", num_walkers))

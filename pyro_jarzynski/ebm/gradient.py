@@ -65,12 +65,14 @@ class WalkerGradient:
             log_weight = weights.equal(log_weight)
         log_part, share = weights.sum_and_shares(log_weight)
         share = share.to(energy.dtype)
-        slopes = torch.autograd.grad(
+        found = torch.autograd.grad(
             energy, self.parameters, grad_outputs=share, materialize_grads=True
         )
         log_total, keep, gain = weights.merge(self.parts[-1].log_total, log_part)
-        known = zip(self.parts[-1].slopes, slopes, strict=True)
-        self.parts[-1] = Part(log_total, [keep * old + gain * new for old, new in known])
+        known = zip(self.parts[-1].slopes, found, strict=True)
+        # A product of two numbers has the dtype of the wider one.
+        slopes = [(keep * old + gain * new).to(old.dtype) for old, new in known]
+        self.parts[-1] = Part(log_total, slopes)
 
     def mean(self, team: Team) -> list[Tensor]:
         """Return the weighted mean over all walkers, of all ranks."""

@@ -62,8 +62,8 @@ class History:
         return len(self.rows)
 
     def __iter__(self) -> Iterator[dict[str, float]]:
-        """Iterate over the rows."""
-        return iter(self.rows)
+        """Iterate over copies of the rows."""
+        return map(dict, self.rows)
 
     def __getitem__(self, column: str) -> list[float]:
         """Return one column."""
@@ -110,6 +110,6 @@ class History:
         return history
 
     def best(self) -> dict[str, float] | None:
-        """Return the row of the lowest validation NLL; `None` without validation."""
-        scored = [r for r in self.rows if not math.isnan(r["validation_nll"])]
+        """Return the row of the lowest finite validation NLL; `None` without any."""
+        scored = [r for r in self.rows if math.isfinite(r["validation_nll"])]
         return min(scored, key=lambda r: r["validation_nll"], default=None)

@@ -171,6 +171,11 @@ class Learner(CrossEntropy, ABC):
             KeyboardInterrupt: Ctrl-C was pressed.
             SystemExit: The process was told to end (SIGTERM), and has checkpoints.
         """
+        if self.course is not None:
+            raise ArgumentError(
+                "`fit` was called by a callback of the same learner, within another call: "
+                "call it after that has ended."
+            )
         check_course(num_steps, batch_size, eval_every, patience, validation, callbacks)
         check_optimizer("optimizer", self.optimizer)
         check_scheduler(self.lr_scheduler, self.optimizer)

@@ -111,7 +111,7 @@ def check_optimizer(name: str, optimizer: object) -> None:
             f"model.parameters(), 1e-3)`; got {_named(optimizer)}."
         )
     kind = type(optimizer).__name__
-    if _needs_argument(type(optimizer).step):
+    if needs_argument(type(optimizer).step):
         raise ArgumentError(
             f"`{name}` is {kind}, whose steps need a closure that returns the loss; of an "
             "energy-based model only its gradient is known. Use Adam or SGD."
@@ -148,7 +148,7 @@ def check_scheduler(scheduler: Any, optimizer: Any) -> None:
             f"StepLR(optimizer, 100)`; got {_named(scheduler)}."
         )
     kind = type(scheduler).__name__
-    if _needs_argument(type(scheduler).step):
+    if needs_argument(type(scheduler).step):
         raise ArgumentError(
             f"`lr_scheduler` is {kind}, whose steps need a score, and this is stepped at "
             f"every update. Make it a callback: `class Plateau({kind}): __call__ = lambda "
@@ -175,8 +175,10 @@ def check_schedule_length(scheduler: Any, num_steps: int) -> None:
         )
 
 
-def _needs_argument(method: Callable[..., Any]) -> bool:
+def needs_argument(method: Callable[..., Any] | None) -> bool:
     """Return whether a method cannot be called without arguments."""
+    if method is None:
+        return False
     _, *others = inspect.signature(method).parameters.values()
     optional = (inspect.Parameter.VAR_POSITIONAL, inspect.Parameter.VAR_KEYWORD)
     return any(p.default is p.empty and p.kind not in optional for p in others)

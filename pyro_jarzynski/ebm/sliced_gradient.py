@@ -67,7 +67,7 @@ class SlicedGradient:
         found = summed(energy, share.to(energy.dtype), self.parameters)
         self.log_total, keep, gain = weights.merge(self.log_total.to(log_all), log_all)
         known = zip(self.slopes, found, strict=True)
-        self.slopes = [keep * old + gain * new for old, new in known]
+        self.slopes = [(keep * old + gain * new).to(old.dtype) for old, new in known]
 
     def mean(self, team: Team) -> list[Tensor]:
         """Return the weighted mean over all walkers, of all ranks."""

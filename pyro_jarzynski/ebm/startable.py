@@ -2,6 +2,7 @@
 
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Sequence
+from contextlib import AbstractContextManager, nullcontext
 from itertools import chain
 from typing import Any, NamedTuple
 
@@ -124,3 +125,9 @@ def kind_of(model: nn.Module) -> tuple[torch.dtype, torch.device]:
     floating = (p for p in model.parameters() if p.is_floating_point())
     first = next(floating, torch.zeros((), device="cpu"))
     return first.dtype, first.device
+
+
+def in_checked_mode(model: object) -> AbstractContextManager[None]:
+    """Return a context with a model in the mode of its walkers, if it has any."""
+    followers = getattr(model, "followers", None)
+    return nullcontext() if followers is None else followers.module_modes

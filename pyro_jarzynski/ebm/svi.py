@@ -9,6 +9,7 @@ from pyro.optim import PyroOptim
 from torch import Tensor
 
 from pyro_jarzynski.ebm.followers import Followers, all_or_nothing
+from pyro_jarzynski.ebm.optimizers import needs_argument
 from pyro_jarzynski.ebm.startable import StartableEnergy
 from pyro_jarzynski.ebm.step_control import StepControl
 from pyro_jarzynski.errors import ArgumentError, ArgumentTypeError
@@ -61,6 +62,11 @@ class JarzynskiOptim(PyroOptim):
             raise ArgumentTypeError(
                 "`optim` must be an optimiser of `pyro.optim`, such as Adam({'lr': 1e-3}); "
                 f"got {type(optim).__name__}."
+            )
+        if needs_argument(getattr(optim.pt_optim_constructor, "step", None)):
+            raise ArgumentError(
+                "`optim` has a torch optimiser whose steps need a closure that returns the "
+                "loss, as those of LBFGS do; use Adam or SGD."
             )
         if not models or len({id(model) for model in models}) < len(models):
             raise ArgumentError(

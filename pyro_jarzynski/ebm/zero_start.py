@@ -1,5 +1,6 @@
 """Networks that return zero: their last layer is found and set to zero."""
 
+import math
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 
@@ -11,7 +12,7 @@ from torch.nn.utils.parametrize import is_parametrized
 from pyro_jarzynski.core.alone import global_stream
 from pyro_jarzynski.errors import ArgumentError, JarzynskiError
 
-# By which parameter a parametrised weight is zero: the norms of its rows.
+# By which parameter a weight of weight norm is zero: the norms of its rows.
 NORMS = {"_WeightNorm": "parametrizations.weight.original0", "WeightNorm": "weight_g"}
 APPEND = (
     "Leave the last layer as it is and append one: `EnergyModel(SumNet([net]), base)` has "
@@ -50,23 +51,43 @@ def zero_last_layer(net: nn.Module, probe: Tensor | None) -> None:
             return zero with it; the network is as it was.
     """
     name, layer = _last_layer(net, probe)
-    changed = _zeroed_by(name, layer)
-    kept = [(parameter, parameter.detach().clone()) for parameter in changed]
-    for parameter in changed:
+    kept = [(each, each.detach().clone()) for each in _zeroed_by(layer)]
+    for parameter, _ in kept:
         nn.init.zeros_(parameter)
     if probe is None:
         return
-    largest = float(values_of(net, probe).abs().max())
-    if largest == 0:
+    largest, made = _largest(net, probe), _made_by(layer)
+    if largest == 0 and (not made or _learns(net, probe, [each for each, _ in kept])):
         return
     with torch.no_grad():
         for parameter, value in kept:
             parameter.copy_(value)
+    reason = (
+        f"was set to zero, and it still returns up to {largest:.3g}, because something is "
+        "added after that layer"
+    )
+    if made:
+        reason = f"is made by {', '.join(made)}, which cannot make it zero, or leave zero"
     raise ArgumentError(
         "`net` must start at zero, so that the first walkers are exact draws of the base. "
-        f"Its last layer with a weight is {name!r}, and with that set to zero it still "
-        f"returns up to {largest:.3g}: something is added after it. {APPEND}"
+        f"The weight of its last layer, {name!r}, {reason}. {APPEND}"
     )
+
+
+def _largest(net: nn.Module, probe: Tensor) -> float:
+    """Return the largest output of a network; infinity if it is NaN or has none."""
+    try:
+        return float(values_of(net, probe).abs().max().nan_to_num(math.inf))
+    except ArgumentError:
+        return math.inf
+
+
+def _learns(net: nn.Module, probe: Tensor, parameters: list[Tensor]) -> bool:
+    """Return whether a network has a gradient by parameters other than biases."""
+    weights = [p for p in parameters if p.ndim > 1 or p.ndim == 0]
+    with global_stream(0):
+        found = torch.autograd.grad(net(probe).sum(), weights, materialize_grads=True)
+    return any(bool(torch.isfinite(slope).all() and slope.any()) for slope in found)
 
 
 def _last_layer(net: nn.Module, probe: Tensor | None) -> tuple[str, nn.Module]:
@@ -97,26 +118,26 @@ def _noted(called: list[str], name: str) -> Callable[..., None]:
     return lambda *_: called.append(name)
 
 
-def _zeroed_by(name: str, layer: nn.Module) -> list[Tensor]:
-    """Return the parameters of a layer that make its output zero if they are."""
-    own = dict(layer.named_parameters(recurse=False))
-    kinds = [type(hook).__name__ for hook in layer._forward_pre_hooks.values()]
+def _made_by(layer: nn.Module) -> list[str]:
+    """Return what makes the weight of a layer from other parameters, by its class."""
+    if "weight" in layer._parameters:
+        return []
+    made: list[object] = list(layer._forward_pre_hooks.values())
     if is_parametrized(layer, "weight"):
-        kinds += [
-            type(each).__name__
-            for each in layer.get_submodule("parametrizations.weight").children()
-        ]
-    made = [kind for kind in kinds if kind in NORMS]
-    if made:
-        norm = layer.get_parameter(NORMS[made[0]])
-        return [norm, *(p for key, p in own.items() if key == "bias")]
-    if "weight" not in own:
-        raise ArgumentError(
-            f"`net` must start at zero, but its last layer {name!r} cannot: its weight is "
-            f"made by {', '.join(kinds) or type(layer).__name__}, which keeps the norm of "
-            f"it. {APPEND}"
-        )
-    return list(own.values())
+        made += layer.get_submodule("parametrizations.weight").children()
+    return [type(each).__name__ for each in made]
+
+
+def _zeroed_by(layer: nn.Module) -> list[Tensor]:
+    """Return the parameters of a layer to set to zero so that its weight and bias are."""
+    named = dict(layer.named_parameters(recurse=False))
+    if is_parametrized(layer):
+        parts = layer.get_submodule("parametrizations").named_parameters()
+        named |= {f"parametrizations.{name}": p for name, p in parts}
+    norms = [NORMS[kind] for kind in _made_by(layer) if kind in NORMS]
+    if norms:
+        return [p for name, p in named.items() if name in norms or name == "bias"]
+    return list(named.values())
 
 
 @contextmanager

@@ -8,7 +8,9 @@ import torch
 from matplotlib.axes import Axes
 from torch import Tensor
 
+from pyro_jarzynski.core.modes import standard_modes
 from pyro_jarzynski.core.walkers import Walkers
+from pyro_jarzynski.ebm.startable import in_checked_mode
 from pyro_jarzynski.errors import ArgumentError, EnergyError
 from pyro_jarzynski.report.drawing import BLACK, BLUE, GREY, ORANGE, VERMILLION, curve
 from pyro_jarzynski.report.inference_drawing import array, bins, density, finish, single
@@ -102,7 +104,7 @@ class _Landscape:
     def __call__(self, points: np.ndarray) -> np.ndarray:
         """Return the log-density at points `(n, D)`, `(n,)`."""
         grid = torch.as_tensor(points, dtype=self.like.dtype, device=self.like.device)
-        with torch.no_grad():
+        with standard_modes(), in_checked_mode(self.model), torch.no_grad():
             energies = [self._energy(part) for part in grid.split(CHUNK)]
         values = -array(torch.cat(energies)) - self.log_normalizer
         if not np.isfinite(values).any():

@@ -166,6 +166,16 @@ class TestSchedulers:
         assert run("parts", 12) == whole
         assert whole[-1] == pytest.approx(0.0001)
 
+    def test_a_call_within_a_call_is_refused(self):
+        learner = learner_of(network_model())
+
+        def again(learner, row):
+            learner.fit(DATA, 1)
+
+        with pytest.raises(ArgumentError, match="by a callback of the same learner"):
+            learner.fit(DATA, 2, callbacks=[again])
+        learner.fit(DATA, 1)
+
     def test_one_of_a_part_is_taken(self):
         model = network_model()
         joint = pj.muon_and_adam(model)
@@ -286,7 +296,7 @@ class TestLastLayers:
         before = copy.deepcopy(net.state_dict())
         with (
             torch.random.fork_rng(),
-            pytest.raises(ArgumentError, match="layer '2' cannot"),
+            pytest.raises(ArgumentError, match=r"'2', is made by .* which cannot"),
         ):
             pj.EnergyModel(net, standard_normal())
         for key, value in net.state_dict().items():
@@ -299,6 +309,31 @@ class TestLastLayers:
         with pytest.raises(EnergyError, match=r"Call `eval\(\)`.*Spectral norm"):
             learner_of(model)
         assert trains(model.eval())
+
+    @pytest.mark.parametrize(
+        ("forward", "learns"), [(lambda w: 2 * w, True), (lambda w: w.exp(), False)]
+    )
+    def test_parametrizations_of_ones_own(self, forward, learns):
+        class Made(nn.Module):
+            def forward(self, w):
+                return forward(w)
+
+        layer = nn.Linear(8, 1)
+        nn.utils.parametrize.register_parametrization(layer, "weight", Made())
+        net = nn.Sequential(nn.Linear(3, 8), nn.SiLU(), layer)
+        if learns:
+            assert trains(pj.EnergyModel(net, standard_normal()))
+        else:
+            with pytest.raises(ArgumentError, match="'2', is made by Made, which cannot"):
+                pj.EnergyModel(net, standard_normal())
+
+    def test_parameters_that_are_single_numbers(self):
+        """Their gradient is of their dtype, and so are those beside it."""
+        layer = parametrizations.weight_norm(nn.Linear(8, 1), dim=None)
+        net = nn.Sequential(nn.Linear(3, 8), nn.SiLU(), layer)
+        model = pj.EnergyModel(net, standard_normal())
+        assert layer.parametrizations.weight.original0.ndim == 0
+        assert trains(model)
 
     def test_lazy_layers_are_made(self):
         net = nn.Sequential(nn.LazyLinear(8), nn.SiLU(), nn.LazyLinear(1))
@@ -330,7 +365,7 @@ class TestLastLayers:
 
         net = seeded(Skipping)
         before = copy.deepcopy(net.state_dict())
-        with pytest.raises(ArgumentError, match=r"weight is 'last', .*added after it"):
+        with pytest.raises(ArgumentError, match=r"layer, 'last', .*is added after"):
             pj.EnergyModel(net, standard_normal())
         assert all(torch.equal(v, before[k]) for k, v in net.state_dict().items())
         assert trains(pj.EnergyModel(pj.SumNet([net]), standard_normal()))

@@ -69,4 +69,6 @@ def test_a_damaged_csv_is_a_value_error(tmp_path, text):
 def test_best_is_the_row_of_the_lowest_validation_nll():
     assert filled(3.0, math.nan, 1.0, 2.0).best()["step"] == 3
     assert filled(math.nan, math.nan).best() is None
+    assert filled(math.inf, math.nan).best() is None
+    assert filled(math.inf, 2.0).best()["step"] == 2
     assert History().best() is None
