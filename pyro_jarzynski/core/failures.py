@@ -34,8 +34,8 @@ class Watch:
         grouped = size > 1
         self.store = dist.distributed_c10d._get_default_store() if grouped else None
         number = next(_NUMBERS) if grouped else 0
-        self.failed = f"pyro_jarzynski/{number}/failed"
-        self.signed = f"pyro_jarzynski/{number}/signed"
+        self.prefix = f"pyro_jarzynski/{number}"
+        self.failed, self.signed = f"{self.prefix}/failed", f"{self.prefix}/signed"
 
     def __enter__(self) -> None:
         """Begin a collective."""
@@ -58,13 +58,14 @@ class Watch:
         if shared and isinstance(error, RuntimeError) and _in_collective(trace):
             raise RankError(self.verdict()) from error
 
-    def accuse(self, message: str) -> str:
-        """Say why this rank fails; return what was said first, by whichever rank."""
+    def accuse(self, message: str, rank: int | None = None) -> str:
+        """Say why a rank fails, by default this; return what was said first, by any."""
         if self.store is None:
             return message
         try:
+            failed = self.rank if rank is None else rank
             told = self.store.compare_set(
-                self.failed, "", f"Rank {self.rank} failed: {message}"
+                self.failed, "", f"Rank {failed} failed: {message}"
             )
         except RuntimeError:
             return f"Rank 0, which holds the store of the process group, is gone: {message}"
@@ -74,7 +75,7 @@ class Watch:
         """Return which rank failed, and why, as far as anybody knows."""
         assert self.store is not None
         try:
-            told = self._told()
+            told = self.told()
             if told:
                 return told
             missing = self._missing()
@@ -92,7 +93,19 @@ class Watch:
                 "at its own output; a run with checkpoints goes on from the last of them."
             )
 
-    def _told(self) -> str:
+    def write(self, name: str, text: str) -> None:
+        """Write down something about this rank, where all can read it."""
+        assert self.store is not None
+        self.store.set(f"{self.prefix}/{name}/{self.rank}", text)
+
+    def read(self, name: str, rank: int) -> str:
+        """Return what a rank has written down; nothing if it has not."""
+        assert self.store is not None
+        key = f"{self.prefix}/{name}/{rank}"
+        return self.store.get(key).decode() if self.store.check([key]) else ""
+
+    def told(self) -> str:
+        """Return which rank has failed and why, as it was said; nothing if none has."""
         assert self.store is not None
         known = self.store.check([self.failed])
         return self.store.get(self.failed).decode() if known else ""
@@ -108,7 +121,7 @@ class Watch:
         self.store.set(f"{self.signed}/{self.rank}", "here")
         end = time.monotonic() + GRACE
         keys = [f"{self.signed}/{rank}" for rank in range(self.size)]
-        while time.monotonic() < end and not self.store.check(keys) and not self._told():
+        while time.monotonic() < end and not self.store.check(keys) and not self.told():
             time.sleep(0.05)
         return [r for r, key in enumerate(keys) if not self.store.check([key])]
 

@@ -9,6 +9,7 @@ from types import FrameType
 
 from pyro_jarzynski.core.ranks import Ranks
 from pyro_jarzynski.core.watching import Abandoned
+from pyro_jarzynski.errors import RankError
 
 # What a shell sees of a process that a signal ended.
 TERMINATED = 128 + signal.SIGTERM
@@ -71,12 +72,27 @@ class Interrupt:
         if self._received is not None:
             raise Abandoned
 
-    def share(self, ranks: Ranks) -> None:
-        """Act on a signal that any rank has received, all at once; all ranks must ask."""
+    def share(self, ranks: Ranks, **numbers: int) -> None:
+        """Act on a signal that any rank has received, all at once; all ranks must ask.
+
+        Args:
+            ranks: The processes.
+            **numbers: Numbers of this step that must be the same on all ranks.
+
+        Raises:
+            RankError: One of them is not.
+        """
         if ranks.size == 1:
             return
         self._shared = True
-        (found,) = ranks.largest(self._received or 0)
+        negative = (-number for number in numbers.values())
+        found, *ends = ranks.largest(self._received or 0, *numbers.values(), *negative)
+        for name, most, least in zip(numbers, ends, ends[len(numbers) :], strict=False):
+            if most != -least:
+                raise RankError(
+                    f"`{name}` is {-least} on one rank and {most} on another in the same "
+                    "step: give all ranks the same data and loaders."
+                )
         self.signal = found or None
 
 

@@ -14,6 +14,7 @@ import torch
 from torch import Tensor
 from torch import distributed as dist
 
+from pyro_jarzynski.core.divergence import Divergence
 from pyro_jarzynski.core.failures import Watch
 from pyro_jarzynski.core.shard_tree import Node, add_leaf, combine, nodes_of
 from pyro_jarzynski.errors import RankError
@@ -28,6 +29,7 @@ class Ranks:
     Attributes:
         rank: Number of this process.
         size: Number of processes.
+        divergence: Lets ranks do different things in a block.
         bytes_sent: Bytes that this process has sent to others, by the collectives' own
             count: what a rank keeps to itself is left out.
     """
@@ -39,6 +41,7 @@ class Ranks:
         self.size = dist.get_world_size() if grouped else 1
         self.bytes_sent = 0
         self.watch = Watch(self.rank, self.size)
+        self.divergence = Divergence(self.watch)
 
     def range_of(self, num: int, rank: int | None = None) -> range:
         """Return which of `num` shards live on a rank; `None` is this one."""
@@ -53,6 +56,7 @@ class Ranks:
         sent = rows.new_zeros(longest, *rows.shape[1:])
         sent[: len(rows)] = rows
         found = rows.new_empty(self.size * longest, *rows.shape[1:])
+        self.divergence.begin()
         with self.watch:
             _all_gather(found, sent)
         self.bytes_sent += (self.size - 1) * sent.nbytes
@@ -107,6 +111,7 @@ class Ranks:
         if self.size == 1:
             return rows
         found = rows.new_empty(sum(received), *rows.shape[1:])
+        self.divergence.begin()
         with self.watch:
             dist.all_to_all_single(found, rows.contiguous(), list(received), list(sent))
         others = sum(sent) - sent[self.rank]
@@ -126,6 +131,7 @@ class Ranks:
         if self.size == 1:
             return list(numbers)
         shared = torch.tensor(numbers, dtype=torch.int64, device=_device())
+        self.divergence.begin()
         with self.watch:
             dist.all_reduce(shared, operation)
         self.bytes_sent += 2 * (self.size - 1) * shared.nbytes // self.size
@@ -135,6 +141,7 @@ class Ranks:
         """Write the values of rank 0 into tensors, in place."""
         if self.size == 1:
             return
+        self.divergence.begin()
         with self.watch, torch.no_grad():
             for tensor in tensors:
                 whole = tensor.detach().contiguous()

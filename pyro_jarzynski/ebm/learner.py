@@ -222,6 +222,7 @@ class Learner(CrossEntropy, ABC):
         self, course: Course, validation: Tensor | None, keep: Keep, interrupt: Interrupt
     ) -> None:
         """Make the updates of a course that are left."""
+        ranks = self.cloud.team.ranks
         if not self._negative:
             self.begin(course.batches)
             self._set_negative(self.gradient_now())
@@ -230,20 +231,27 @@ class Learner(CrossEntropy, ABC):
                 # Somebody else has moved the walkers, or other parameters are trained.
                 self._set_negative(self.gradient_now())
             ends_row = course.ends_row(self.num_steps + 1)
-            update = self._update(next(course.batches), course.batches, ends_row=ends_row)
+            batch = next(course.batches)
+            update = self._update(batch, course.batches, ends_row=ends_row)
             if not math.isnan(update.nll):
                 course.nlls.append(update.nll)
             if ends_row:
                 row = self._record(update, course.take_nll(), course.seconds, validation)
-                for callback in course.callbacks:
-                    callback(self, dict(row))
-                if course.callbacks:
-                    self._find_parameters()
-            interrupt.share(self.cloud.team.ranks)
+                self._call(course.callbacks, row)
+            interrupt.share(ranks, batch_size=len(batch))
             keep(self.num_steps, now=interrupt.pending)
             interrupt()
         keep(self.num_steps, now=True)
         interrupt()
+
+    def _call(self, callbacks: Sequence[Callback], row: dict[str, float]) -> None:
+        """Call callbacks with copies of a row; they may freeze and unfreeze layers."""
+        what = f"the callbacks of update {self.num_steps}"
+        with self.cloud.team.ranks.divergence.allowed(what):
+            for callback in callbacks:
+                callback(self, dict(row))
+        if callbacks:
+            self._find_parameters()
 
     @as_checked
     def restore_best(self) -> None:

@@ -87,6 +87,9 @@ class Standing:
     def is_current(self) -> bool:
         """Return whether the walkers are weighted for the parameters of the model now."""
         self.check_kind()
+        if self.fully_sharded:
+            # All ranks evaluate the network together.
+            self.team.ranks.divergence.begin()
         turn = self.place.turn
         behind = self.place.behind[turn] > 0
         block = self._present_blocks()[turn] if behind else self.active

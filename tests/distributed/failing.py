@@ -47,6 +47,12 @@ def fail(kind: str, learner: Any) -> None:
             os.kill(os.getpid(), signal.SIGINT)
         case "told to end":
             os.kill(os.getpid(), signal.SIGTERM)
+        case "draws alone":
+            learner.sample(3)
+        case "counts alone" if learner.num_steps == WHEN:
+            # What needs no other rank is for every rank.
+            learner.nll(mixture_data(10))
+            float(learner.audit.ess)
 
 
 def full(*args: Any) -> None:
@@ -118,10 +124,15 @@ def main(kind: str, folder: str | None = None) -> None:
         kept = folder and pj.Checkpoints(folder, every=1, resume=True)
 
         def watch(learner: Any, row: dict[str, float]) -> None:
+            if kind == "draws together":
+                learner.sample(3)
+                learner.audit.cloud.walkers  # noqa: B018
             if here and row["step"] == WHEN:
                 fail(kind, learner)
 
         data = mixture_data(100)
+        if kind == "other batches":
+            data = [data[: 30 + 10 * here]] * 3
         learner.fit(
             data,
             6,

@@ -127,3 +127,23 @@ def test_one_rank_may_ask_for_the_likelihood_of_the_best():
         assert code == 0, text
         assert text.startswith("updates 6"), text
         assert "Error" not in text, text
+
+
+def test_a_collective_on_one_rank_alone_is_refused_on_all():
+    """It would wait for ever for ranks whose callback does not come to it."""
+    ended = ends(2, "draws alone")
+    for _, text in ended:
+        assert "RankError: Rank 1 failed: " in text
+        assert "in the callbacks of update 3, rank 1 asks for something that all" in text
+        assert "rank 0 does not. Call it on all ranks" in text
+
+
+@pytest.mark.parametrize("kind", ["draws together", "counts alone"])
+def test_what_all_ranks_ask_for_or_none_needs_is_allowed(kind):
+    for _, text in ends(2, kind):
+        assert "updates 6" in text
+
+
+def test_batches_of_several_sizes_are_told():
+    for _, text in ends(2, "other batches"):
+        assert "RankError: `batch_size` is 30 on one rank and 40 on another" in text
