@@ -6,11 +6,15 @@ keeps the first low-precision copy of a parameter, so that an energy would not f
 parameters at all. A network may still enter such a mode within its own `forward`.
 """
 
+from collections.abc import Callable
 from contextlib import ContextDecorator, ExitStack
-from typing import Any
+from typing import Any, TypeVar
 
 import torch
+from torch._C._dynamo.eval_frame import get_eval_frame_callback, set_eval_frame
 from torch._functorch.pyfunctorch import temporarily_clear_interpreter_stack
+
+Function = TypeVar("Function", bound=Callable[..., Any])
 
 # Devices that have an autocast.
 AUTOCAST = ("cpu", "cuda", "xpu", "mps")
@@ -28,18 +32,26 @@ class standard_modes(ContextDecorator):
 
     Within it gradients are enabled and no tensor is an inference tensor, autocast is off,
     products of float32 matrices have all their bits, anomaly detection lets a NaN pass,
-    which is dealt with here, and transforms of `torch.func` are left, so that walkers are
-    evaluated as they are outside of them. At the end all is as it was before.
+    which is dealt with here, transforms of `torch.func` are left, and `torch.compile`
+    traces nothing, so that walkers are evaluated as they are outside of these. At the end
+    all is as it was before.
 
     Args:
-        gradients: Whether to enable gradients, and to leave transforms; if not these are
-            as they are outside.
+        gradients: Whether to enable gradients, and to leave transforms and traces; if not
+            these are as they are outside.
     """
 
     def __init__(self, *, gradients: bool = True) -> None:
         """Change nothing yet."""
         self.gradients = gradients
         self._stacks: list[ExitStack] = []
+
+    def __call__(self, func: Function) -> Function:
+        """Return a function that runs in these modes."""
+        run: Any = super().__call__(func)
+        # What `torch.compile` makes of a caller stops before it, and goes on behind it.
+        run._torchdynamo_disable = True
+        return run
 
     def _recreate_cm(self) -> "standard_modes":
         return standard_modes(gradients=self.gradients)
@@ -54,6 +66,10 @@ class standard_modes(ContextDecorator):
                 stack.enter_context(torch.enable_grad())
             if torch._C._functorch.peek_interpreter_stack() is not None:
                 stack.enter_context(temporarily_clear_interpreter_stack())
+            compiler = get_eval_frame_callback()
+            if compiler is not None:
+                set_eval_frame(None)
+                stack.callback(set_eval_frame, compiler)
         if torch._C._is_any_autocast_enabled():
             _leave_autocast(stack)
         _leave_low_precision(stack)

@@ -49,9 +49,10 @@ def as_checked(method: Method) -> Method:
     Its object must have `module_modes`.
     """
 
+    @standard_modes()
     @wraps(method)
     def wrapped(self: Any, *args: Any, **kwargs: Any) -> Any:
-        with standard_modes(), self.module_modes:
+        with self.module_modes:
             return method(self, *args, **kwargs)
 
     return wrapped  # type: ignore[return-value]

@@ -208,6 +208,7 @@ class SMCResult(LogWeightsMixin):
         return {name: v[:num_samples] for name, v in flat.items()}
 
     @cached_property
+    @standard_modes()
     def draw_index(self) -> Tensor:
         """Walkers that were drawn by their weights, in random order, `(chains, N)`."""
         generator = stream(self.settings.seed, "draws", self.walkers.log_weight.device)

@@ -56,6 +56,16 @@ def vmapped():
         torch._C._functorch._vmap_decrement_nesting()
 
 
+@contextmanager
+def differentiated():
+    """Be within `torch.func.grad` of something else."""
+    torch._C._functorch._grad_increment_nesting()
+    try:
+        yield
+    finally:
+        torch._C._functorch._grad_decrement_nesting()
+
+
 MODES = {
     "autocast": lambda: torch.autocast("cpu", dtype=torch.bfloat16),
     "autocast of float16": lambda: torch.autocast("cpu", dtype=torch.float16),
@@ -71,6 +81,7 @@ MODES = {
     "anomaly": lambda: torch.autograd.set_detect_anomaly(mode=True),
     "saved tensors": torch.autograd.graph.save_on_cpu,
     "vmap": vmapped,
+    "grad": differentiated,
 }
 pytestmark = [
     pytest.mark.global_state,

@@ -1,5 +1,7 @@
 """Trainings, audits and reports are the same in all modes that a caller may have set."""
 
+import warnings
+
 import pyro
 import pyro.distributions as dist
 import pytest
@@ -17,6 +19,7 @@ pytestmark = [
     pytest.mark.filterwarnings("ignore::pyro_jarzynski.AuditWarning"),
 ]
 DATA = mixture_data(80).float()
+FEW = DATA[:20]
 
 
 def model_of(*layers):
@@ -34,7 +37,7 @@ def learner_of(model, **settings):
 
 
 def trained(learner, steps=12):
-    history = learner.fit(DATA, steps, validation=DATA[:20], batch_size=40, eval_every=6)
+    history = learner.fit(DATA, steps, validation=FEW, batch_size=40, eval_every=6)
     return [history["train_nll"], history["log_z"], *report(learner)]
 
 
@@ -44,8 +47,8 @@ def report(learner):
         *learner.nll(DATA),
         learner.log_normalizer_error,
         learner.sample(4, seed=1),
-        learner.audit.log_prob(DATA[:3]),
-        law.log_prob(DATA[:3]).detach(),
+        learner.audit.log_prob(FEW),
+        law.log_prob(FEW).detach(),
         law.mean,
     ]
 
@@ -116,6 +119,7 @@ NO_BUILDING = {
     "default device",
     "inference_mode",
     "vmap",
+    "grad",
 }
 
 
@@ -277,6 +281,21 @@ def test_annealing_refuses_a_model_that_is_random():
     # From here on it has a mode in which it was checked.
     model.train()
     pj.annealed_walkers(model, num_temperatures=2, num_walkers=8)
+
+
+def test_a_compiled_program_around_a_training_leaves_it_alone():
+    found = []
+    for compiled in (True, False):
+        learner = learner_of(model_of())
+        wrap = (lambda f: torch.compile(f, backend="eager")) if compiled else lambda f: f
+        with warnings.catch_warnings():
+            # Of what torch cannot trace in the functions around.
+            warnings.simplefilter("ignore")
+            history = wrap(learner.fit)(DATA, 6, eval_every=3)
+            wrap(lambda learner=learner: learner.followers.update())()
+            draws = wrap(lambda learner=learner: learner.sample(3, seed=0))()
+        found.append([history["train_nll"], history["log_z"], draws, *report(learner)])
+    assert_equal(*found)
 
 
 def test_data_within_a_transform_are_refused():
