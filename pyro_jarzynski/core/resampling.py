@@ -92,9 +92,20 @@ def _strata(uniform: Tensor, num: int) -> Tensor:
 
 def _invert(weight: Tensor, level: Tensor) -> Tensor:
     """Return the first index whose cumulative weight exceeds each level."""
-    cumulative = weight.cumsum(-1)
-    cumulative = cumulative / cumulative[..., -1:]
+    sums = cumulative(weight)
+    sums = sums / sums[..., -1:]
     # Rounding can lift a level to 1, beyond every walker; the largest float below 1
     # still lies under the last walker of positive weight.
     level = level.clamp(max=math.nextafter(1.0, 0.0))
-    return torch.searchsorted(cumulative, level, right=True)
+    return torch.searchsorted(sums, level, right=True)
+
+
+def cumulative(weight: Tensor) -> Tensor:
+    """Return the cumulative sums along the last dimension.
+
+    On CUDA torch has no deterministic sum of this kind, and refuses it where deterministic
+    algorithms are asked for: then it is that of the processor.
+    """
+    if weight.is_cuda and torch.are_deterministic_algorithms_enabled():
+        return weight.cpu().cumsum(-1).to(weight.device)
+    return weight.cumsum(-1)

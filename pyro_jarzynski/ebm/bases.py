@@ -9,6 +9,7 @@ from torch import Tensor, nn
 from torch.distributions import Distribution, constraints
 from torch.linalg import solve_triangular
 
+from pyro_jarzynski.core.resampling import cumulative
 from pyro_jarzynski.core.slices import whole
 from pyro_jarzynski.ebm.distribution_parts import moved
 from pyro_jarzynski.errors import ArgumentError, DataError, count
@@ -118,13 +119,13 @@ class PCAMixture(Distribution):
         """
         shape, device = torch.Size(sample_shape), self.means.device
         num = shape.numel()
-        first = torch.rand((), device=device)
+        first = torch.rand((), dtype=self.means.dtype, device=device)
         level = (torch.arange(num, device=device) + first) / max(num, 1)
-        edges = self.masses.double().cumsum(0)[:-1]
+        edges = cumulative(self.masses.double())[:-1]
         mode = torch.bucketize(level, edges)[torch.randperm(num, device=device)]
-        white = torch.randn(num, self.means.shape[1], device=device).to(self.means)
+        white = self.means.new_empty(num, self.means.shape[1]).normal_()
         along = self.means[mode] + torch.einsum("nrs,ns->nr", self.scale_tril[mode], white)
-        noise = torch.randn(num, len(self.centre), device=device).to(self.means)
+        noise = self.means.new_empty(num, len(self.centre)).normal_()
         across = self.rest.sqrt() * (noise - noise @ self.axes @ self.axes.T)
         return (self.centre + along @ self.axes.T + across).reshape(*shape, -1)
 

@@ -101,7 +101,7 @@ class History:
         with open(path, newline="", encoding="utf-8") as file:
             for number, row in enumerate(csv.DictReader(file), 2):
                 try:
-                    history.append(**{name: float(value) for name, value in row.items()})
+                    history.append(**{name: _number(name, row[name]) for name in row})
                 except (TypeError, ValueError) as error:
                     raise DataError(
                         f"Line {number} of {path} is damaged: {error}. Remove it; the "
@@ -113,3 +113,8 @@ class History:
         """Return the row of the lowest finite validation NLL; `None` without any."""
         scored = [r for r in self.rows if math.isfinite(r["validation_nll"])]
         return min(scored, key=lambda r: r["validation_nll"], default=None)
+
+
+def _number(column: str, text: str) -> float:
+    """Return a number of a column from its text, a whole one if it counts something."""
+    return int(text) if column in COUNTS and text.isdigit() else float(text)

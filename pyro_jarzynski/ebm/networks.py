@@ -7,6 +7,7 @@ import torch
 from torch import Tensor, nn
 
 from pyro_jarzynski.core.alone import global_stream
+from pyro_jarzynski.core.resampling import cumulative
 from pyro_jarzynski.ebm.startable import StartableEnergy
 from pyro_jarzynski.errors import ArgumentError, count, one_of
 
@@ -127,7 +128,7 @@ class GaussianMixtureEnergy(StartableEnergy):
         """Draw `num` points, `(num, d)`, each mode with its exact share of them."""
         means, masses = self.means.detach(), self.masses()
         level = torch.arange(num, device=means.device, dtype=means.dtype)
-        mode = torch.searchsorted(masses.cumsum(0), (level + 0.5) / num).clamp(
+        mode = torch.searchsorted(cumulative(masses), (level + 0.5) / num).clamp(
             max=len(masses) - 1
         )
         noise = torch.randn(

@@ -103,15 +103,33 @@ def _shaken(model: nn.Module, sample: Tensor) -> Iterator[EnergyFn]:
             yield model
         return
 
-    def at(parameters: dict[str, Tensor]) -> EnergyFn:
-        # Buffers are copied: BatchNorm writes into its own.
-        state = parameters | {n: b.clone() for n, b in model.named_buffers()}
-        return lambda x: torch.func.functional_call(model, state, (x,))
-
+    # Buffers are copied: BatchNorm writes into its own.
+    buffers = {b: b.clone() for b in model.buffers()}
     shaken = {
-        name: p + torch.randn_like(p) * (0.1 + p.abs() / 10)
-        for name, p in model.named_parameters()
+        p: p + torch.randn_like(p) * (0.1 + p.abs() / 10)
+        for p in model.parameters()
         if p.is_floating_point() or p.is_complex()
     }
-    meaningful = torch.isfinite(at(shaken)(sample)).all()
-    yield at(shaken if meaningful else {})
+    energy = _with_tensors(model, buffers | shaken)
+    meaningful = torch.isfinite(energy(sample)).all()
+    yield energy if meaningful else _with_tensors(model, buffers)
+
+
+def _with_tensors(model: nn.Module, others: dict[Tensor, Tensor]) -> EnergyFn:
+    """Return the energy of a model with other tensors in the place of its own.
+
+    A tensor has one name for each module that has it, whatever paths lead to the module:
+    torch would not put back the tensors of a module that is named twice.
+    """
+    state = {
+        f"{path}.{name}" if path else name: others[tensor]
+        for path, module in model.named_modules()
+        for name, tensor in _own_tensors(module)
+        if tensor in others
+    }
+    return lambda x: torch.func.functional_call(model, state, (x,), tie_weights=False)
+
+
+def _own_tensors(module: nn.Module) -> Iterator[tuple[str, Tensor]]:
+    yield from module.named_parameters(recurse=False)
+    yield from module.named_buffers(recurse=False)

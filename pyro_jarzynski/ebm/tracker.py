@@ -27,7 +27,7 @@ from pyro_jarzynski.core.smc import StepInfo
 from pyro_jarzynski.core.walkers import Walkers
 from pyro_jarzynski.diagnostics.inference_data import Coords, Dims, build
 from pyro_jarzynski.ebm.cloud import Cloud
-from pyro_jarzynski.ebm.data import ON_THE_EDGE, check_data, find_nonfinite
+from pyro_jarzynski.ebm.data import ON_THE_EDGE, NonFinite, check_data, find_nonfinite
 from pyro_jarzynski.ebm.export import audit_groups
 from pyro_jarzynski.ebm.module_modes import ModuleModes, as_checked
 from pyro_jarzynski.ebm.renewal import Renewed, plan_for, renew
@@ -182,8 +182,12 @@ class LikelihoodTracker:
         return self.cloud.here
 
     def log_prob(self, x: Tensor) -> Tensor:
-        """Return `-U(x) - log Z` for data `(n, *event)`, `(n,)`, in nats."""
-        return -self.energies("`x`", x) - self.log_normalizer
+        """Return `-U(x) - log Z` for data `(n, *event)`, `(n,)`, in nats.
+
+        Raises:
+            NonFiniteEnergyError: An energy of the data is NaN or minus infinity.
+        """
+        return -self._scored(x)[0] - self.log_normalizer
 
     def nll(self, x: Tensor) -> Likelihood:
         """Return the mean negative log-likelihood of data `(n, *event)`, in nats.
@@ -196,6 +200,18 @@ class LikelihoodTracker:
                 result is infinite; names the rows.
         """
         self.cloud.check_current()
+        energies, outside = self._scored(x)
+        if outside is not None:
+            warnings.warn(
+                f"The NLL is infinite: the model has density zero at `x` in "
+                f"{outside.rows}. {ON_THE_EDGE}",
+                NonFiniteEnergyWarning,
+                stacklevel=2,
+            )
+        return self.likelihood(energies)
+
+    def _scored(self, x: Tensor) -> tuple[Tensor, NonFinite | None]:
+        """Return the energies of data, and those of density zero, if there are any."""
         energies = self.energies("`x`", x)
         found = find_nonfinite(energies)
         if found is not None and not found.has_density_zero:
@@ -203,14 +219,7 @@ class LikelihoodTracker:
                 f"The energy of `x` is {found.value} at {found.rows}. Check these rows, "
                 "and the network there."
             )
-        if found is not None:
-            warnings.warn(
-                f"The NLL is infinite: the model has density zero at `x` in {found.rows}. "
-                f"{ON_THE_EDGE}",
-                NonFiniteEnergyWarning,
-                stacklevel=2,
-            )
-        return self.likelihood(energies)
+        return energies, found
 
     def likelihood(self, energies: Tensor) -> Likelihood:
         """Return the likelihood of data by their energies `(n,)`; nothing is checked."""

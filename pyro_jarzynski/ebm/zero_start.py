@@ -26,10 +26,14 @@ def values_of(net: nn.Module, probe: Tensor) -> Tensor:
     Raises:
         ArgumentError: The network cannot be evaluated there.
     """
-    # Buffers are copied: BatchNorm writes into its own.
-    buffers = {name: buffer.clone() for name, buffer in net.named_buffers()}
+    # BatchNorm writes into its buffers.
+    kept = [(buffer, buffer.clone()) for buffer in net.buffers()]
     with _explained(net, probe), global_stream(0), torch.no_grad():
-        return torch.func.functional_call(net, buffers, (probe,))
+        try:
+            return net(probe)
+        finally:
+            for buffer, value in kept:
+                buffer.copy_(value)
 
 
 def initialise_lazy(net: nn.Module, probe: Tensor) -> None:
@@ -91,21 +95,26 @@ def _learns(net: nn.Module, probe: Tensor, parameters: list[Tensor]) -> bool:
 
 
 def _last_layer(net: nn.Module, probe: Tensor | None) -> tuple[str, nn.Module]:
-    layers = {name: m for name, m in net.named_modules() if _has_weight(m)}
+    layers = {n: m for n, m in net.named_modules() if _has_weight(m)}
     if not layers:
         raise ArgumentError(
             "`net` has no layer with a weight to set to zero; set its output to zero "
             "yourself and pass `zero_last_layer=False`."
         )
     called: list[str] = []
-    handles = [m.register_forward_hook(_noted(called, n)) for n, m in layers.items()]
+    handles = [
+        layer.register_forward_hook(_noted(called, name))
+        for name, layer in layers.items()
+        if not isinstance(layer, torch.jit.ScriptModule)
+    ]
     try:
         if probe is not None:
             values_of(net, probe)
     finally:
         for handle in handles:
             handle.remove()
-    # A network that uses weights without a call of their layers is taken as registered.
+    # A network that uses weights without a call of their layers, or is a script, is taken
+    # as registered.
     name = called[-1] if called else list(layers)[-1]
     return name, layers[name]
 

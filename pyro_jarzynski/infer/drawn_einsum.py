@@ -13,6 +13,7 @@ import torch
 from pyro.ops.einsum.util import Tensordot
 from torch import Tensor
 
+from pyro_jarzynski.core.resampling import cumulative
 from pyro_jarzynski.infer.log_einsum import product, transpose
 
 __all__ = ["einsum", "tensordot", "transpose"]
@@ -48,7 +49,7 @@ class _DrawnSum(torch.autograd.Function):
     @staticmethod
     def backward(ctx: Any, grad: Tensor) -> tuple[Tensor, None]:
         logits, uniform = ctx.saved_tensors
-        below = torch.softmax(logits, -1).cumsum(-1)
+        below = cumulative(torch.softmax(logits, -1))
         below = below / below[..., -1:]
         chosen = (below <= uniform.unsqueeze(-1)).sum(-1, keepdim=True)
         values = torch.arange(logits.shape[-1], device=logits.device)

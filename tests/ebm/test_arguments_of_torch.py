@@ -390,6 +390,41 @@ class TestNetworksAndBases:
         with pytest.raises(ArgumentError, match=told):
             pj.EnergyModel(seeded(net), standard_normal())
 
+    WRAPPED = {  # noqa: RUF012
+        "data parallel": nn.DataParallel,
+        "script": torch.jit.script,
+        "trace": lambda net: torch.jit.trace(net, torch.zeros(4, 3)),
+        "compiled": lambda net: torch.compile(net, backend="eager"),
+    }
+
+    @pytest.mark.filterwarnings("ignore")
+    @pytest.mark.parametrize("name", WRAPPED)
+    def test_networks_that_torch_wraps(self, name):
+        net = nn.Sequential(nn.Linear(3, 8), nn.Tanh(), nn.Linear(8, 1))
+        assert trains(pj.EnergyModel(self.WRAPPED[name](net), standard_normal()))
+
+    @pytest.mark.parametrize("tied", ["module", "parameter"])
+    def test_layers_that_share_weights_stay_as_they_are(self, tied):
+        """The check at other parameters leaves those of the model."""
+
+        class Twice(nn.Module):
+            def __init__(self):
+                super().__init__()
+                self.first, self.last = nn.Linear(3, 3), nn.Linear(3, 1)
+                self.second = self.first if tied == "module" else nn.Linear(3, 3)
+                self.second.weight = self.first.weight
+
+            def forward(self, x):
+                return self.last(self.second(self.first(x).tanh()).tanh())
+
+        model = pj.EnergyModel(Twice(), standard_normal())
+        before = {name: (p, p.detach().clone()) for name, p in model.named_parameters()}
+        pj.LikelihoodTracker(model, num_walkers=20)
+        for name, p in model.named_parameters():
+            assert p is before[name][0]
+            assert torch.equal(p, before[name][1])
+        assert trains(model)
+
     def test_integer_parameters_stay(self):
         class Chosen(nn.Module):
             def __init__(self):

@@ -275,10 +275,9 @@ def test_nan_energies_of_data_are_an_error_with_their_rows():
     tracker = LikelihoodTracker(Cliff(), num_walkers=20)
     data = GOOD.clone()
     data[5, 0] = 60.0
-    with pytest.raises(
-        NonFiniteEnergyError, match="energy of `x` is NaN at 1 of 20 rows: 5"
-    ):
-        tracker.nll(data)
+    for read in (tracker.nll, tracker.log_prob):
+        with pytest.raises(NonFiniteEnergyError, match="`x` is NaN at 1 of 20 rows: 5"):
+            read(data)
 
 
 def batches_of(data, size):

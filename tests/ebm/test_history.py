@@ -46,9 +46,11 @@ def test_csv_keeps_every_bit(tmp_path, rows):
     history = filled(*rows)
     history.to_csv(tmp_path / "history.csv")
     again = History.from_csv(tmp_path / "history.csv")
+    assert all(type(step) is int for step in again["step"])
     assert len(again) == len(history)
     for name in COLUMNS:
-        assert list(map(repr, map(float, history[name]))) == list(map(repr, again[name]))
+        known, found = map(float, history[name]), map(float, again[name])
+        assert list(map(repr, known)) == list(map(repr, found))
 
 
 HEADER = ",".join(COLUMNS)
