@@ -1,9 +1,9 @@
-"""Collectives within code that not all ranks may run: refused, and not waited for.
+"""Errors for collectives that only some ranks call, within callbacks.
 
-A callback may do something on one rank alone, as to draw pictures. A collective there would
-wait for ranks that never come to it. So within such code each rank writes down how many
-collectives it has begun, and whether it has left, where all can read it; a collective goes
-ahead once all ranks have begun it, and fails as soon as one has left without.
+A callback may run code on one rank alone, for example to draw figures. A collective in it
+would wait for ever for the other ranks. Within callbacks each rank therefore writes to the
+store of the process group how many collectives it has started, and whether it has returned.
+A collective starts once all ranks have reached it, and raises if one has returned before.
 """
 
 import time
@@ -13,8 +13,8 @@ from contextlib import contextmanager
 from pyro_jarzynski.core.failures import Watch
 from pyro_jarzynski.errors import RankError
 
-# Seconds between two looks at what others have written down, and for which to look. After
-# that a rank may be dead, which a collective finds out.
+# Seconds between two reads of the store, and until the collective is started regardless: a
+# rank may have died, which the collective itself finds out.
 PAUSE, PATIENCE = 0.002, 5.0
 
 
@@ -26,17 +26,21 @@ class Divergence:
     """
 
     def __init__(self, watch: Watch) -> None:
-        """Begin outside of such code."""
+        """Start outside of callbacks."""
         self.watch = watch
-        # Of the present block: its number, what it is, and the collectives begun within.
+        # Number and description of the present block, and collectives started in it.
         self.block, self.what, self.begun = 0, "", 0
 
     @contextmanager
     def allowed(self, what: str) -> Iterator[None]:
-        """Let ranks do different things in the block; all of them must enter it.
+        """Allow ranks to run different code in the block, which all of them enter.
+
+        Args:
+            what: Description of the block, for the error.
 
         Raises:
-            RankError: Another rank has begun a collective in the block, and this one not.
+            RankError: Another rank has started a collective in the block that this one has
+                not.
         """
         if self.watch.size == 1:
             yield
@@ -53,10 +57,10 @@ class Divergence:
             self.what = ""
 
     def begin(self) -> None:
-        """Wait until all ranks have begun this collective, if within such code.
+        """Wait until all ranks have reached this collective, if it is within a block.
 
         Raises:
-            RankError: A rank has left the code without it, or has failed.
+            RankError: A rank has left the block without this collective, or has failed.
         """
         if not self.what:
             return
@@ -68,8 +72,8 @@ class Divergence:
                 block, _, left = state
                 if block == self.block and left:
                     self._refuse(self.watch.rank, rank)
-                if self.watch.told():
-                    raise RankError(self.watch.told())
+                if self.watch.failure():
+                    raise RankError(self.watch.failure())
                 if time.monotonic() > end:
                     return
                 time.sleep(PAUSE)
@@ -81,14 +85,14 @@ class Divergence:
         self.watch.write("divergence", f"{self.block} {self.begun} {int(left)}")
 
     def _read(self, rank: int) -> tuple[int, int, int]:
-        """Return block, collectives begun there, and whether a rank has left it."""
+        """Return the block of a rank, its collectives there, and whether it has left."""
         found = self.watch.read("divergence", rank).split()
         return (int(found[0]), int(found[1]), int(found[2])) if found else (0, 0, 0)
 
-    def _refuse(self, asking: int, missing: int) -> None:
+    def _refuse(self, caller: int, missing: int) -> None:
         message = (
-            f"in {self.what}, rank {asking} asks for something that all ranks must ask for "
-            f"(`sample`, `cloud.walkers`, or else what needs walkers of all ranks), and "
-            f"rank {missing} does not. Call it on all ranks, and use the result on one."
+            f"in {self.what}, rank {caller} called something that needs all ranks, such as "
+            f"`sample` or `cloud.walkers`, and rank {missing} did not. Call it on all, and "
+            "use the result on one."
         )
-        raise RankError(self.watch.accuse(message, asking))
+        raise RankError(self.watch.accuse(message, caller))

@@ -75,9 +75,9 @@ class Watch:
         """Return which rank failed, and why, as far as anybody knows."""
         assert self.store is not None
         try:
-            told = self.told()
-            if told:
-                return told
+            known = self.failure()
+            if known:
+                return known
             missing = self._missing()
             if not missing:
                 return self._accused("A collective failed on all ranks.")
@@ -94,18 +94,18 @@ class Watch:
             )
 
     def write(self, name: str, text: str) -> None:
-        """Write down something about this rank, where all can read it."""
+        """Write a text of this rank to the store of the process group."""
         assert self.store is not None
         self.store.set(f"{self.prefix}/{name}/{self.rank}", text)
 
     def read(self, name: str, rank: int) -> str:
-        """Return what a rank has written down; nothing if it has not."""
+        """Return the text that a rank has written; an empty string if it has not."""
         assert self.store is not None
         key = f"{self.prefix}/{name}/{rank}"
         return self.store.get(key).decode() if self.store.check([key]) else ""
 
-    def told(self) -> str:
-        """Return which rank has failed and why, as it was said; nothing if none has."""
+    def failure(self) -> str:
+        """Return which rank has failed and why; an empty string if none has."""
         assert self.store is not None
         known = self.store.check([self.failed])
         return self.store.get(self.failed).decode() if known else ""
@@ -121,7 +121,7 @@ class Watch:
         self.store.set(f"{self.signed}/{self.rank}", "here")
         end = time.monotonic() + GRACE
         keys = [f"{self.signed}/{rank}" for rank in range(self.size)]
-        while time.monotonic() < end and not self.store.check(keys) and not self.told():
+        while time.monotonic() < end and not self.store.check(keys) and not self.failure():
             time.sleep(0.05)
         return [r for r, key in enumerate(keys) if not self.store.check([key])]
 

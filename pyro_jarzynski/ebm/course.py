@@ -42,6 +42,8 @@ class Course:
         self.eval_every, self.patience, self.callbacks = eval_every, patience, callbacks
         self.validation = None if validation is None else described(validation)
         self.nlls: list[float] = []
+        # Update from which patience counts: that of the lowest score, or of the first.
+        self.patient_since: int | None = None
         self._began = time.perf_counter() - seconds
 
     @property
@@ -64,15 +66,15 @@ class Course:
         self.nlls = []
         return mean
 
-    def goes_on(self, done: int, best: int | None) -> bool:
-        """Tell whether there is another update.
+    def score(self, done: int, *, lowest: bool) -> None:
+        """Count patience from this update if its score is the lowest, or the first."""
+        if lowest or self.patient_since is None:
+            self.patient_since = done
 
-        Args:
-            done: Updates so far.
-            best: The update of the best validation NLL, if any were scored.
-        """
-        if self.patience is not None and best is not None:
-            return done < self.last and done - max(best, self.first) < self.patience
+    def goes_on(self, done: int) -> bool:
+        """Return whether there is another update after so many."""
+        if self.patience is not None and self.patient_since is not None:
+            return done < self.last and done - self.patient_since < self.patience
         return done < self.last
 
     def state_dict(self) -> dict[str, Any]:
@@ -81,6 +83,7 @@ class Course:
             "first": self.first,
             "seconds": self.seconds,
             "nlls": list(self.nlls),
+            "patient_since": self.patient_since,
             "batches": self.batches.state_dict(),
             "callbacks": [
                 each.state_dict() if hasattr(each, "state_dict") else None
@@ -91,6 +94,7 @@ class Course:
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
         """Go on from a state, with the callbacks that it is of."""
         self.first, self.nlls = int(state["first"]), [float(x) for x in state["nlls"]]
+        self.patient_since = state["patient_since"]
         self._began = time.perf_counter() - float(state["seconds"])
         self.batches.load_state_dict(state["batches"])
         kept = [known for known in state["callbacks"] if known is not None]

@@ -133,11 +133,16 @@ class Learner(CrossEntropy, ABC):
     ) -> History:
         """Train for a number of updates, or until the validation NLL stops falling.
 
-        With validation data the learner goes back at the end to the update of the lowest
-        validation NLL of this call; see `restore_best`. Scores of earlier calls do not
-        count, nor do those before a renewal that has found the audit wrong. After Ctrl-C,
-        at a step boundary, everything is as after the last whole update, and
-        `restore_best` brings back the best.
+        With `validation`, the best update of the call is restored at its end: the one with
+        the lowest finite validation NLL. Parameters, buffers, optimiser, scheduler, step
+        sizes and the walkers of both clouds are then those after that update, so that a
+        further call continues from there. `num_steps`, the history, callbacks, the order of
+        the data and random numbers are those after the last update. Scores of earlier
+        calls do not count, nor do those before a renewal that contradicted the audit. If
+        no score is left, nothing is restored.
+
+        If the call is interrupted by Ctrl-C or fails, the state is that after the last
+        complete update; call `restore_best` for the best.
 
         Parameters are those that require a gradient: layers may be frozen and unfrozen
         between calls, and by callbacks.
@@ -149,7 +154,8 @@ class Learner(CrossEntropy, ABC):
                 which one epoch is taken.
             batch_size: Rows per update of a tensor; `None` takes all.
             eval_every: Updates per row of the history.
-            patience: Stop when the validation NLL has not fallen for so many updates.
+            patience: Stop when the validation NLL has not fallen for so many updates; they
+                are counted from the first score of the call or after a renewal.
             callbacks: Called as `callback(learner, row)` with a copy of every row of the
                 history. One with `state_dict` and `load_state_dict` has its state in
                 checkpoints.
@@ -226,7 +232,7 @@ class Learner(CrossEntropy, ABC):
         if not self._negative:
             self.begin(course.batches)
             self._set_negative(self.gradient_now())
-        while course.goes_on(self.num_steps, self.best.step if self.best else None):
+        while course.goes_on(self.num_steps):
             if self.cloud.place is not self._negative_place:
                 # Somebody else has moved the walkers, or other parameters are trained.
                 self._set_negative(self.gradient_now())
@@ -255,12 +261,10 @@ class Learner(CrossEntropy, ABC):
 
     @as_checked
     def restore_best(self) -> None:
-        """Go back to the update with the lowest validation NLL of the last call of `fit`.
+        """Restore the update with the lowest validation NLL of the last call of `fit`.
 
-        Parameters, buffers, optimiser, scheduler, step sizes and the walkers of both clouds
-        are those after that update, so that a further call of `fit` goes on from there. The
-        history and `num_steps` still count all updates, and random numbers and data go on.
-        Nothing changes if no validation NLL was found.
+        What is restored, and what is not, is listed in `fit`. Nothing changes if no finite
+        validation NLL was found.
         """
         best = self.best
         if best is None:
@@ -336,6 +340,8 @@ class Learner(CrossEntropy, ABC):
         if not self.followers.renew(renewal).agrees:
             # Earlier scores are of an audit that had lost the model.
             self.best = None
+            if self.course is not None:
+                self.course.patient_since = None
 
     def _score(self, validation: Tensor) -> float:
         """Return the validation NLL, and take the model for the best if it is the lowest.
@@ -360,7 +366,9 @@ class Learner(CrossEntropy, ABC):
                 NonFiniteEnergyWarning,
             )
         nll = self.cloud.team.ranks.same(self.audit.likelihood(energies).nll)
-        self._take_best(nll)
+        lowest = self._take_best(nll)
+        if self.course is not None:
+            self.course.score(self.num_steps, lowest=lowest)
         return nll
 
     @as_checked

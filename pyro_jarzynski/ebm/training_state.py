@@ -5,6 +5,7 @@ with their energies, gradients, weights and momenta, the gradient that waits for
 update, step sizes, generators, the place in the data, the best parameters, the history.
 """
 
+import math
 from collections.abc import Mapping
 from copy import deepcopy
 from typing import Any, ClassVar
@@ -125,10 +126,14 @@ class TrainingState(Trained):
         """Keep the gradient of the walkers, `E_ρ[∂_θ U]`, for the next update."""
         self._negative, self._negative_place = slopes, self.cloud.place
 
-    def _take_best(self, validation_nll: float) -> None:
-        """Take the model as it is for the best so far if its score is the lowest."""
-        if self.best is not None and not validation_nll < self.best.validation_nll:
-            return
+    def _take_best(self, validation_nll: float) -> bool:
+        """Keep the model as the best if its score is the lowest; return whether it is.
+
+        A score that is infinite or NaN is never the lowest.
+        """
+        known = math.inf if self.best is None else self.best.validation_nll
+        if not validation_nll < known:
+            return False
         scheduler = self.lr_scheduler
         self.best = Snapshot(
             step=self.num_steps,
@@ -140,6 +145,7 @@ class TrainingState(Trained):
             step_size=self.step_size,
             places=self.followers.places,
         )
+        return True
 
     def _together(self, state: Mapping[str, Any]) -> Mapping[str, Any]:
         """Return a state with the parameters that are sliced as they are sliced now."""

@@ -130,12 +130,14 @@ def test_one_rank_may_ask_for_the_likelihood_of_the_best():
 
 
 def test_a_collective_on_one_rank_alone_is_refused_on_all():
-    """It would wait for ever for ranks whose callback does not come to it."""
+    """It would wait for ever for the other rank."""
     ended = ends(2, "draws alone")
     for _, text in ended:
         assert "RankError: Rank 1 failed: " in text
-        assert "in the callbacks of update 3, rank 1 asks for something that all" in text
-        assert "rank 0 does not. Call it on all ranks" in text
+        assert (
+            "in the callbacks of update 3, rank 1 called something that needs all " in text
+        )
+        assert "rank 0 did not. Call it on all, and" in text
 
 
 @pytest.mark.parametrize("kind", ["draws together", "counts alone"])
@@ -144,6 +146,6 @@ def test_what_all_ranks_ask_for_or_none_needs_is_allowed(kind):
         assert "updates 6" in text
 
 
-def test_batches_of_several_sizes_are_told():
+def test_batches_of_several_sizes_are_an_error():
     for _, text in ends(2, "other batches"):
         assert "RankError: `batch_size` is 30 on one rank and 40 on another" in text

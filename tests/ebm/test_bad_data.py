@@ -270,6 +270,31 @@ class TestDataWithoutDensity:
         assert learner.best.step in (2, 8)
         assert math.isfinite(learner.best.validation_nll)
 
+    @pytest.mark.filterwarnings("ignore::pyro_jarzynski.errors.NonFiniteEnergyWarning")
+    def test_of_a_model_without_a_finite_score_restore_nothing(self):
+        """Patience counts from the first score, as of scores that do not fall."""
+        model = Pixels()
+        forward = model.forward
+        learner = mixture_learner(model=model, kernel=MALA(0.01))
+        learner.fit(pixels()[:10] / 2, 1, batch_size=None)
+        model.forward = lambda x: forward(x).masked_fill(
+            (x[:, 0] > 0.5) & (len(x) == 20) & bool(learner.num_steps > 1), math.inf
+        )
+        seen = []
+        history = learner.fit(
+            pixels()[:10] / 2,
+            40,
+            validation=pixels(),
+            eval_every=2,
+            batch_size=None,
+            patience=6,
+            callbacks=[lambda learner, _: seen.append(learner.model.mean.clone())],
+        )
+        assert history["step"] == [1, 2, 4, 6, 8]
+        assert set(history["validation_nll"][1:]) == {math.inf}
+        assert learner.best is None
+        assert torch.equal(learner.model.mean, seen[-1])
+
 
 def test_nan_energies_of_data_are_an_error_with_their_rows():
     tracker = LikelihoodTracker(Cliff(), num_walkers=20)
