@@ -104,6 +104,7 @@ def largest_shift(draws: dict[str, Tensor], log_evidences: Tensor) -> tuple[str,
     weight = normalise(log_evidences)
 
     def shifts(values: Tensor) -> Tensor:
+        values = _from_first(values)
         means = values.mean(1)
         shift = (weight.to(means.device) @ means - means.mean(0)).abs()
         return torch.where(shift > 0, shift / values.flatten(0, 1).std(0), 0.0)
@@ -130,11 +131,21 @@ def _scalars(values: Tensor) -> Tensor:
     return values.double().reshape(*values.shape[:2], values[0, 0].numel())
 
 
+def _from_first(values: Tensor) -> Tensor:
+    """Return draws `(C, N, k)` minus the first, which is exactly 0 for a constant.
+
+    An entry of a Cholesky factor of correlations is 1 for all draws; rounding its mean
+    would leave a difference that is infinite in standard deviations.
+    """
+    return values - values[:1, :1]
+
+
 def _r_hats(values: Tensor) -> Tensor:
     """Return `√(((N - 1) W / N + B) / W)` of draws `(C, N, k)`; 1 if `C` or `N` is 1."""
     chains, size, num = values.shape
     if chains == 1 or size == 1:
         return values.new_ones(num)
+    values = _from_first(values)
     within, between = values.var(1).mean(0), values.mean(1).var(0)
     r_hat = ((size - 1) / size + between / within).sqrt()
     return torch.where((within == 0) & (between == 0), 1.0, r_hat)

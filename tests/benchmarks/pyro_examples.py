@@ -544,7 +544,9 @@ def pyro_examples() -> list[Example]:
         Example("mixed hmm", seals),
         Example("sparse regression", sparse_data),
         Example("inclined plane", slides, refusal="torch"),
-        Example("sir, discrete", lambda: (sir_discrete, (INFECTED,)), refusal="Binomial"),
+        Example(
+            "sir, discrete", lambda: (sir_discrete, (INFECTED,)), refusal="total count"
+        ),
         Example("sir, continuous", lambda: (sir_continuous, (INFECTED,)), **double),
         Example("sir, vectorized", lambda: (sir_vectorized, (INFECTED,)), **double),
         Example("epidemiology", epidemiology, **double),

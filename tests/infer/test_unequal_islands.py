@@ -9,6 +9,7 @@ import pytest
 import torch
 
 import pyro_jarzynski as pj
+from pyro_jarzynski.infer.summary import largest_r_hat, largest_shift
 from tests.diagnostics.trees import dataset
 from tests.infer.batches import run
 from tests.scenarios import FLOAT
@@ -106,3 +107,15 @@ def test_islands_whose_weighting_matters_are_doubted(result):
     banked = torch.full((2,), -3.0 + math.log(8), dtype=FLOAT)
     alike.walkers = result.walkers._replace(log_banked=banked)
     assert not any("counted by their evidences" in text for text in alike.doubts)
+
+
+@pytest.mark.parametrize("num_islands", [3, 5])
+@pytest.mark.parametrize("value", [1.0, 0.1])
+def test_constant_entries_have_no_shift_and_no_r_hat(num_islands, value):
+    """Such as the first entry of a Cholesky factor of correlations."""
+    draws = {"x": torch.full((num_islands, 37, 1), value, dtype=FLOAT)}
+    for seed in range(3):
+        generator = torch.Generator().manual_seed(seed)
+        evidences = torch.randn(num_islands, generator=generator, dtype=FLOAT)
+        assert largest_shift(draws, evidences) == ("x", 0.0)
+    assert largest_r_hat(draws) == ("x", 1.0)
