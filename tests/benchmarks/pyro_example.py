@@ -1,7 +1,7 @@
 """One of the models of `pyro_models`: a program with its data."""
 
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Any
 
 import torch
@@ -16,12 +16,12 @@ class Example:
         build: Returns the model and its arguments.
         refusal: Part of the error with which the model must be refused, since no method
             that follows gradients of one density can run it; `None` if it must run.
-        hint: Settings to try if the default ones raise an error.
+        hint: Returns settings to try if the default ones raise an error.
         dtype: Default dtype under which the model is built and run.
     """
 
     name: str
     build: Callable[[], tuple[Any, tuple]]
     refusal: str | None = None
-    hint: dict[str, Any] = field(default_factory=dict)
+    hint: Callable[[], dict[str, Any]] | None = None
     dtype: torch.dtype = torch.float32

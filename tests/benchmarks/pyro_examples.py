@@ -339,29 +339,6 @@ def _auxiliary(name: str, length: int) -> Tensor:
     return pyro.sample(name, law.expand([length]).to_event(1))
 
 
-@config_enumerate
-def sir_continuous(infected: Tensor) -> None:
-    rate, rho, recovery = _sir_parameters()
-    aux = {name: _auxiliary(name, len(infected)) for name in ("S", "I")}
-
-    def quantized(name: str, t: int) -> Tensor:
-        floor, probs = _spline(aux[name][..., t])
-        shift = pyro.sample(f"Q_{name}_{t}", dist.Categorical(probs)).type_as(floor)
-        return _inside(floor + shift - 1)
-
-    s, i = torch.tensor(POPULATION - 1.0), torch.tensor(1.0)
-    for t, datum in pyro.markov(enumerate(infected)):
-        s_old, i_old = s, i
-        s, i = quantized("S", t), quantized("I", t)
-        new = s_old - s
-        law = dist.ExtendedBinomial(s_old, -(rate * i_old).expm1())
-        pyro.sample(f"new_{t}", law, obs=new)
-        pyro.sample(
-            f"gone_{t}", dist.ExtendedBinomial(i_old, recovery), obs=i_old - i + new
-        )
-        pyro.sample(f"seen_{t}", dist.ExtendedBinomial(new, rho), obs=datum)
-
-
 def sir_vectorized(infected: Tensor) -> None:
     rate, rho, recovery = _sir_parameters()
     length = len(infected)
@@ -394,18 +371,21 @@ def epidemiology() -> tuple[Any, tuple]:
     return model._quantized_model, ()
 
 
-def feasible() -> dict[str, Tensor]:
-    """Return earlier draws of a few feasible histories, to start from."""
-    num = 64
-    s = POPULATION - 1 - (1.5 * INFECTED).cumsum(0)
-    i = 1 + (1.5 * INFECTED).cumsum(0) * torch.exp(-torch.arange(8.0) / 14)
-    noise = 0.3 * torch.randn(2, num, 8)
-    return {
-        "R0": 2 * torch.exp(0.2 * torch.randn(num)),
-        "rho": torch.sigmoid(0.5 + 0.3 * torch.randn(num)),
-        "S": (s + noise[0]).clamp(0.0, POPULATION),
-        "I": (i + noise[1]).clamp(0.0, POPULATION),
-    }
+def feasible(*, stacked: bool) -> dict[str, Any]:
+    """Return a base of draws around a history that is possible, as `sir_hmc` finds one.
+
+    In most draws of the prior people are infected who have already recovered.
+    """
+    new = 1.35 * INFECTED
+    susceptible = POPULATION - 1 - new.cumsum(0)
+    new = new + torch.eye(len(new))[0]
+    ago = torch.arange(len(new))[:, None] - torch.arange(len(new))
+    infectious = torch.where(ago >= 0, torch.exp(-ago / RECOVERY), 0.0) @ new
+    noise = 0.3 * torch.randn(2, 64, len(new))
+    s, i = (torch.stack([susceptible, infectious])[:, None] + noise).clamp(0, POPULATION)
+    histories = {"auxiliary": torch.stack([s, i], 1)} if stacked else {"S": s, "I": i}
+    r0, rho = 2 * torch.exp(0.2 * torch.randn(64)), torch.sigmoid(0.3 * torch.randn(64))
+    return {"base": {"R0": r0, "rho": rho, **histories}}
 
 
 # --- contrib/timeseries and hmm.py
@@ -526,7 +506,6 @@ def subsampled(y: Tensor) -> None:
 def pyro_examples() -> list[Example]:
     """Return the models of the examples."""
     schools = (SCHOOLS_Y, SCHOOLS_SIGMA)
-    double = {"dtype": torch.float64}
     return [
         Example("baseball, fully pooled", partial(baseball, fully_pooled)),
         Example("baseball, not pooled", partial(baseball, not_pooled)),
@@ -547,9 +526,18 @@ def pyro_examples() -> list[Example]:
         Example(
             "sir, discrete", lambda: (sir_discrete, (INFECTED,)), refusal="total count"
         ),
-        Example("sir, continuous", lambda: (sir_continuous, (INFECTED,)), **double),
-        Example("sir, vectorized", lambda: (sir_vectorized, (INFECTED,)), **double),
-        Example("epidemiology", epidemiology, **double),
+        Example(
+            "sir, vectorized",
+            lambda: (sir_vectorized, (INFECTED,)),
+            hint=partial(feasible, stacked=False),
+            dtype=torch.float64,
+        ),
+        Example(
+            "epidemiology",
+            epidemiology,
+            hint=partial(feasible, stacked=True),
+            dtype=torch.float64,
+        ),
         Example("matern", matern),
         Example("gaussian hmm", walks),
         Example("hmm 1", partial(music, music_hmm)),

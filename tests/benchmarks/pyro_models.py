@@ -106,9 +106,10 @@ def row(example: Example, seed: int, limit: float, nuts_limit: float) -> list[st
     """Return the cells of a model; no NUTS if its limit is zero."""
     result, seconds = timed(lambda: annealed(example, seed), limit)
     hint, error = "none", ""
-    if isinstance(result, Exception) and example.hint:
-        error, hint = first_line(result), ", ".join(example.hint)
-        result, seconds = timed(lambda: annealed(example, seed, **example.hint), limit)
+    if isinstance(result, Exception) and example.hint is not None:
+        settings = example.hint()
+        error, hint = first_line(result), ", ".join(settings)
+        result, seconds = timed(lambda: annealed(example, seed, **settings), limit)
     beside = ""
     if nuts_limit:
         other, spent = timed(lambda: nuts(example, seed), nuts_limit)

@@ -241,6 +241,31 @@ def lineages() -> tuple[Any, tuple]:
     return logistic_growth, (torch.stack([100 - second, second], 1),)
 
 
+def regional_growth(counts: Tensor) -> None:
+    times, regions, lineages = counts.shape
+    plate = pyro.plate("lineages", lineages, dim=-1)
+    places = pyro.plate("regions", regions, dim=-2)
+    rate_scale = pyro.sample("rate_scale", dist.LogNormal(-4, 2))
+    start_scale = pyro.sample("start_scale", dist.LogNormal(0, 2))
+    with plate:
+        rate_loc = pyro.sample("rate_loc", dist.Normal(0, 1))
+    with places, plate:
+        rate = pyro.sample("rate", dist.Normal(rate_loc, rate_scale))
+        start = pyro.sample("start", dist.Normal(0, start_scale))
+    time = torch.arange(float(times)) * 14 / 5.5
+    logits = (start + rate * time[:, None, None]).unsqueeze(-2)
+    with pyro.plate("time", times, dim=-3), places:
+        law = dist.Multinomial(logits=logits, validate_args=False)
+        pyro.sample("counts", law, obs=counts.unsqueeze(-2))
+
+
+def regions() -> tuple[Any, tuple]:
+    time = torch.arange(20.0)[:, None] * 14 / 5.5
+    share = torch.sigmoid(0.4 * time - 8 + torch.randn(8))
+    second = dist.Binomial(100.0, share).sample()
+    return regional_growth, (torch.stack([100 - second, second], -1),)
+
+
 def working_memory(lengths: Tensor, remembered: Tensor) -> None:
     theta = pyro.sample("theta", dist.Normal(7.0, 2.0)).unsqueeze(-1)
     law = dist.Bernoulli(logits=theta - lengths).to_event(1)
@@ -302,6 +327,7 @@ def pyro_tutorials() -> list[Example]:
         Example("stable, cosine", partial(returns, cosine)),
         Example("stable, both", partial(returns, both)),
         Example("logistic growth", lineages),
+        Example("logistic growth, regions", regions),
         Example("working memory", lambda: (working_memory, remembered)),
         Example("two roots", lambda: (two_roots, (4 + 0.1 * torch.randn(100),))),
         Example(
