@@ -12,8 +12,6 @@ import math
 import torch
 from torch import Tensor
 
-from pyro_jarzynski.core.preconditioner import Factor
-from pyro_jarzynski.core.trees import Position
 from pyro_jarzynski.core.walkers import Walkers
 from pyro_jarzynski.errors import ArgumentTypeError
 
@@ -96,27 +94,6 @@ def shrunk(covariance: Tensor, effective: float) -> Tensor:
     diagonal, size = variance.clamp(min=floor).diag(), len(variance)
     mixed = (effective * covariance + size * diagonal) / (effective + size)
     return mixed + SMALLEST * diagonal
-
-
-def squared_jump(start: Position, end: Position, factor: Factor) -> Tensor:
-    """Return `mean |L⁻¹ (y - x)|² / 2d`: 0 for walkers at rest, 1 for independent ones.
-
-    Args:
-        start: Positions `x` before some moves, `(N, d)`.
-        end: Positions `y` after them, `(N, d)`.
-        factor: `L`, the factor of a preconditioner; `None` is the deviation of `x`.
-    """
-    assert isinstance(start, Tensor)
-    assert isinstance(end, Tensor)
-    shift = (end - start).to(torch.float64)
-    if factor is None:
-        shift = shift / start.to(torch.float64).std(0).clamp(min=torch.finfo().tiny)
-    elif factor.diagonal is not None and factor.shape == shift.shape[1:]:
-        shift = shift / factor.diagonal.to(torch.float64)
-    else:
-        lower = factor.lower.to(torch.float64)
-        shift = torch.linalg.solve_triangular(lower, shift.mT, upper=False).mT
-    return shift.square().mean() / 2
 
 
 def _standardised(values: Tensor, weight: Tensor) -> tuple[Tensor, Tensor]:

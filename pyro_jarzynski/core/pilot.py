@@ -18,12 +18,13 @@ from torch import Tensor
 from pyro_jarzynski.core import weights
 from pyro_jarzynski.core.adaptation import adapted
 from pyro_jarzynski.core.curvature import largest_curvature
+from pyro_jarzynski.core.decorrelation import SquaredJumps
 from pyro_jarzynski.core.evaluation import CombinedEnergy, Energy, reevaluate
 from pyro_jarzynski.core.faults import read
 from pyro_jarzynski.core.gradients import TermsFn
 from pyro_jarzynski.core.hamiltonian import HMC
 from pyro_jarzynski.core.kernels import Kernel, with_preconditioner, with_step_size
-from pyro_jarzynski.core.metric import metric, squared_jump
+from pyro_jarzynski.core.metric import metric
 from pyro_jarzynski.core.resampling import Resampler, systematic
 from pyro_jarzynski.core.smc import Stage, StepInfo, resample_if_low
 from pyro_jarzynski.core.team import Tools
@@ -53,6 +54,8 @@ class Exploration:
         num_moves: Moves per temperature; `None` goes on until they decorrelate.
         decorrelation: Mean squared jump at which moves end, as a share of that of
             independent draws.
+        max_correlation: Largest correlation with the start, in any direction, at which
+            moves end.
         max_moves: At most so many moves per temperature.
         ess_threshold: Fraction of the walkers below which to resample.
     """
@@ -62,6 +65,7 @@ class Exploration:
     adapt_step_size: bool = True
     num_moves: int | None = None
     decorrelation: float = 0.7
+    max_correlation: float = 0.5
     max_moves: int = 25
     ess_threshold: float = 0.5
 
@@ -202,10 +206,11 @@ def _explore_moves(
     walkers: Walkers, stage: Stage, how: Exploration, tools: Tools
 ) -> tuple[Walkers, Stage, Tensor, bool]:
     """Move until the walkers have decorrelated, and the step size is right."""
-    kernel, energy, start = stage.kernel, stage.energy, walkers.position
+    kernel, energy = stage.kernel, stage.energy
+    jumps = SquaredJumps(walkers.position, kernel.factor)
     target = kernel.target_acceptance if how.adapt_step_size else None
     rate = torch.ones_like(walkers.log_banked)
-    moves, broken, jump = int(kernel.moves_on_switch), 0, 0.0
+    moves, broken, jump, fast = int(kernel.moves_on_switch), 0, 0.0, 0.0
     most = how.num_moves or how.max_moves
     while moves < most:
         found = _unless_broken(kernel.move, walkers, energy, tools)
@@ -218,16 +223,16 @@ def _explore_moves(
         walkers, rate = found
         moves += 1
         settled = True
-        moved = squared_jump(start, walkers.position, kernel.factor)
-        jump, accepted = read(moved, rate.mean())
+        measured = jumps.record(walkers.position, how.max_correlation)
+        jump, fast, accepted = read(*measured, rate.mean())
         if target is not None:
             settled = abs(accepted - target) < TOLERANCE
             kernel = adapted(kernel, accepted, rate=0.5 if settled else 2.0)
         # Long trajectories overshoot: a jump beyond 1 is a correlation below zero.
-        done = abs(1 - jump) <= 1 - how.decorrelation
+        done = bool(fast) and abs(1 - jump) <= 1 - how.decorrelation
         if how.num_moves is None and settled and done:
             break
-    decorrelated = how.num_moves is not None or jump >= how.decorrelation
+    decorrelated = how.num_moves is not None or bool(fast and jump >= how.decorrelation)
     stage = stage._replace(kernel=kernel, num_moves=max(moves, 1))
     return walkers, stage, rate, decorrelated
 

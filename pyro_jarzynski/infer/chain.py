@@ -8,7 +8,8 @@ import torch
 from torch import Tensor
 
 from pyro_jarzynski.core import smc
-from pyro_jarzynski.core.metric import squared_jump
+from pyro_jarzynski.core.decorrelation import SquaredJumps
+from pyro_jarzynski.core.faults import read
 from pyro_jarzynski.core.noise import stream
 from pyro_jarzynski.core.resampling import get_resampler, systematic
 from pyro_jarzynski.core.smc import Stage
@@ -166,7 +167,9 @@ class Chain:
         self.result, self.walkers = result, result.walkers
         self.finished.append(result)
         last = self.recorder.last
-        self.decorrelated, self.start = last is None or last.decorrelated, self.position
+        self.decorrelated = last is None or last.decorrelated
+        if not self.decorrelated:
+            self._mark_start()
         for text in (*result.new_doubts, *self._differences()):
             warnings.warn(text, EvidenceWarning, stacklevel=2)
 
@@ -178,6 +181,12 @@ class Chain:
         draws = [each.get_samples(group_by_chain=True) for each in self.finished]
         of_chains = {name: torch.cat([d[name] for d in draws]) for name in draws[0]}
         return disagreements(evidences, of_chains, "chains")
+
+    def _mark_start(self) -> None:
+        """Set the positions from which the walkers have to decorrelate."""
+        assert self.stage is not None
+        self.start = self.position
+        self.jumps = SquaredJumps(self.start, self.stage.kernel.factor)
 
     def _move(self) -> None:
         """Move the walkers once; take note whether they have decorrelated."""
@@ -192,11 +201,11 @@ class Chain:
             tools=self.tools,
         )
         self.counts.moved += self.walkers.num_walkers
-        jump = squared_jump(self.start, self.position, self.stage.kernel.factor)
-        moved = (self.position != self.start).any(1).double().mean()
-        self.decorrelated = (
-            float(jump) >= self.settings.exploration.decorrelation and float(moved) >= MOVED
-        )
+        how = self.settings.exploration
+        found = self.jumps.record(self.position, how.max_correlation)
+        share = (self.position != self.start).any(1).double().mean()
+        jump, fast, moved = read(*found, share)
+        self.decorrelated = bool(fast) and jump >= how.decorrelation and moved >= MOVED
 
     def _refill(self) -> None:
         """Draw walkers by their weights, after moves if they were given out before."""
@@ -216,7 +225,8 @@ class Chain:
 
     def _move_on(self) -> None:
         """Move the walkers until they have decorrelated from where they are."""
-        self.start, least = self.position, self.settings.num_moves or 1
+        self._mark_start()
+        least = self.settings.num_moves or 1
         most = max(self.settings.max_moves, least)
         for number in range(1, most + 1):
             self._move()

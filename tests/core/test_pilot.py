@@ -10,7 +10,7 @@ from pyro_jarzynski.core.curvature import largest_curvature
 from pyro_jarzynski.core.evaluation import CombinedEnergy
 from pyro_jarzynski.core.hamiltonian import HMC, UnderdampedLangevin
 from pyro_jarzynski.core.kernels import MALA, ULA
-from pyro_jarzynski.core.metric import metric, squared_jump
+from pyro_jarzynski.core.metric import metric
 from pyro_jarzynski.core.pilot import MAX_CURVATURE, Exploration, explore
 from pyro_jarzynski.core.preconditioner import factorise
 from pyro_jarzynski.core.team import Tools
@@ -201,19 +201,6 @@ def test_metric_takes_weights_into_account():
     log_weight = -1.5 * start[:, 0] ** 2
     walkers = init(start, lambda x: 2 * x.square().sum(1), log_weight=log_weight)
     assert float(metric(walkers, dense=False)) == pytest.approx(0.25, rel=0.05)
-
-
-@pytest.mark.parametrize("covariance", [None, COVARIANCE, COVARIANCE.diagonal()])
-def test_squared_jump_is_zero_at_rest_and_one_if_independent(covariance):
-    """Its error is 1 % for 20,000 walkers."""
-    dense = covariance is not None and covariance.ndim == 2
-    matrix = COVARIANCE if dense else COVARIANCE.diagonal().diag()
-    lower = torch.linalg.cholesky(matrix)
-    start, end = noise(20_000, 2) @ lower.mT, noise(20_000, 2, seed=1) @ lower.mT
-    factor = factorise(covariance)
-    assert squared_jump(start, start, factor) == 0
-    assert float(squared_jump(start, end, factor)) == pytest.approx(1, abs=0.06)
-    assert float(squared_jump(start, -start, factor)) == pytest.approx(2, abs=0.12)
 
 
 def skewed_terms(x):
