@@ -11,6 +11,8 @@ from pathlib import Path
 from torch import distributed
 
 ROOT = Path(__file__).parents[2]
+# Seconds after which programs hang, however loaded the machine is.
+PATIENCE = 1800.0
 
 
 def free_port() -> int:
@@ -54,7 +56,7 @@ def start(num: int, *arguments: str, **variables: str) -> list[subprocess.Popen]
 
 
 def finish(
-    processes: list[subprocess.Popen], seconds: float = 240
+    processes: list[subprocess.Popen], seconds: float = PATIENCE
 ) -> list[tuple[int, str]]:
     """Return exit code and output of each rank, once all have ended."""
     ended = []
@@ -88,7 +90,7 @@ def torchrun(num: int, *arguments: str, restarts: int = 0) -> str:
         cwd=ROOT,
         capture_output=True,
         text=True,
-        timeout=240,
+        timeout=PATIENCE,
     )
     told = done.stdout + done.stderr
     assert done.returncode == 0, told

@@ -113,7 +113,7 @@ def test_a_new_process_that_is_sent_one_gives_the_same_bits():
     queue = context.Queue()
     process = context.Process(target=answer, args=(sent, queue))
     process.start()
-    found = queue.get(timeout=300)
+    found = queue.get(timeout=1800)
     process.join()
     assert process.exitcode == 0
     assert found == [use(make()) for make, use in HELD.values()]

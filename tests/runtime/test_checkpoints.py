@@ -257,19 +257,22 @@ class TestStates:
 
 
 HOLD = """
-import sys, time
+import sys
 import pyro_jarzynski as pj
 from tests.runtime.small_states import Counter
 with pj.Checkpoints(sys.argv[1], every=1).opened(Counter()):
     print("held", flush=True)
-    time.sleep(600)
+    sys.stdin.read()
 """
 
 
 class TestOneWriter:
     def test_two_processes(self, tmp_path):
         held = subprocess.Popen(
-            [sys.executable, "-c", HOLD, tmp_path], stdout=subprocess.PIPE, text=True
+            [sys.executable, "-c", HOLD, tmp_path],
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            text=True,
         )
         try:
             assert held.stdout.readline() == "held\n"
