@@ -17,7 +17,8 @@ from pyro_jarzynski.core.evaluation import Evaluation, sound
 from pyro_jarzynski.core.gradients import differentiate
 from pyro_jarzynski.core.langevin import Trial, trial
 from pyro_jarzynski.core.recording import Record
-from pyro_jarzynski.core.trees import Position
+from pyro_jarzynski.core.trees import Position, select
+from pyro_jarzynski.core.turning import find_turned
 
 # Numbers of walkers for which there is code: those of the blocks of a cloud, of the audit.
 MAX_SIZES = 4
@@ -51,7 +52,13 @@ class CompiledEnergy:
         return self.module(position)
 
     def langevin(
-        self, position: Position, here: Evaluation, noise: Position, step_size: float
+        self,
+        position: Position,
+        here: Evaluation,
+        noise: Position,
+        step_size: float,
+        *,
+        turns: bool = False,
     ) -> Trial | None:
         """Return a move as `langevin.trial` does, or `None` where there is no code."""
         if not isinstance(position, Tensor) or not isinstance(noise, Tensor):
@@ -60,11 +67,17 @@ class CompiledEnergy:
         assert isinstance(grad, Tensor)
         step = torch.full((), step_size, dtype=torch.float64, device=position.device)
         walkers = (position, grad, here.energy, here.grad_sq, noise, step)
-        key = (position.shape, position.dtype, position.device, torch.get_num_threads())
+        kind = (position.shape, position.dtype, position.device)
+        key = (*kind, torch.get_num_threads(), turns)
         self._look()
         if key not in self.codes and not self._compile(key, here, walkers):
             return None
         return _trial_of(self.codes[key](*walkers, *self._state()), here)
+
+    def in_support(self, position: Tensor) -> Tensor | None:
+        """Return at which walkers the density is positive, `(N,)`; `None` is all."""
+        known = getattr(self.module, "in_support", None)
+        return None if known is None else known(position)
 
     def __getstate__(self) -> dict:
         """Leave out the code, which cannot be pickled."""
@@ -91,7 +104,8 @@ class CompiledEnergy:
         try:
             with warnings.catch_warnings():
                 warnings.simplefilter("ignore")
-                move = partial(_move, self.module)
+                turns = key[-1]
+                move = partial(_move, self.module, turns)
                 # Recorded with the walkers in other places: what came of them in a way
                 # that torch does not see is a constant there, and shows in the comparison.
                 elsewhere = [x.flip(0) if x.ndim else x for x in walkers]
@@ -101,7 +115,8 @@ class CompiledEnergy:
             lines = str(error).strip().splitlines() or [""]
             return self._refuse(f"{type(error).__name__}: {lines[0]}")
         position, noise, step = walkers[0], walkers[4], float(walkers[5])
-        if not _agree(found, trial(self.module, position, here, noise.clone(), step)):
+        plain = trial(self.module, position, here, noise.clone(), step, turns=turns)
+        if not _agree(found, plain):
             return self._refuse("its numbers differ from those of the energy as it is")
         self.codes[key] = program
         return True
@@ -144,6 +159,7 @@ def _trial_of(found: list[Tensor], here: Evaluation) -> Trial:
 
 def _move(
     module: nn.Module,
+    turns: bool,  # noqa: FBT001
     position: Tensor,
     grad: Tensor,
     energy: Tensor,
@@ -154,13 +170,18 @@ def _move(
 ) -> list[Tensor]:
     """Return end, energy, gradient and its square there, and log-ratio of a move."""
     del parameters  # the module has them
-    end = position - step * grad + (2 * step).sqrt() * noise
+    far = position - step * grad + (2 * step).sqrt() * noise
+    turned = find_turned(module, position, far) if turns else None
+    end = far if turned is None else select(turned, position, far)
     (there,) = differentiate(lambda x: (module(x),), end)
     assert isinstance(there.grad, Tensor)
     known = sound(there.energy, there.grad, _products(there.grad, there.grad))
     energy_there, grad_there, there_sq = known
     assert isinstance(grad_there, Tensor)
-    slopes = _products(end - position, grad + grad_there).double() / 2
+    grad_back = grad_there
+    if turned is not None:
+        grad_back = select(turned, -grad_there, grad_there)
+    slopes = _products(far - position, grad + grad_back).double() / 2
     gain = energy.double() - energy_there.double()
     ratio = gain + slopes + (grad_sq - there_sq).double() * step / 4
     return [end, energy_there, grad_there, there_sq, ratio]

@@ -43,10 +43,13 @@ class CombinedEnergy(NamedTuple):
         terms: Function from a position to the tuple of `E_j(x)`, each `(N,)`.
         coefficients: The `c_j`. A term with coefficient 0 is left out, so that it may be
             infinite there.
+        in_support: Function from a position to the mask of walkers at which the energy is
+            finite, `(N,)`, if that is known without the terms; see `core.turning`.
     """
 
     terms: TermsFn
     coefficients: tuple[float, ...]
+    in_support: Callable[[Any], Tensor | None] | None = None
 
 
 Energy: TypeAlias = EnergyFn | CombinedEnergy

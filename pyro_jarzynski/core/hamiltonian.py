@@ -35,6 +35,7 @@ from pyro_jarzynski.core.transitions import (
     weighed,
 )
 from pyro_jarzynski.core.trees import Position, inner, map_tree, select
+from pyro_jarzynski.core.turning import find_turned
 from pyro_jarzynski.core.walkers import Walkers, drop, find_outside
 from pyro_jarzynski.errors import count, fraction, positive
 
@@ -145,6 +146,8 @@ class UnderdampedLangevin:
 
     Momenta are refreshed, `p ← e^{-γε} p + √(1 - e^{-2γε}) ξ`, then one leapfrog step is
     made whose last half is already under the new energy. `γ = ∞` is ULA of step `ε²/2`.
+    A walker that would leave the support of an energy with a method `in_support` stays and
+    turns its momentum, see `core.turning`.
 
     Args:
         step_size: Leapfrog step `ε > 0`, in units of the position.
@@ -195,6 +198,10 @@ class UnderdampedLangevin:
         first = self._refresh(walkers, tools)
         middle = kick(first, here, step, self.factor)
         end = drift(walkers.position, middle, step, self.factor)
+        turned = find_turned(energy, walkers.position, end, chunk_size=tools.chunk_size)
+        if turned is not None:
+            back = map_tree(torch.neg, middle)
+            end, middle = select(turned, (walkers.position, back), (end, middle))
 
         def weigh(rows: slice, there: Evaluation) -> Tensor:
             known, before, halfway = rows_of((here, first, middle), rows)

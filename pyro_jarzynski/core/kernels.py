@@ -36,7 +36,8 @@ from pyro_jarzynski.core.transitions import (
     rows_of,
     weighed,
 )
-from pyro_jarzynski.core.trees import Position, map_tree
+from pyro_jarzynski.core.trees import Position, map_tree, select
+from pyro_jarzynski.core.turning import find_turned
 from pyro_jarzynski.core.walkers import Walkers, drop, find_outside
 from pyro_jarzynski.errors import fraction, positive
 
@@ -102,7 +103,8 @@ class ULA:
 
     `X' = X - h C ∇U_k(X) + √(2hT) L ξ` and `A' = A + (α_k(X, X') - α_{k+1}(X', X)) / T`.
     The weights are exact for every `h`; their variance is finite for `h λ < 2`, with `λ`
-    the largest curvature of `U` in the metric of `C`.
+    the largest curvature of `U` in the metric of `C`. Moves that end outside of the support
+    of an energy with a method `in_support` are turned back, see `core.turning`.
 
     Args:
         step_size: `h > 0`, in squared units of the position.
@@ -154,16 +156,20 @@ class ULA:
         here, step = walkers.evaluation, self.step_size
         noise = self._noise(walkers.position, tools)
         if visit is None:
-            made = _trial(self, walkers, energy, noise, tools)
+            made = _trial(self, walkers, energy, noise, tools, turns=True)
             gain = made.log_ratio / self.temperature
             log_weight = weights.add(walkers.log_weight, gain)
             return self._settled(walkers, made.end, made.there, log_weight, tools)
         slope = scale_transposed(self.factor, here.grad)
-        end = langevin.propose(walkers.position, slope, noise, step, self.factor)
+        far = langevin.propose(walkers.position, slope, noise, step, self.factor)
+        turned = find_turned(energy, walkers.position, far, chunk_size=tools.chunk_size)
+        end = far if turned is None else select(turned, walkers.position, far)
 
         def weigh(rows: slice, there: Evaluation) -> Tensor:
-            start, known, stop = rows_of((walkers.position, here, end), rows)
-            ratio = langevin.log_ratio(start, known, stop, there, step, self.factor)
+            start, known, stop, back = rows_of((walkers.position, here, far, turned), rows)
+            ratio = langevin.log_ratio(
+                start, known, stop, there, step, self.factor, turned=back
+            )
             return weights.add(walkers.log_weight[rows], ratio / self.temperature)
 
         there, log_weight = weighed(energy, end, weigh, tools, visit)
@@ -258,7 +264,13 @@ class MALA(Invariant):
 
 
 def _trial(
-    kernel: ULA | MALA, walkers: Walkers, energy: Energy, noise: Position, tools: Tools
+    kernel: ULA | MALA,
+    walkers: Walkers,
+    energy: Energy,
+    noise: Position,
+    tools: Tools,
+    *,
+    turns: bool = False,
 ) -> langevin.Trial:
     """Return a Langevin move of every walker under `energy`, by the kernel's step."""
     return langevin.trial(
@@ -268,6 +280,7 @@ def _trial(
         noise,
         kernel.step_size,
         kernel.factor,
+        turns=turns,
         chunk_size=tools.chunk_size,
     )
 

@@ -18,14 +18,16 @@ from torch import Tensor
 
 from pyro_jarzynski.core.evaluation import Energy, Evaluation, evaluate
 from pyro_jarzynski.core.preconditioner import Factor, scale, scale_transposed
-from pyro_jarzynski.core.trees import Position, inner, map_tree, num_walkers
+from pyro_jarzynski.core.trees import Position, inner, map_tree, num_walkers, select
+from pyro_jarzynski.core.turning import find_turned
 
 
 class Trial(NamedTuple):
     """A move of every walker, before anybody has decided on it.
 
     Attributes:
-        end: Where they come to, in the shape of the position.
+        end: Where they come to, in the shape of the position. Moves that are turned back
+            come to where they began.
         there: Energy and gradient there.
         log_ratio: That of the two directions, `(N,)`, float64.
         slope_sq: `∇U·C ∇U` where they come from, `(N,)`.
@@ -49,24 +51,39 @@ def trial(
     step_size: float,
     factor: Factor = None,
     *,
+    turns: bool = False,
     chunk_size: int | None = None,
 ) -> Trial:
     """Propose a move and evaluate an energy at its end; the noise is used up by it.
 
     An energy whose moves are compiled makes them itself, where it has code for them.
+
+    Args:
+        energy: The energy at the end of the move.
+        position: `x`, `(N, *event)`.
+        here: Energy and gradient at `x`.
+        noise: `ξ`, in the shape of `x`.
+        step_size: `h`, in squared units of `x`.
+        factor: `L`, the factor of the preconditioner; `None` is the identity.
+        turns: Whether moves that end outside of the support are turned back.
+        chunk_size: Walkers per call of the energy; `None` takes all at once.
     """
     compiled = getattr(energy, "langevin", None)
     if compiled is not None and factor is None:
         size = num_walkers(position)
         whole = chunk_size is None or chunk_size >= size
-        found = compiled(position, here, noise, step_size) if whole else None
+        found = compiled(position, here, noise, step_size, turns=turns) if whole else None
         if found is not None:
             return found
     slope = scale_transposed(factor, here.grad)
-    end = propose(position, slope, noise, step_size, factor)
+    far = propose(position, slope, noise, step_size, factor)
+    turned = find_turned(energy, position, far, chunk_size=chunk_size) if turns else None
+    end = far if turned is None else select(turned, position, far)
     there = evaluate(energy, end, chunk_size=chunk_size)
     slope_sq = _squared(here, factor, slope)
-    ratio = log_ratio(position, here, end, there, step_size, factor, slope_sq=slope_sq)
+    ratio = log_ratio(
+        position, here, far, there, step_size, factor, slope_sq=slope_sq, turned=turned
+    )
     return Trial(end, there, ratio, slope_sq)
 
 
@@ -105,6 +122,7 @@ def log_ratio(
     factor: Factor = None,
     *,
     slope_sq: Tensor | None = None,
+    turned: Tensor | None = None,
 ) -> Tensor:
     """Return `α_U(x, y) - α_V(y, x)` in float64.
 
@@ -112,10 +130,11 @@ def log_ratio(
         start: `x`, `(N, *event)`.
         here: `U` and its gradient at `x`.
         end: `y`, in the shape of `x`.
-        there: `V` and its gradient at `y`.
+        there: `V` and its gradient at `y`, or at `x` where the move is turned back.
         step_size: `h`, in squared units of `x`.
         factor: `L`, the factor of the preconditioner; `None` is the identity.
         slope_sq: `∇U·C ∇U` at `x`, `(N,)`, if it is known.
+        turned: Moves that are turned back at `y`, `(N,)`; see `core.turning`.
 
     Returns:
         One log-ratio per walker, `(N,)`.
@@ -124,7 +143,10 @@ def log_ratio(
         Carbone, Hua, Coste, Vanden-Eijnden (2023), arXiv:2305.19414, Proposition 1.
     """
     shift = map_tree(torch.sub, end, start)
-    slopes = inner(shift, here.grad) + inner(shift, there.grad)
+    back = inner(shift, there.grad)
+    slopes = inner(shift, here.grad) + (
+        back if turned is None else torch.where(turned, -back, back)
+    )
     known = _squared(here, factor) if slope_sq is None else slope_sq
     squares = known - _squared(there, factor)
     gain = here.energy.to(torch.float64) - there.energy.to(torch.float64)

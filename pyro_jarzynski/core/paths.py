@@ -15,6 +15,7 @@ from torch import Tensor, nn
 
 from pyro_jarzynski.core.evaluation import CombinedEnergy, Energy, EnergyFn
 from pyro_jarzynski.core.trees import Position
+from pyro_jarzynski.core.turning import common_support
 from pyro_jarzynski.errors import ArgumentError
 
 Path: TypeAlias = Sequence[Energy]
@@ -59,7 +60,9 @@ class Tempering:
     def __getitem__(self, index: int) -> CombinedEnergy:
         """Energy at one inverse temperature."""
         beta = float(self.betas[index])
-        return CombinedEnergy(self.terms, (1 - beta, beta))
+        shares = (self.base, 1 - beta), (self.target, beta)
+        used = [energy for energy, share in shares if share != 0]
+        return CombinedEnergy(self.terms, (1 - beta, beta), common_support(used))
 
     def terms(self, position: Position) -> tuple[Tensor, Tensor]:
         """Return the energies of base and target, each `(N,)`."""
@@ -108,5 +111,15 @@ class ParameterPath:
 
     def __getitem__(self, index: int) -> EnergyFn:
         """Energy at one state of the parameters."""
-        state = dict(self.states[index])
-        return lambda position: torch.func.functional_call(self.module, state, (position,))
+        return _AtState(self.module, dict(self.states[index]))
+
+
+class _AtState:
+    """The energy of a module at a state of its parameters."""
+
+    def __init__(self, module: nn.Module, state: dict[str, Tensor]) -> None:
+        self.module, self.state = module, state
+        self.in_support = getattr(module, "in_support", None)
+
+    def __call__(self, position: Position) -> Tensor:
+        return torch.func.functional_call(self.module, self.state, (position,))

@@ -17,7 +17,10 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 from torch.fx import Graph, GraphModule, Node
-from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils._python_dispatch import (
+    TorchDispatchMode,
+    _get_current_dispatch_mode_stack,
+)
 
 aten = torch.ops.aten
 
@@ -83,6 +86,11 @@ class Record:
             nodes[result] = graph.call_function(function, _mapped(node, args), named)
         graph.output(_mapped(node, self._outputs))
         return GraphModule({}, graph)
+
+
+def is_recording() -> bool:
+    """Return whether operations are being recorded, in this thread."""
+    return any(isinstance(mode, _Recorder) for mode in _get_current_dispatch_mode_stack())
 
 
 class _Recorder(TorchDispatchMode):

@@ -1,6 +1,7 @@
 """Bijections from unconstrained space to sets for which torch has none.
 
-They are registered with `biject_to`, which finds them by the class of a constraint.
+They are registered with `biject_to` and `transform_to`, which find them by the class of a
+constraint.
 """
 
 import math
@@ -10,7 +11,7 @@ import torch
 from pyro.distributions import constraints as pyro_constraints
 from pyro.distributions import transforms
 from torch import Tensor
-from torch.distributions import Transform, biject_to, constraints
+from torch.distributions import Transform, biject_to, constraints, transform_to
 from torch.distributions.constraints import Constraint
 from torch.distributions.utils import tril_matrix_to_vec, vec_to_tril_matrix
 from torch.nn.functional import softplus
@@ -142,3 +143,9 @@ biject_to.register(Correlations, lambda _: biject_to(pyro_constraints.corr_matri
 biject_to.register(
     PositiveOrdered, lambda _: biject_to(pyro_constraints.positive_ordered_vector)
 )
+# Guides of Pyro start from `transform_to`.
+for _kind in (
+    *(Range, Image, LowerCholesky, PositiveDefinite),
+    *(Simplex, OpenSimplex, Correlations, PositiveOrdered),
+):
+    transform_to.register(_kind, biject_to)

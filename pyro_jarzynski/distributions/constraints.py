@@ -245,7 +245,7 @@ def hull(support: Constraint, num_parts: int) -> Constraint:
         NotImplementedError: The supports differ, and are not intervals.
     """
     base, event_dim = _elements(support)
-    bounds = _bounds(base)
+    bounds = bounds_of(base)
     if not any(bound.dim() for bound in bounds or ()):
         return support
     assert bounds is not None
@@ -266,7 +266,7 @@ def either(mask: Tensor, if_not: Constraint, if_so: Constraint) -> Constraint:
     bases, event_dims = zip(*map(_elements, (if_not, if_so)), strict=True)
     if bases[0] is bases[1] or all(map(is_whole, bases)):
         return if_not
-    bounds = [_bounds(base) for base in bases]
+    bounds = [bounds_of(base) for base in bases]
     if bounds[0] is None or bounds[1] is None:
         raise NotImplementedError("the supports of the components differ")
     mask = mask.reshape(mask.shape + (1,) * event_dims[0])
@@ -293,14 +293,14 @@ def _elements(constraint: Constraint) -> tuple[Constraint, int]:
     return constraint, event_dim
 
 
-def _bounds(support: Constraint) -> tuple[Tensor, Tensor] | None:
-    """Return the ends of an interval, or nothing if a set has no bounds at all.
+def bounds_of(support: Constraint) -> tuple[Tensor, Tensor] | None:
+    """Return the ends of an interval, infinite or not; `None` if a set is no interval.
 
     Raises:
         NotImplementedError: It is the image of another set.
     """
     if isinstance(support, Image):
-        ends = _bounds(support.base)
+        ends = bounds_of(support.base)
         if ends is None or support.event_dim:
             raise NotImplementedError("a mixture of such transformed distributions")
         for link in support.links:

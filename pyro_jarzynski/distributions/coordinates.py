@@ -7,10 +7,8 @@ the next number inside.
 """
 
 import copy
-import math
-from functools import cache
 from numbers import Number
-from typing import Any, ClassVar, TypeAlias
+from typing import Any, ClassVar
 
 import pyro.distributions as dist
 import torch
@@ -24,14 +22,10 @@ from torch.distributions.transforms import (
     IndependentTransform,
 )
 
-from pyro_jarzynski.distributions.constraints import (
-    Image,
-    Simplex,
-    codomain,
-    is_whole,
-    stripped,
-)
-from pyro_jarzynski.distributions.supports import bijection, rebuilt, support_of
+from pyro_jarzynski.distributions.constraints import Image, codomain, is_whole, stripped
+from pyro_jarzynski.distributions.edges import edges_of, moved_inside
+from pyro_jarzynski.distributions.parts import rebuilt
+from pyro_jarzynski.distributions.supports import bijection, support_of
 from pyro_jarzynski.distributions.transforms import exact, flattened
 
 # Distributions that have the values of those that they are made of.
@@ -40,8 +34,6 @@ WRAPPERS = (
     dist.ExpandedDistribution,
     dist.MaskedDistribution,
 )
-# An end of an interval.
-Bound: TypeAlias = float | Tensor | None
 
 
 class Coordinate:
@@ -72,7 +64,7 @@ class Coordinate:
         while isinstance(base, Image):
             base, links = stripped(base.base), [*base.links, *links]
         self.innermost, self.transform = biject_to(base), bijection(self.fn)
-        self.edges = _edges(stripped(codomain(links[-1])) if links else base)
+        self.edges = edges_of(stripped(codomain(links[-1])) if links else base)
         known = _transforms_of(self.fn)
         before = known[: len(known) - len(links)]
         shared = bool(before) and _are_equal(before[-1], _essential(self.innermost))
@@ -91,12 +83,12 @@ class Coordinate:
     def unconstrain(self, value: Tensor) -> tuple[Tensor, Tensor]:
         """Return the coordinate of a draw of `fn`, and the draw, moved inside."""
         if not self.exact:
-            value = _inside(value, self.edges)
+            value = moved_inside(value, self.edges)
         return self.transform.inv(value), self._moved(value)
 
     def _moved(self, value: Tensor) -> Tensor:
         """Return a value inside, of which the last transform knows the argument."""
-        inside = _inside(value, self.edges)
+        inside = moved_inside(value, self.edges)
         if self.exact and inside is not value:
             argument, known = self.last._cached_x_y
             if known is value:
@@ -207,43 +199,3 @@ def _changes_nothing(transform: Transform) -> bool:
 def _are_equal(a: Transform, b: Transform) -> bool:
     """Tell whether two transforms are of one kind, without parameters."""
     return type(a) is type(b) and type(a).__init__ is Transform.__init__
-
-
-# Edges.
-
-
-def _edges(support: Constraint) -> tuple[Bound, Bound]:
-    """Return the finite bounds of a set of numbers; `None` is no bound."""
-    if isinstance(support, Simplex | type(constraints.simplex)):
-        return 0.0, None
-    return getattr(support, "lower_bound", None), getattr(support, "upper_bound", None)
-
-
-def _inside(value: Tensor, edges: tuple[Bound, Bound]) -> Tensor:
-    """Return values, moved from the edges of their support to the next numbers inside."""
-    low, high = (
-        None if bound is None else _next(bound, towards, value.dtype)
-        for bound, towards in zip(edges, (math.inf, -math.inf), strict=True)
-    )
-    value = value if low is None else value.clamp(min=low)
-    return value if high is None else value.clamp(max=high)
-
-
-def _next(bound: float | Tensor, towards: float, dtype: torch.dtype) -> Bound:
-    """Return the next number of a type, and after zero the smallest normal one."""
-    if isinstance(bound, Tensor):
-        bound = bound.detach().to(dtype)
-        direction = torch.full_like(bound, towards)
-        smallest = math.copysign(torch.finfo(dtype).tiny, towards)
-        inside = torch.where(bound == 0, smallest, torch.nextafter(bound, direction))
-        return torch.where(torch.isfinite(bound), inside, bound)
-    return _next_number(float(bound), towards, dtype)
-
-
-@cache
-def _next_number(bound: float, towards: float, dtype: torch.dtype) -> float | None:
-    if not math.isfinite(bound):
-        return None
-    found = _next(torch.tensor(bound, device="cpu"), towards, dtype)
-    assert isinstance(found, Tensor)
-    return float(found)

@@ -14,7 +14,7 @@ import pyro.distributions as dist
 import torch
 from torch import Tensor
 
-from pyro_jarzynski.distributions.supports import rebuilt
+from pyro_jarzynski.distributions.parts import rebuilt
 
 
 def with_exact_draws(fn: Any) -> Any:

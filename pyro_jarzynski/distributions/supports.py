@@ -8,7 +8,7 @@ distribution `fn`, and latents are set by `bijection(fn)`, which is onto the sam
 
 import copy
 import math
-from collections.abc import Callable, Hashable, Iterator
+from collections.abc import Callable, Hashable
 from functools import cache, partial
 from typing import Any
 
@@ -21,6 +21,7 @@ from torch.distributions.relaxed_categorical import ExpRelaxedCategorical
 from torch.distributions.utils import lazy_property
 
 from pyro_jarzynski.core.faults import waits
+from pyro_jarzynski.core.recording import is_recording
 from pyro_jarzynski.distributions.bijections import biject_to
 from pyro_jarzynski.distributions.constraints import (
     LogSimplex,
@@ -37,6 +38,7 @@ from pyro_jarzynski.distributions.constraints import (
     rounded,
     stripped,
 )
+from pyro_jarzynski.distributions.parts import rebuilt
 from pyro_jarzynski.distributions.structures import (
     Coalescences,
     Counts,
@@ -137,7 +139,9 @@ def bijection(fn: Any) -> Transform:
     return biject_to(support_of(fn))
 
 
-def within_support(fn: Any, *, inside: bool = False) -> Any:
+def within_support(
+    fn: Any, *, inside: bool = False, periodic: bool = True, parameters: bool = True
+) -> Any:
     """Return a distribution with the same densities, which are zero outside the support.
 
     They are zero as well where a parameter is outside of its constraint, unless torch gives
@@ -149,54 +153,35 @@ def within_support(fn: Any, *, inside: bool = False) -> Any:
         fn: A distribution of torch or Pyro.
         inside: Whether values are known to be in the support. Then only the components of
             mixtures are checked, whose supports can be smaller.
+        periodic: Whether angles may be any numbers. If not their densities, which are
+            periodic, are zero outside of -π to π.
+        parameters: Whether parameters are checked, which differ from call to call.
     """
     if not isinstance(fn, torch.distributions.Distribution):
         return fn
-    inner = partial(within_support, inside=inside and not isinstance(fn, MIXTURES))
+    inner = partial(
+        within_support,
+        inside=inside and not isinstance(fn, MIXTURES),
+        periodic=periodic,
+        parameters=parameters,
+    )
     is_composed = isinstance(fn, (*MIXTURES, *WRAPPERS)) or is_image(fn)
     checked = _with_links(rebuilt(fn, inner) if is_composed else fn, exact)
-    support = None if inside else _checked_support(fn)
-    parameters = _checked_parameters(fn)
+    support = None if inside else _checked_support(fn, periodic=periodic)
+    limited = _checked_parameters(fn) if parameters else []
     validates = checked._validate_args
-    if support is not None or parameters or validates:
+    if support is not None or limited or validates:
         checked = copy.copy(checked)
     if validates:
         checked._validate_args = False
     if support is not None:
         checked.log_prob = partial(_log_prob, checked.log_prob, fn, support)
-    if parameters:
-        checked.log_prob = partial(_log_prob_if_valid, checked.log_prob, parameters)
+    if limited:
+        checked.log_prob = partial(_log_prob_if_valid, checked.log_prob, limited)
     if isinstance(fn, dist.MaskedDistribution) and isinstance(fn._mask, Tensor):
         checked = copy.copy(checked)
         checked.log_prob = partial(_log_prob_seen, checked.log_prob, fn)
     return checked
-
-
-def made_of(fn: Any) -> Iterator[Any]:
-    """Yield a distribution and all those that it is made of, at whatever depth."""
-    yield fn
-    for part in parts_of(fn).values():
-        yield from made_of(part)
-
-
-def rebuilt(fn: Any, change: Callable[[Any], Any]) -> Any:
-    """Return a distribution with a function applied to those that it is made of."""
-    parts = parts_of(fn)
-    changed = {name: change(part) for name, part in parts.items()}
-    if all(changed[name] is parts[name] for name in parts):
-        return fn
-    new = copy.copy(fn)
-    vars(new).update(changed)
-    return new
-
-
-def parts_of(fn: Any) -> dict[str, Any]:
-    """Return the distributions that a distribution is made of, by attribute."""
-    return {
-        name: part
-        for name, part in vars(fn).items()
-        if isinstance(part, torch.distributions.Distribution)
-    }
 
 
 def _with_links(fn: Any, change: Callable[[Transform], Transform]) -> Any:
@@ -276,12 +261,14 @@ def _log_prob_if_valid(
 
 
 def _all_hold(conditions: Tensor) -> bool:
-    """Tell whether conditions hold, none of which depends on what `vmap` maps.
+    """Return whether conditions hold, none of which depends on what `vmap` maps.
 
-    On a GPU they are taken for such that may not hold: to look is to wait for it.
+    False on a GPU, where to read them is to wait for it, and in a record of operations,
+    which would hold for such values alone.
     """
     alike = torch.func.debug_unwrap(conditions) is conditions
-    return alike and not waits(conditions.device) and bool(conditions.all())
+    is_free = alike and not waits(conditions.device) and not is_recording()
+    return is_free and bool(conditions.all())
 
 
 def _checked_parameters(fn: Any) -> list[tuple[Tensor, Constraint]]:
@@ -323,9 +310,11 @@ def _first(support: Constraint, value: Tensor) -> Tensor:
     return torch.as_tensor(lowest, dtype=value.dtype, device=value.device)
 
 
-def _checked_support(fn: Any) -> Constraint | None:
+def _checked_support(fn: Any, *, periodic: bool) -> Constraint | None:
     """Return the set for which values are checked beside the checks of parts."""
-    if isinstance(fn, (*WRAPPERS, *ANGLES)):
+    if isinstance(fn, ANGLES):
+        return None if periodic else support_of(fn)
+    if isinstance(fn, WRAPPERS):
         return None
     if isinstance(fn, MIXTURES) and not isinstance(fn, dist.FoldedDistribution):
         return None

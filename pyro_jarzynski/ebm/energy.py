@@ -16,7 +16,9 @@ from pyro_jarzynski.core.evaluation import EnergyFn
 from pyro_jarzynski.core.modes import standard_modes
 from pyro_jarzynski.core.paths import Tempering
 from pyro_jarzynski.core.slices import any_sliced
-from pyro_jarzynski.ebm.base_energy import energy_of, unvalidated
+from pyro_jarzynski.distributions.parts import without_validation
+from pyro_jarzynski.ebm.base_checks import check_density, checked_energy
+from pyro_jarzynski.ebm.base_energy import energy_of, known_support
 from pyro_jarzynski.ebm.distribution_parts import check_base_parameters, moved
 from pyro_jarzynski.ebm.soundness import check_parameters
 from pyro_jarzynski.ebm.startable import Annealing, StartableEnergy, device_of
@@ -29,6 +31,9 @@ from pyro_jarzynski.errors import ArgumentError, ArgumentTypeError, EnergyError
 class EnergyModel(StartableEnergy):
     """The density `e^{-U_θ(x)} / Z_θ` with `U_θ(x) = net_θ(x) - log base(x)`.
 
+    Its support is that of the base, outside of which `U_θ` is plus infinity, whatever the
+    network returns there.
+
     Args:
         net: Module from `(N, *event)` to `(N,)` or `(N, 1)`. The layer with a weight that a
             call comes to last is set to zero, unless `zero_last_layer` is false.
@@ -39,7 +44,8 @@ class EnergyModel(StartableEnergy):
             return zero.
 
     Raises:
-        ArgumentError: The base has a batch shape or parameters that require a gradient, the
+        ArgumentError: The base has a batch shape or parameters that require a gradient, is
+            discrete, lies on a set of measure zero, or cannot be drawn or evaluated; the
             network cannot be evaluated at its draws, or does not start at zero.
 
     Example:
@@ -67,11 +73,11 @@ class EnergyModel(StartableEnergy):
                 f"its `to_event({len(base.batch_shape)})`."
             )
         check_base_parameters(base)
+        check_density(base)
         net = unwrapped(net)
         self.net = net
-        self.base = unvalidated(base)
-        self._check_base()
-        self.base_energy = energy_of(self.base)
+        self.base = without_validation(base)
+        self.base_energy = checked_energy(self.base, device_of(net))
         # A network that knows its base can do with one pass for both.
         self.joint_energy: EnergyFn | None = None
         if getattr(net, "base", None) is base:
@@ -88,29 +94,37 @@ class EnergyModel(StartableEnergy):
     @property
     def event_shape(self) -> torch.Size:
         """Shape of one walker."""
-        return self.base.event_shape
+        return torch.Size(self.base.event_shape)
 
     @property
     def support(self) -> Any:
         """Where the density is positive: where that of the base is."""
-        return self.base.support
+        return known_support(self.base)
 
     def forward(self, x: Tensor) -> Tensor:
         """Return the energies of `(N, *event)` walkers, `(N,)`, in nats."""
         # A call of the module itself gathers parameters that torch has sliced.
         if self.joint_energy is not None and not any_sliced(self.net.parameters()):
             return self.joint_energy(x)
+        base = self.base_energy(x)
+        if self.base_energy.has_walls:
+            # A network may not be finite, nor have a gradient, where there is no density.
+            x = self.base_energy.moved_inside(x, base)
         values = self.net(x)
         if values.shape == (len(x), 1):
             values = values.squeeze(1)
-        return values + self.base_energy(x)
+        return values + base
+
+    def in_support(self, x: Tensor) -> Tensor | None:
+        """Return at which walkers the base has a density, `(N,)`; `None` is all."""
+        return self.base_energy.in_support(x)
 
     def draw(self, num: int, generator: torch.Generator) -> Tensor:
         """Draw `num` walkers of the base, `(num, *event)`."""
         seed = int(torch.randint(2**62, (), generator=generator, device=generator.device))
         # Distributions draw from the global generator: it is put back afterwards.
         with global_stream(seed), torch.no_grad():
-            return self.base.sample(torch.Size([num]))
+            return self.base_energy.draw(num)
 
     def start_log_normalizer(self) -> float:
         """Return `log Z` of the base: 0; raise if the model has left its start."""
@@ -128,33 +142,6 @@ class EnergyModel(StartableEnergy):
         values = self(x) - base
         rounding = 100 * torch.finfo(values.dtype).eps * (1 + base.abs())
         return values.masked_fill(values.abs() <= rounding, 0)
-
-    def _check_base(self) -> None:
-        probe = self._probe()
-        if probe.device != device_of(self.net):
-            raise ArgumentError(
-                f"`base` draws on {probe.device}, but `net` is on {device_of(self.net)}: "
-                "build the base with parameters on the device of the network."
-            )
-        if probe.device.type == "meta":
-            raise ArgumentError(
-                "`net` and `base` are on the meta device, which holds shapes and no "
-                "numbers: build them on another."
-            )
-        name = type(self.base).__name__
-        try:
-            log_prob = self.base.log_prob(probe)
-        except NotImplementedError as error:
-            raise ArgumentError(
-                f"`base` must have a density: {name} has no `log_prob`, as where it "
-                "is made by a transform without inverse. Use another base, or map the "
-                "data to unconstrained space."
-            ) from error
-        if not torch.isfinite(log_prob).all():
-            raise ArgumentError(
-                f"`base` must have a finite density at its own draws; that of {name} is "
-                f"{log_prob.tolist()} at four of them."
-            )
 
     def _check_start(self) -> None:
         probe = self._probe()

@@ -11,6 +11,7 @@ from torch import Tensor, nn
 from torch.distributions import constraints
 
 from pyro_jarzynski.core.paths import Path, Tempering
+from pyro_jarzynski.distributions.constraints import check_events, is_whole
 from pyro_jarzynski.ebm.distribution import EnergyDistribution, Following
 from pyro_jarzynski.ebm.wrapped import is_fully_sharded
 from pyro_jarzynski.errors import ArgumentError
@@ -64,8 +65,21 @@ class StartableEnergy(nn.Module, ABC):
 
     @property
     def support(self) -> Any:
-        """Where the density is positive; `None` is everywhere."""
+        """Where the density is positive, a constraint of torch; `None` is everywhere."""
         return None
+
+    def in_support(self, x: Tensor) -> Tensor | None:
+        """Return at which walkers the density is positive, `(N,)`; `None` is all.
+
+        Kernels without acceptance step turn moves back that end elsewhere, so that their
+        weights are exact. NaN counts as a place of positive density, where the energy is
+        evaluated and reported.
+        """
+        support = self.support
+        if support is None or support.is_discrete or is_whole(support):
+            return None
+        inside = check_events(support, x, x.ndim - 1)
+        return inside | x.isnan().reshape(len(x), -1).any(1)
 
     def distribution(self) -> EnergyDistribution:
         """Return the law of the model as a distribution of Pyro.

@@ -21,6 +21,7 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
+from pyro_jarzynski.core.curvature import warn_if_unstable
 from pyro_jarzynski.core.kernels import MALA, Kernel
 from pyro_jarzynski.core.resampling import Resampler
 from pyro_jarzynski.core.smc import StepInfo
@@ -81,6 +82,9 @@ class LikelihoodTracker:
     Raises:
         EnergyError: The energy couples walkers, is random, or has a wrong shape.
 
+    Warns:
+        StepSizeWarning: The weights of an unadjusted kernel have infinite variance.
+
     Source:
         Carbone, Hua, Coste, Vanden-Eijnden (2023), arXiv:2305.19414, for the weights.
 
@@ -123,6 +127,7 @@ class LikelihoodTracker:
             jit_compile=jit_compile,
         )
         check_walkers_are_independent(model, self.cloud.shard)
+        warn_if_unstable(kernel, model, self.cloud.shown)
 
     def update(self) -> StepInfo:
         """Carry the audit walkers to the present parameters; call after each update."""

@@ -10,10 +10,10 @@ from torch import Tensor
 from torch.distributions import biject_to
 
 from pyro_jarzynski.distributions.constraints import check_events, stripped
+from pyro_jarzynski.distributions.parts import made_of
 from pyro_jarzynski.distributions.supports import (
     declared_support,
     is_image,
-    made_of,
     support_of,
 )
 from pyro_jarzynski.errors import ModelError

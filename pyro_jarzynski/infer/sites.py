@@ -15,12 +15,8 @@ from pyro_jarzynski.core.alone import global_stream
 from pyro_jarzynski.core.noise import stream
 from pyro_jarzynski.distributions.coordinates import Coordinate
 from pyro_jarzynski.distributions.draws import with_exact_draws
-from pyro_jarzynski.distributions.supports import (
-    parts_of,
-    rebuilt,
-    seen,
-    within_support,
-)
+from pyro_jarzynski.distributions.parts import parts_of, rebuilt
+from pyro_jarzynski.distributions.supports import seen, within_support
 from pyro_jarzynski.errors import ModelError
 from pyro_jarzynski.infer.enumeration import Site, is_density
 

@@ -173,8 +173,10 @@ def test_walls_are_no_fault(kernel):
 
 
 def test_a_step_beyond_the_curvature_is_a_warning():
-    learner = mixture_learner(model=Shifted(), kernel=ULA(2.5), learning_rate=1e-3)
-    with pytest.warns(StepSizeWarning, match=r"2.5 is too large .*infinite variance"):
+    message = r"2.5 is too large .*infinite variance"
+    with pytest.warns(StepSizeWarning, match=message):
+        learner = mixture_learner(model=Shifted(), kernel=ULA(2.5), learning_rate=1e-3)
+    with pytest.warns(StepSizeWarning, match=message):
         learner.fit(GOOD, 1)
 
 
