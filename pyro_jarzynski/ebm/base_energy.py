@@ -19,6 +19,8 @@ from pyro_jarzynski.errors import ArgumentError, NonFiniteEnergyWarning
 
 # Share of draws without a density from which a base is refused.
 MAX_LOST = 0.01
+# Roundings by which a draw is moved at most.
+MAX_NUDGES = 4
 
 
 def energy_of(base: Distribution) -> "BaseEnergy":
@@ -61,7 +63,7 @@ class BaseEnergy:
         self.has_walls = not is_whole(self.support)
         if self.has_walls:
             with global_stream(0), torch.no_grad():
-                self.point = self.draw(1)
+                self.point = self._find_point()
 
     def __call__(self, x: Tensor) -> Tensor:
         """Return the energies of `(N, *event)`, `(N,)`."""
@@ -78,11 +80,12 @@ class BaseEnergy:
         Raises:
             ArgumentError: Some draws have no density.
         """
-        drawn = with_exact_draws(self.base).sample(torch.Size([num])).contiguous()
+        drawn = self._sample(num)
         if not self.has_walls:
             return drawn
-        drawn = moved_inside(drawn, self._ends())
         lost = ~torch.isfinite(self(drawn))
+        if lost.any():
+            drawn, lost = self._nudged(drawn, lost)
         if lost.any():
             self._report(drawn, lost)
         return drawn
@@ -96,11 +99,37 @@ class BaseEnergy:
         inside = (energy < math.inf).reshape(-1, *[1] * (x.ndim - 1))
         return torch.where(inside, x, self.point.to(x))
 
+    def _sample(self, num: int) -> Tensor:
+        drawn = with_exact_draws(self.base).sample(torch.Size([num])).contiguous()
+        return moved_inside(drawn, self._ends()) if self.has_walls else drawn
+
+    def _find_point(self) -> Tensor:
+        """Return a point of high density, `(1, *event)`."""
+        drawn = self._sample(64)
+        energy = self(drawn)
+        lost = ~torch.isfinite(energy)
+        if lost.all():
+            self._report(drawn, lost)
+        return drawn[energy.masked_fill(lost, math.inf).argmin()][None]
+
     def _ends(self) -> tuple[Tensor | None, Tensor | None]:
         try:
             return bounds_of(stripped(self.support)) or (None, None)
         except NotImplementedError:
             return None, None
+
+    def _nudged(self, drawn: Tensor, lost: Tensor) -> tuple[Tensor, Tensor]:
+        """Move finite draws without a density by single roundings towards the support.
+
+        The ends of a transformed support are not known, and the transform rounds to them.
+        """
+        events = (-1, *[1] * (drawn.ndim - 1))
+        for _ in range(MAX_NUDGES):
+            moves = lost.reshape(events) & torch.isfinite(drawn)
+            nearer = torch.nextafter(drawn, self.point.to(drawn).expand_as(drawn))
+            drawn = torch.where(moves, nearer, drawn)
+            lost = ~torch.isfinite(self(drawn))
+        return drawn, lost
 
     def _report(self, drawn: Tensor, lost: Tensor) -> None:
         first = drawn[int(lost.int().argmax())].flatten()[:5].tolist()
