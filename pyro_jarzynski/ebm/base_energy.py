@@ -106,6 +106,8 @@ class BaseEnergy:
     def _find_point(self) -> Tensor:
         """Return a point of high density, `(1, *event)`."""
         drawn = self._sample(64)
+        if drawn.is_meta:
+            return drawn[:1]
         energy = self(drawn)
         lost = ~torch.isfinite(energy)
         if lost.all():

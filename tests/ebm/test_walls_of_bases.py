@@ -231,7 +231,14 @@ def test_training_and_its_normaliser(kernel, tmp_path):
         assert math.isinf(learner.nll(-x[:3]).nll)
 
 
-def test_a_half_line_as_latent_of_pyro_and_a_copy():
+def test_a_model_on_another_device_and_dtype():
+    model = model_of(dist.Exponential(torch.ones(2)).to_event(1))
+    assert copy.deepcopy(model).to("meta").base_energy.point.is_meta
+    x = torch.tensor([[1.0, 2.0], [-1.0, 1.0]], dtype=torch.float64)
+    assert model.double()(x).tolist() == [3.0, math.inf]
+
+
+def test_support_of_a_distribution_and_a_copy():
     model, _ = exponential_family()
     pj.Followers(model, num_walkers=64, audit_walkers=64)
     law = model.distribution()
