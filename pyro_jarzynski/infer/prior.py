@@ -173,18 +173,21 @@ def _draw_all(model: PyroModel, num: int, most: int | None, *, seed: int) -> Ten
             walkers = part.coordinates.new_empty(num, model.size)
         walkers[start : start + (size or 1)] = part.coordinates
         at_edge.update({name: int(edge.sum()) for name, edge in part.at_edge.items()})
-    _warn_of_edges(at_edge, num)
+    _warn_of_edges(at_edge, num, walkers.dtype)
     return walkers
 
 
-def _warn_of_edges(at_edge: Counter[str], num: int) -> None:
+def _warn_of_edges(at_edge: Counter[str], num: int, dtype: torch.dtype) -> None:
     """Warn of draws that rounding has put on the edge of a support."""
+    remedy = "`torch.set_default_dtype(torch.float64)`, and data of it"
+    if dtype == torch.float64:
+        remedy = '`base="normal"`, which starts walkers elsewhere than at the prior'
     for name, found in at_edge.items():
         if found > MAX_AT_EDGE * num:
             warnings.warn(
                 f"{found} of {num} draws of the latent {name!r} were rounded to the edge "
                 "of its support, where its density is another: the evidence is biased. Use "
-                "`torch.set_default_dtype(torch.float64)`.",
+                f"{remedy}.",
                 EvidenceWarning,
                 stacklevel=4,
             )

@@ -174,3 +174,23 @@ def test_r_hat_that_is_no_number_is_doubted(result, value, words):
     (doubt,) = broken.doubts
     assert re.search(words, doubt)
     assert broken.status == "doubtful"
+
+
+def test_draws_at_an_edge_in_double_precision_have_a_remedy():
+    """With `Beta(5, 0.01)` a share of 70 % is nearer to one than float64 can tell."""
+
+    def model(y):
+        p = pyro.sample("p", dist.Beta(torch.tensor(5.0, dtype=FLOAT), 0.01))
+        with pyro.plate("data", len(y)):
+            pyro.sample("y", dist.Bernoulli(p), obs=y)
+
+    y = Y.double()
+    result, told = caught(lambda: run(model, y, **FEW))
+    (advice,) = [text for _, text in told if "rounded to the edge" in text]
+    assert 'Use `base="normal"`' in advice
+    result, told = caught(lambda: run(model, y, **FEW, base="normal"))
+    assert not any("rounded to the edge" in text for _, text in told)
+    # A ratio of beta functions; the estimate has a standard deviation of 0.06.
+    truth = math.lgamma(7) + math.lgamma(1.01) + math.lgamma(5.01)
+    truth -= math.lgamma(8.01) + math.lgamma(5) + math.lgamma(0.01)
+    assert abs(result.log_evidence - truth) < 0.3
