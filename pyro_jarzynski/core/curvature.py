@@ -9,11 +9,11 @@ import warnings
 import torch
 from torch import Tensor
 
-from pyro_jarzynski.core.evaluation import Energy, evaluate
+from pyro_jarzynski.core.evaluation import Energy, evaluate, is_outside
 from pyro_jarzynski.core.kernels import Kernel
 from pyro_jarzynski.core.noise import normal_like, stream
 from pyro_jarzynski.core.preconditioner import Factor, scale, scale_transposed
-from pyro_jarzynski.core.trees import Position, inner, leaves, map_tree, per_walker
+from pyro_jarzynski.core.trees import Position, inner, leaves, map_tree, per_walker, select
 from pyro_jarzynski.errors import StepSizeWarning
 
 
@@ -61,11 +61,15 @@ def largest_curvature(
     return finite.max() if len(finite) else found.new_tensor(torch.inf)
 
 
-def warn_if_unstable(kernel: Kernel, energy: Energy, position: Position) -> None:
+def warn_if_unstable(
+    kernel: Kernel, energy: Energy, position: Position, *, num_walkers: int = 32
+) -> None:
     """Warn when the weights of an unadjusted kernel have infinite variance."""
     if not kernel.moves_on_switch:
         return
-    curvature = float(largest_curvature(energy, position, factor=kernel.factor))
+    curvature = float(
+        largest_curvature(energy, position, factor=kernel.factor, num_walkers=num_walkers)
+    )
     product = kernel.langevin_step * curvature
     if product < 2:
         return
@@ -83,13 +87,18 @@ def warn_if_unstable(kernel: Kernel, energy: Energy, position: Position) -> None
 def _hessian_product(
     energy: Energy, point: Position, direction: Position, factor: Factor
 ) -> Position:
-    """Return `Lᵀ H L v` by central differences of the gradient."""
+    """Return `Lᵀ H L v` by central differences of the gradient.
+
+    Zero where a difference is across the edge of the support: a jump is no curvature.
+    """
     delta = _difference_step(point)
     shift = scale(factor, map_tree(lambda v: delta * v, direction))
-    ahead = evaluate(energy, map_tree(torch.add, point, shift)).grad
-    behind = evaluate(energy, map_tree(torch.sub, point, shift)).grad
-    product = map_tree(lambda a, b: (a - b) / (2 * delta), ahead, behind)
-    return scale_transposed(factor, product)
+    ahead = evaluate(energy, map_tree(torch.add, point, shift))
+    behind = evaluate(energy, map_tree(torch.sub, point, shift))
+    product = map_tree(lambda a, b: (a - b) / (2 * delta), ahead.grad, behind.grad)
+    product = scale_transposed(factor, product)
+    across = is_outside(ahead)[0] | is_outside(behind)[0]
+    return select(across, map_tree(torch.zeros_like, product), product)
 
 
 def _unit(vector: Position) -> Position:

@@ -21,7 +21,14 @@ ATOMS = {
     dist.ZeroInflatedDistribution: "Leave out data that are zero, and use its `base_dist`",
 }
 # Errors of distributions that cannot be drawn or evaluated.
-FAILURES = AttributeError, IndexError, RuntimeError, TypeError, ValueError
+FAILURES = (
+    AssertionError,
+    AttributeError,
+    IndexError,
+    RuntimeError,
+    TypeError,
+    ValueError,
+)
 
 
 def check_density(base: Distribution) -> None:

@@ -127,7 +127,8 @@ class LikelihoodTracker:
             jit_compile=jit_compile,
         )
         check_walkers_are_independent(model, self.cloud.shard)
-        warn_if_unstable(kernel, model, self.cloud.shown)
+        # Curvature that is unbounded at a wall shows at few walkers.
+        warn_if_unstable(kernel, model, self.cloud.shown, num_walkers=256)
 
     def update(self) -> StepInfo:
         """Carry the audit walkers to the present parameters; call after each update."""

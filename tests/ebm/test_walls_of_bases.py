@@ -78,9 +78,21 @@ def test_walkers_of_unadjusted_kernels(name, kind):
 @pytest.mark.parametrize("kind", ["ULA", "underdamped"])
 def test_unbounded_curvature_is_warned_of(kind):
     """The weights of unadjusted kernels have infinite variance at such an end."""
-    model = model_of(dist.Gamma(torch.full((2,), 2.0), 3.0).to_event(1))
-    with pytest.warns(StepSizeWarning, match="infinite variance. Use .* or MALA"):
-        pj.LikelihoodTracker(model, num_walkers=100, kernel=KERNELS[kind])
+    for base in (
+        dist.Gamma(torch.full((2,), 2.0), 3.0),
+        dist.Weibull(torch.full((2,), 2.0), 1.5),
+    ):
+        with pytest.warns(StepSizeWarning, match="infinite variance. Use .* or MALA"):
+            pj.LikelihoodTracker(
+                model_of(base.to_event(1)), num_walkers=500, kernel=KERNELS[kind]
+            )
+
+
+@pytest.mark.parametrize("name", ["Exponential", "Uniform", "HalfNormal"])
+def test_a_wall_alone_is_no_curvature(name):
+    """No warning, though differences of gradients across the wall are large."""
+    base = SCALARS[name].make().expand([3]).to_event(1)
+    pj.LikelihoodTracker(model_of(base), num_walkers=500, kernel=pj.ULA(0.1))
 
 
 @pytest.mark.parametrize("name", BOUNDED)
@@ -257,6 +269,11 @@ def test_draws_that_a_transform_rounds_to_an_end(name):
     assert torch.isfinite(energy(drawn)).all()
     if name == "RelaxedBernoulli":
         assert (energy(plain) == math.inf).any()
+
+
+def test_a_base_that_cannot_be_evaluated_is_refused():
+    base = ARRAYS["GaussianScaleMixture"].make()
+    assert "Use another base" in refusal(base)
 
 
 def test_draws_that_overflow_are_reported():
