@@ -364,14 +364,38 @@ def _is_zero(x: Any) -> bool:
     return not anywhere(x != 0) if isinstance(x, Tensor) else x == 0
 
 
+def _categorical_log_prob(self: Categorical, value: Tensor) -> Tensor:
+    """Return the log-probability of categories, without a copy of the logits for each.
+
+    Where data share their logits, as in a plate, the gradient of `gather` is then of the
+    size of the logits, not of that times the number of data.
+    """
+    if self._validate_args:
+        self._validate_sample(value)
+    logits = getattr(self, "_unexpanded", self.logits)
+    shape = torch.broadcast_shapes(value.shape, self.batch_shape)
+    logits = logits[(None,) * (len(shape) + 1 - logits.dim())]
+    # First the dimensions that logits have, then those in which they are shared.
+    own = [dim for dim in range(len(shape)) if logits.shape[dim] != 1]
+    order = own + [dim for dim in range(len(shape)) if dim not in own]
+    sizes = [shape[dim] for dim in order]
+    lead, shared = sizes[: len(own)], math.prod(sizes[len(own) :])
+    rows = logits.permute(*order, -1).reshape(*lead, logits.shape[-1])
+    index = value.long().expand(shape).permute(order).reshape(*lead, shared)
+    found = rows.gather(-1, index).reshape(sizes)
+    return found.permute([order.index(dim) for dim in range(len(shape))])
+
+
 def _logits_before_expand(owner: type) -> tuple[type, str, Any]:
     """Return an `expand` that computes logits first: once, not for each datum."""
     original = vars(owner)["expand"]
 
     @wraps(original)
     def expand(self: Any, *args: Any, **kwargs: Any) -> Any:
-        _ = self.logits
-        return original(self, *args, **kwargs)
+        logits = getattr(self, "_unexpanded", self.logits)
+        expanded = original(self, *args, **kwargs)
+        expanded._unexpanded = logits
+        return expanded
 
     return owner, "expand", expand
 
@@ -394,6 +418,7 @@ REPLACEMENTS: list[tuple[Any, str, Any]] = [
     (stable, "_stable_log_prob", _stable_log_prob),
     (stable_log_prob, "_stable_log_prob", _stable_log_prob),
     (Multinomial, "log_prob", _multinomial_log_prob),
+    (Categorical, "log_prob", _categorical_log_prob),
     *map(_logits_before_expand, (Bernoulli, Binomial, Categorical, NegativeBinomial)),
     (dist.OrderedLogistic, "__init__", _ordered_logistic_init),
     (dist.NanMaskedNormal, "log_prob", _nan_normal_log_prob),

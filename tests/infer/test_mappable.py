@@ -21,6 +21,7 @@ from pyro.infer.reparam import (
     SymmetricStableReparam,
 )
 from pyro.nn import PyroSample
+from torch.utils._python_dispatch import TorchDispatchMode
 
 from pyro_jarzynski.core.noise import stream
 from pyro_jarzynski.infer.batching import batch
@@ -296,6 +297,60 @@ def test_logits_of_all_data_of_a_plate_are_computed_once(law):
     assert logits.untyped_storage().data_ptr() == law.logits.untyped_storage().data_ptr()
     assert logits.untyped_storage().nbytes() == 8 * logits[0].numel()
     torch.testing.assert_close(found, expected, rtol=1e-14, atol=0)
+
+
+@pytest.mark.parametrize(
+    ("own", "values", "expanded"),
+    [
+        ((3,), (), None),
+        ((3,), (5,), (5,)),
+        ((4, 3), (5, 1), None),
+        ((4, 3), (5, 4), (2, 5, 4)),
+        ((4, 1, 1, 3), (2, 6), (4, 2, 6)),
+        ((2, 1, 4, 3), (5, 1), (2, 5, 4)),
+        ((3,), (7, 1, 1), (2, 1)),
+        ((3,), (0,), (0,)),
+    ],
+)
+def test_categories_of_any_shapes(own, values, expanded):
+    generator = stream(0, "shapes")
+    logits = torch.randn(2, *own, generator=generator, dtype=torch.float64)
+    value = torch.randint(3, values, generator=generator)
+
+    def density(each):
+        law = dist.Categorical(logits=each)
+        found = (law if expanded is None else law.expand(expanded)).log_prob(value)
+        return found * torch.arange(1 + found.numel())[1:].view(found.shape)
+
+    with pyro.validation_enabled(False):
+        expected = graded(lambda rows: torch.stack([density(x) for x in rows]), logits)
+        with mappable():
+            found = graded(torch.func.vmap(density), logits)
+    assert found[0].equal(expected[0])
+    torch.testing.assert_close(found[1], expected[1], rtol=1e-12, atol=1e-12)
+
+
+class Largest(TorchDispatchMode):
+    """Notes the size of the largest tensor that is written."""
+
+    num = 0
+
+    def __torch_dispatch__(self, func, types, args=(), kwargs=None):
+        result = func(*args, **(kwargs or {}))
+        if isinstance(result, torch.Tensor):
+            self.num = max(self.num, result.untyped_storage().nbytes())
+        return result
+
+
+def test_gradients_of_categories_take_no_memory_for_each_category_of_each_datum():
+    """They are of 50 logits and 1,000 data."""
+    logits, value = torch.zeros(50, requires_grad=True), torch.arange(1000) % 50
+    with mappable(), Largest() as largest:
+        law = dist.Categorical(logits=logits).expand([1000])
+        (grad,) = torch.autograd.grad(law.log_prob(value).sum(), logits)
+    torch.testing.assert_close(grad, torch.zeros(50), rtol=0, atol=1e-4)
+    # Indices of 8 bytes.
+    assert largest.num == 8 * 1000
 
 
 def attributes():
