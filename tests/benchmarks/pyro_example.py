@@ -18,6 +18,8 @@ class Example:
             that follows gradients of one density can run it; `None` if it must run.
         hint: Returns settings to try if the default ones raise an error.
         dtype: Default dtype under which the model is built and run.
+        log_evidence: Its exact value, by quadrature of what remains once all latents are
+            integrated that can be; `None` where it has none.
     """
 
     name: str
@@ -25,3 +27,4 @@ class Example:
     refusal: str | None = None
     hint: Callable[[], dict[str, Any]] | None = None
     dtype: torch.dtype = torch.float32
+    log_evidence: float | None = None

@@ -508,9 +508,19 @@ def pyro_examples() -> list[Example]:
     schools = (SCHOOLS_Y, SCHOOLS_SIGMA)
     return [
         Example("baseball, fully pooled", partial(baseball, fully_pooled)),
-        Example("baseball, not pooled", partial(baseball, not_pooled)),
-        Example("baseball, partially pooled", partial(baseball, partially_pooled)),
-        Example("baseball, logit", partial(baseball, partially_pooled_logit)),
+        Example(
+            "baseball, not pooled", partial(baseball, not_pooled), log_evidence=-68.917
+        ),
+        Example(
+            "baseball, partially pooled",
+            partial(baseball, partially_pooled),
+            log_evidence=-54.842,
+        ),
+        Example(
+            "baseball, logit",
+            partial(baseball, partially_pooled_logit),
+            log_evidence=-50.152,
+        ),
         Example("eight schools, mcmc", lambda: (eight_schools, schools)),
         Example("eight schools, svi", lambda: (eight_schools_in_plate, schools)),
         Example("cjs 1", partial(captures, capture_recapture)),
@@ -542,6 +552,6 @@ def pyro_examples() -> list[Example]:
         Example("gaussian hmm", walks),
         Example("hmm 1", partial(music, music_hmm)),
         Example("hmm 3", partial(music, factorial_hmm)),
-        Example("neutra", lambda: (banana, ())),
+        Example("neutra", lambda: (banana, ()), log_evidence=0.0),
         Example("subsampled", lambda: (subsampled, (torch.randn(50),)), refusal="subsampl"),
     ]

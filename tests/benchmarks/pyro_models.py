@@ -5,7 +5,8 @@
 Prints one row per model; nothing is fetched, and data are simulated. The bars: at most 2
 of the models need a hint, none raises an error that must run, and none takes over a minute
 of a core where NUTS needs ten seconds. Errors are right for models without a density that
-gradients can follow: for these the row says "refused". `--nuts` runs Pyro's NUTS beside,
+gradients can follow: for these the row says "refused". `exact` is the log evidence of the
+models of which it has a form by quadrature. `--nuts` runs Pyro's NUTS beside,
 300 steps for warming up and 300 for keeping. Seconds are of one core; `--limit` and
 `--nuts-limit` stop a run after so many, and leave its settings as they are.
 """
@@ -36,6 +37,7 @@ COLUMNS = (
     "method",
     "status",
     "log Z",
+    "exact",
     "stages",
     "gradients, 10³",
     "CPU s",
@@ -124,7 +126,7 @@ def row(example: Example, seed: int, limit: float, nuts_limit: float) -> list[st
         status = "refused" if refused else "FAILED"
         if isinstance(result, OutOfTime):
             status, notes = "OUT OF TIME", ""
-        cells = ["", "", status, "", "", "", f"{seconds:.1f}", beside, hint, notes]
+        cells = ["", "", status, "", "", "", "", f"{seconds:.1f}", beside, hint, notes]
         return [example.name, *cells]
     return [
         example.name,
@@ -132,6 +134,7 @@ def row(example: Example, seed: int, limit: float, nuts_limit: float) -> list[st
         result.posterior.method,
         result.status,
         f"{result.log_evidence:.3f} ± {result.log_evidence_error:.3f}",
+        "" if example.log_evidence is None else f"{example.log_evidence:.3f}",
         f"{len(result.history['beta'])}",
         f"{result.num_gradients / 1e3:.0f}",
         f"{seconds:.1f}",

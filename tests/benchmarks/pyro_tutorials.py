@@ -314,7 +314,9 @@ def pyro_tutorials() -> list[Example]:
     categories = partial(torch.randint, 3)
     return [
         Example("forecasting, trend", partial(rides, Trend)),
-        Example("forecasting, local level", partial(rides, LocalLevel)),
+        Example(
+            "forecasting, local level", partial(rides, LocalLevel), log_evidence=62.525
+        ),
         Example("bayesian regression", countries),
         Example("bayesian network", wave),
         Example("gp regression", gp_regression),
