@@ -70,7 +70,6 @@ FLAT = [
 ]
 # Arrays that Pyro cannot draw, or of which it has no density.
 NOT_DRAWN = [
-    "CoalescentTimes",
     "CoalescentTimesWithRate",
     "GammaGaussianHMM",
     "GaussianMRF",
