@@ -1,4 +1,4 @@
-"""What a distribution must be to be the base of an energy: drawn, and with a density."""
+"""Checks of the base of an energy: it can be drawn, and has a density on real numbers."""
 
 from typing import Any
 
