@@ -24,6 +24,7 @@ from pyro_jarzynski.core.faults import waits
 from pyro_jarzynski.core.recording import is_recording
 from pyro_jarzynski.distributions.bijections import biject_to
 from pyro_jarzynski.distributions.constraints import (
+    TOLERANCE,
     LogSimplex,
     OpenSimplex,
     Range,
@@ -66,6 +67,11 @@ WRAPPERS = (
     dist.IndependentHMM,
     dist.Rejector,
 )
+# Distributions with a finite density at a negative scale or rate: at a count of zero, and
+# by powers that are even.
+WITHOUT_LOGARITHM = (torch.distributions.Poisson, torch.distributions.Weibull)
+# Probabilities that are each positive, up to rounding.
+CHANCES = independent(constraints.greater_than_eq(-TOLERANCE), 1)
 # Supports that Pyro declares wrongly, or not at all.
 DECLARED = {
     dist.FoldedDistribution: constraints.nonnegative,
@@ -159,13 +165,14 @@ def within_support(
     """
     if not isinstance(fn, torch.distributions.Distribution):
         return fn
+    is_users = _is_user_defined(fn)
     inner = partial(
         within_support,
-        inside=inside and not isinstance(fn, MIXTURES),
+        inside=inside and not (isinstance(fn, MIXTURES) or is_users),
         periodic=periodic,
         parameters=parameters,
     )
-    is_composed = isinstance(fn, (*MIXTURES, *WRAPPERS)) or is_image(fn)
+    is_composed = isinstance(fn, (*MIXTURES, *WRAPPERS)) or is_image(fn) or is_users
     checked = _with_links(rebuilt(fn, inner) if is_composed else fn, exact)
     support = None if inside else _checked_support(fn, periodic=periodic)
     limited = _checked_parameters(fn) if parameters else []
@@ -182,6 +189,12 @@ def within_support(
         checked = copy.copy(checked)
         checked.log_prob = partial(_log_prob_seen, checked.log_prob, fn)
     return checked
+
+
+def _is_user_defined(fn: Any) -> bool:
+    """Return whether the class of a distribution is defined by a user."""
+    package = type(fn).__module__.partition(".")[0]
+    return package not in {"torch", "pyro", "pyro_jarzynski"}
 
 
 def _with_links(fn: Any, change: Callable[[Transform], Transform]) -> Any:
@@ -274,6 +287,9 @@ def _all_hold(conditions: Tensor) -> bool:
 def _checked_parameters(fn: Any) -> list[tuple[Tensor, Constraint]]:
     """Return the parameters of a distribution for which it can be wrong, and finite."""
     found = []
+    chances = _given_probabilities(fn)
+    if chances is not None:
+        found.append((chances, CHANCES))
     for name, constraint in _parameters_of(type(fn)):  # type: ignore[arg-type]
         computed = name not in vars(fn)
         if computed and isinstance(getattr(type(fn), name, None), lazy_property):
@@ -284,19 +300,37 @@ def _checked_parameters(fn: Any) -> list[tuple[Tensor, Constraint]]:
     return found
 
 
+def _given_probabilities(fn: Any) -> Tensor | None:
+    """Return the probabilities of a categorical distribution, unless it has logits.
+
+    Torch divides them by their sum, and takes the logarithm of the smallest positive number
+    for that of a negative one.
+    """
+    if isinstance(fn, torch.distributions.MixtureSameFamily):
+        fn = fn.mixture_distribution
+    fn = vars(fn).get("_categorical", fn)
+    if not isinstance(fn, torch.distributions.Categorical):
+        return None
+    chances = vars(fn).get("probs")
+    return chances if chances is fn._param else None
+
+
 @cache
 def _parameters_of(kind: Hashable) -> list[tuple[str, Constraint]]:
-    """Return the parameters of a class that are between bounds, but scales and rates.
+    """Return the parameters of a class that are between bounds.
 
-    Of a negative scale or rate the logarithm is NaN, in the density of each class.
+    Scales and rates are left out: most densities have the logarithm of a negative one,
+    which is NaN.
     """
     declared = getattr(kind, "arg_constraints", None)
     if not isinstance(declared, dict):
         return []
+    assert isinstance(kind, type)
+    left_out = () if issubclass(kind, WITHOUT_LOGARITHM) else ("scale", "rate")
     return [
         (name, rounded(constraint))
         for name, constraint in declared.items()
-        if name not in {"scale", "rate"} and is_bounded(constraint)
+        if name not in left_out and is_bounded(constraint)
     ]
 
 
@@ -336,6 +370,8 @@ def _declared(fn: Any) -> Constraint:
         return Matchings(fn.num_nodes, 1)
     if isinstance(fn, dist.OneTwoMatching):
         return Matchings(fn.num_destins, 2)
+    if constraints.is_dependent(fn.support):
+        raise NotImplementedError
     return mappable(fn.support)
 
 

@@ -134,7 +134,9 @@ class PyroModel:
     def walkers_per_run(self) -> int:
         """Walkers of whose sites one run of the model holds all values, at most."""
         sites: list[Site] = [s for s in self.traces[0].nodes.values() if is_density(s)]
-        numbers = sum(math.prod(site["fn"].shape()) for site in sites)
+        numbers = sum(
+            math.prod((*site["fn"].batch_shape, *site["fn"].event_shape)) for site in sites
+        )
         return max(1, MAX_NUMBERS // max(1, numbers))
 
     def unflatten(self, coordinates: Tensor) -> dict[str, Tensor]:

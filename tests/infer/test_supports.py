@@ -1,6 +1,7 @@
 """Densities are zero outside of supports, and latents cover theirs."""
 
 import math
+from typing import ClassVar
 
 import pyro
 import pyro.distributions as dist
@@ -331,6 +332,16 @@ def test_values_that_are_not_computed_are_nan():
     assert torch.isnan(joint[1])
 
 
+def pair(p):
+    """Return two probabilities; for a negative `p` the second is negative."""
+    return torch.stack([1 - p, p], -1)
+
+
+def mixture(chances, **options):
+    parts = dist.Normal(torch.tensor([0.0, 3.0]), 1.0)
+    return dist.MixtureSameFamily(dist.Categorical(chances, **options), parts, **options)
+
+
 @pytest.mark.parametrize("validate_args", [None, True])
 @pytest.mark.parametrize(
     ("law", "value"),
@@ -346,6 +357,13 @@ def test_values_that_are_not_computed_are_nan():
         (lambda p, **k: dist.Geometric(1 - p / 2, **k), 1.0),
         (lambda p, **k: dist.Binomial(3, 1 - p / 2, **k), 1.0),
         (lambda p, **k: dist.NegativeBinomial(3.0, 1 - p / 2, **k), 1.0),
+        (lambda p, **k: dist.Poisson(p, **k), 0.0),
+        (lambda p, **k: dist.Weibull(p, torch.tensor(2.0), **k), 0.5),
+        (lambda p, **k: dist.Categorical(pair(p), **k), 0.0),
+        (lambda p, **k: dist.OneHotCategorical(pair(p), **k), [1.0, 0.0]),
+        (lambda p, **k: dist.Multinomial(3, pair(p), **k), [1.0, 2.0]),
+        (lambda p, **k: mixture(pair(p), **k), 0.5),
+        (lambda p, **k: mixture(pair(p), **k).to_event(0).mask(mask=True), 0.5),
     ],
 )
 def test_invalid_parameters_have_density_zero(law, value, validate_args):
@@ -366,6 +384,8 @@ def test_probabilities_that_rounding_puts_above_one_are_valid():
         m = pyro.sample("m", dist.Normal(0.0, 1.0))
         chance = 1 + 1e-7 * m.abs()
         pyro.sample("y", dist.Bernoulli(chance), obs=torch.tensor(1.0))
+        pair = torch.stack([chance, 1 - chance], -1)
+        pyro.sample("z", dist.Categorical(pair), obs=torch.tensor(0))
 
     _, joint, _, _ = densities_at(model, 1.0, 2.0)
     assert torch.isfinite(joint).all()
@@ -420,3 +440,78 @@ def test_mcmc_refuses_supports_that_move():
 
     with pytest.raises(ModelError, match="support of 'x' depends on other latents"):
         pyro.infer.MCMC(JarzynskiKernel(model, seed=0), 4, disable_progbar=True).run()
+
+
+# A distribution is left slowly where a wall cuts it off.
+@pytest.mark.filterwarnings("ignore:.*`max_moves` ended the moves")
+def test_evidence_of_a_rate_that_may_be_negative():
+    """Zero counts would draw it to minus infinity; `∫₀^∞ N(t; 1, 2) exp(-5 t) dt`."""
+
+    def model():
+        rate = pyro.sample("rate", dist.Normal(1.0, 2.0))
+        with pyro.plate("data", 5):
+            pyro.sample("y", dist.Poisson(rate), obs=torch.zeros(5))
+
+    settings = {"num_walkers": 256, "num_chains": 16, "progress": False}
+    result = AnnealedSMC(model, **settings).run()
+    # The Gaussian is shifted to mean 1 - 5 · 4.
+    tail = torch.special.log_ndtr(torch.tensor(-19 / 2, dtype=torch.float64))
+    truth = float(tail) + (19**2 - 1) / 8
+    assert abs(result.log_evidence - truth) < 5.5 * result.log_evidence_error
+    assert float(result.get_samples()["rate"].min()) > 0
+
+
+class Sum(dist.TorchDistribution):
+    """A mixture of a user's own, of parts with supports of their own."""
+
+    arg_constraints: ClassVar = {}
+    support = dist.constraints.real
+
+    def __init__(self, first, second):
+        self.first, self.second = first, second
+        super().__init__(first.batch_shape, validate_args=False)
+
+    def expand(self, batch_shape, _instance=None):
+        return Sum(self.first.expand(batch_shape), self.second.expand(batch_shape))
+
+    def sample(self, sample_shape=()):
+        shape = torch.Size(sample_shape)
+        take = torch.rand(shape + self.batch_shape) < 0.5
+        return torch.where(take, self.first.sample(shape), self.second.sample(shape))
+
+    def log_prob(self, value):
+        parts = self.first.log_prob(value), self.second.log_prob(value)
+        return torch.logaddexp(*parts) - math.log(2)
+
+
+class Undeclared(Sum):
+    """Its support is not known."""
+
+    support = dist.constraints.dependent
+
+
+@pytest.mark.parametrize("kind", [Sum, Undeclared])
+def test_parts_of_a_distribution_of_a_user_end_with_their_supports(kind):
+    def model():
+        m = pyro.sample("m", dist.Normal(0.0, 1.0))
+        fn = kind(dist.Exponential(torch.tensor(2.0)), dist.Normal(torch.tensor(0.0), 1.0))
+        pyro.sample("y", fn, obs=m)
+
+    prior, joint, _, slope = densities_at(model, 0.7, -0.7)
+    normal = dist.Normal(0.0, 1.0).log_prob(torch.tensor(0.7))
+    both = torch.logaddexp(math.log(2) - torch.tensor(1.4), normal)
+    expected = torch.stack([both, normal]) - math.log(2)
+    torch.testing.assert_close(joint - prior, expected)
+    assert torch.isfinite(slope).all()
+
+
+def test_data_of_a_distribution_that_only_torch_has():
+    def model():
+        m = pyro.sample("m", dist.Normal(0.0, 1.0))
+        pyro.sample("y", torch.distributions.Exponential(1.0), obs=1 - m)
+
+    prior, joint, _, _ = densities_at(model, 0.7, 1.7)
+    torch.testing.assert_close(joint - prior, torch.tensor([-0.3, -math.inf]))
+    settings = {"num_walkers": 64, "num_chains": 2, "progress": False}
+    result = AnnealedSMC(model, **settings, base={"m": -torch.linspace(0.01, 1, 64)}).run()
+    assert result.to_arviz().log_likelihood["y"].shape[:2] == (2, 64)
