@@ -1,10 +1,10 @@
 """Preconditioners from weighted walkers.
 
-For a law `ρ` the covariance `Σ` of the positions tells how far it reaches, and `F`, that
-of the gradients, equals the mean Hessian and tells how steep it is; for a Gaussian
-`F = Σ⁻¹`. Far modes widen `Σ` and narrow places raise `F`. Their geometric mean
-`C = Σ # F⁻¹`, which whitens positions and gradients alike, stands between. Where it would
-reach much further than `F⁻¹`, between modes, moves could not follow: there it is bounded.
+The covariance `Σ` of the positions of a distribution measures its extent. The covariance
+`F` of the gradients equals the mean Hessian and measures its steepness; for a Gaussian
+`F = Σ⁻¹`. Far modes widen `Σ` and narrow places raise `F`. The preconditioner is the
+geometric mean `C = Σ # F⁻¹`, which whitens positions and gradients alike. It is bounded by
+a multiple of `F⁻¹`, as moves between far modes would be rejected.
 """
 
 import math
@@ -35,7 +35,7 @@ def metric(walkers: Walkers, *, dense: bool = True) -> Tensor:
 
     Coordinates are first brought to units in which positions and gradients vary by as
     much, so that no unit is too large or too small. A coordinate in which all walkers
-    agree has the width that its gradients tell; without these, that of its positions.
+    agree has the width of its gradients; without these, that of its positions.
 
     Args:
         walkers: Weighted walkers whose position is one tensor `(N, d)`.

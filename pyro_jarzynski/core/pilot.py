@@ -1,9 +1,8 @@
-"""The pilot: a cloud that finds out how to go, for others to follow.
+"""Choice of temperatures, step sizes, preconditioners and numbers of moves by a pilot.
 
-Temperatures, step sizes, preconditioners and numbers of moves that are chosen by looking
-at walkers bias the evidence of those same walkers, by `O(1/N)`. So a pilot chooses them
-and leaves a plan, a list of `Stage`s, which fresh walkers follow as it stands: their `Ẑ`
-is unbiased.
+What is chosen from walkers biases the evidence of those same walkers, by `O(1/N)`. So the
+pilot, a cloud of its own, makes a plan, a list of `Stage`s, and fresh walkers follow it
+unchanged: their `Ẑ` is unbiased.
 """
 
 import math
@@ -45,13 +44,13 @@ MAX_TRIALS = 12
 
 @dataclass(frozen=True)
 class Exploration:
-    """What a pilot may choose, and by which measure.
+    """Settings of a pilot: what it chooses, and its thresholds.
 
     Args:
         conditional_ess: Share of the walkers that one temperature step may leave.
         preconditioner: `"dense"`, `"diagonal"`, or `None` to leave the kernel's.
         adapt_step_size: Whether the step size follows acceptance and weights.
-        num_moves: Moves per temperature; `None` goes on until they decorrelate.
+        num_moves: Moves per temperature; `None` moves walkers until they decorrelate.
         decorrelation: Mean squared jump at which moves end, as a share of that of
             independent draws.
         max_correlation: Largest correlation with the start, in any direction, at which
@@ -107,7 +106,7 @@ def explore(
         kernel: How to move; its step size is where the search starts.
         how: What to choose, and how.
         betas: Inverse temperatures from 0 to 1; `None` chooses them.
-        beta: Where the walkers are already, if they go on after an interruption.
+        beta: Inverse temperature of the walkers, after an interruption.
         resampler: Draws ancestors.
         tools: Generator and chunk size.
 

@@ -2,7 +2,7 @@
 
 A value that rounding has put on the edge of its support has lost its coordinate: the
 logarithm of zero is minus infinity. So a coordinate is kept beside its value, and a density
-that is known as one of the coordinate is computed from it. Values on an edge are moved to
+that is a function of the coordinate is computed from it. Values on an edge are moved to
 the next number inside.
 """
 
@@ -87,7 +87,7 @@ class Coordinate:
         return self.transform.inv(value), self._moved(value)
 
     def _moved(self, value: Tensor) -> Tensor:
-        """Return a value inside, of which the last transform knows the argument."""
+        """Return a value inside, with its argument in the cache of the last transform."""
         inside = moved_inside(value, self.edges)
         if self.exact and inside is not value:
             argument, known = self.last._cached_x_y

@@ -10,7 +10,7 @@ from pyro_jarzynski.distributions.constraints import NamedConstraint
 
 
 class Structure(NamedConstraint):
-    """A set of which one point is known."""
+    """A set with a method that returns one of its points."""
 
     def point(self, value: Tensor) -> Tensor:
         """Return a point of the set, with the shape of a value or one event of it."""

@@ -376,7 +376,7 @@ def _declared(fn: Any) -> Constraint:
 
 
 def is_image(fn: Any) -> bool:
-    """Tell whether the support of a distribution is known by its transforms alone."""
+    """Return whether the support of a distribution is the image under its transforms."""
     transformed = torch.distributions.TransformedDistribution
     if not isinstance(fn, transformed):
         return False

@@ -162,7 +162,7 @@ class Chain:
         }
 
     def _finish(self, result: SMCResult | None) -> None:
-        """Take the result of the annealing, and warn of its doubts."""
+        """Set the result of the annealing, and issue its warnings."""
         assert result is not None
         self.result, self.walkers = result, result.walkers
         self.finished.append(result)
@@ -189,7 +189,7 @@ class Chain:
         self.jumps = SquaredJumps(self.start, self.stage.kernel.factor)
 
     def _move(self) -> None:
-        """Move the walkers once; take note whether they have decorrelated."""
+        """Move the walkers once, and update `decorrelated`."""
         assert self.walkers is not None
         assert self.stage is not None
         self.walkers, _ = smc.step(
