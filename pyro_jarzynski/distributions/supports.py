@@ -267,10 +267,31 @@ def _log_prob_if_valid(
     """Return the log-density of a value, minus infinity for invalid parameters."""
     found = log_prob(value)
     for parameter, constraint in parameters:
-        valid = constraint.check(parameter)
+        valid = _over_events(constraint.check(parameter), found.shape)
         if not _all_hold(valid):
             found = torch.where(valid | torch.isnan(found), found, -math.inf)
     return found
+
+
+def _over_events(valid: Tensor, shape: torch.Size) -> Tensor:
+    """Reduce conditions over the dimensions of an event that their constraint leaves out.
+
+    Of a mixture of diagonal normal distributions for example, whose scales `(K, D)` are
+    declared positive one by one.
+
+    Args:
+        valid: Conditions of a parameter.
+        shape: Shape of the log-density.
+
+    Returns:
+        Conditions that broadcast to `shape`.
+    """
+    while valid.dim() > len(shape) or any(
+        size not in (1, most)
+        for size, most in zip(reversed(valid.shape), reversed(shape), strict=False)
+    ):
+        valid = valid.all(-1)
+    return valid
 
 
 def _all_hold(conditions: Tensor) -> bool:

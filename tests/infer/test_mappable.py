@@ -472,9 +472,29 @@ class Forecast(ForecastingModel):
         self.predict(law, zero_data)
 
 
+def mixture(y):
+    scales = scale() * torch.ones(2, 3)
+    pyro.sample("y", dist.MixtureOfDiagNormals(0 * scales, scales, torch.zeros(2)), obs=y)
+
+
+def grouped(y):
+    spread, groups = scale() * torch.ones(6), torch.tensor([0, 0, 0, 1, 1, 1])
+    zero, one = torch.zeros(2), torch.ones(2)
+    pyro.sample("y", dist.GroupedNormalNormal(zero, one, spread, groups), obs=y)
+
+
+def phylogeny():
+    rates = scale() * torch.ones(10)
+    law = dist.CoalescentTimesWithRate(torch.tensor([0.0, 0.1, 0.2, 0.3]), rates)
+    pyro.sample("y", law, obs=torch.tensor([-1.0, -0.5, -0.2]))
+
+
 PAIRS = torch.randn(6, 2, generator=stream(1, "data"))
 MODELS = {
     "HMM": (hmm, (PAIRS,), {}),
+    "MixtureOfDiagNormals": (mixture, (torch.ones(3),), {}),
+    "GroupedNormalNormal": (grouped, (torch.ones(6),), {}),
+    "CoalescentTimesWithRate": (phylogeny, (), {}),
     "LinearHMM": (linear_hmm, (PAIRS,), {}),
     "Stable": (stable_noise, (PAIRS[:, 0],), {}),
     "ProjectedNormal": (direction, (torch.ones(3),), {}),
