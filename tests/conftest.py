@@ -1,6 +1,7 @@
 """Fixtures of all tests, and the rule that no test touches torch's global state."""
 
 import math
+import signal
 from collections.abc import Iterator
 
 import pytest
@@ -15,6 +16,8 @@ from tests.seeds import seeded
 def pytest_configure(config: pytest.Config) -> None:
     # Sums over walkers must not depend on the number of cores.
     torch.set_num_threads(1)
+    # A shell that starts the tests in the background lets them ignore Ctrl-C.
+    signal.signal(signal.SIGINT, signal.default_int_handler)
     # A stage of a slow machine is not given up; tests of that have clocks of their own.
     TimeLimit.grace = math.inf
     config.addinivalue_line(

@@ -106,7 +106,7 @@ def check_batch(name: str, batch: object, walkers: Tensor, support: Any = None) 
     rows = batch
     if isinstance(batch, tuple | list) and batch and isinstance(batch[0], Tensor):
         rows = batch[0]
-    if isinstance(rows, Tensor):
+    if isinstance(rows, Tensor) and rows.device.type == "cpu":
         # Processes that load data leave them on the CPU.
         rows = rows.to(walkers.device, non_blocking=True)
     return _plain(check_data(f"A batch of {name}", rows, walkers, support))

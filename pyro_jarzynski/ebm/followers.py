@@ -258,11 +258,11 @@ def all_or_nothing(
     try:
         yield
     except BaseException:
-        for clouds, mark in zip(followers, marks, strict=True):
-            clouds.undo(mark)
         with torch.no_grad():
             for parameter, value in kept:
                 parameter.copy_(value)
+        for clouds, mark in zip(followers, marks, strict=True):
+            clouds.undo(mark)
         for each, state in zip(stateful, states, strict=True):
             each.load_state_dict(state)
         raise

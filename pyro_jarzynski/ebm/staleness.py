@@ -5,13 +5,13 @@ do not follow, weights, log Z and draws are those of the earlier parameters.
 """
 
 import math
+from itertools import chain
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from pyro_jarzynski.core.evaluation import EnergyFn, evaluate
-from pyro_jarzynski.core.ranks import Ranks
-from pyro_jarzynski.core.team import WHOLE
+from pyro_jarzynski.core.slices import own_slice
 from pyro_jarzynski.core.trees import map_tree
 from pyro_jarzynski.core.walkers import Walkers
 from pyro_jarzynski.errors import ArgumentError
@@ -22,13 +22,7 @@ NUM_PROBES = 64
 TOLERANCE = 1e-4
 
 
-def is_current(
-    model: EnergyFn,
-    walkers: Walkers,
-    *,
-    chunk_size: int | None = None,
-    ranks: Ranks = WHOLE.ranks,
-) -> bool:
+def is_current(model: EnergyFn, walkers: Walkers, *, chunk_size: int | None = None) -> bool:
     """Return whether walkers carry the energies that a model gives them now.
 
     Energies of low precision depend on how many walkers are evaluated at once. So where
@@ -38,13 +32,12 @@ def is_current(
         model: The energy, `(N, *event) -> (N,)`.
         walkers: Walkers with positions in one tensor.
         chunk_size: Walkers per call of the model; `None` takes all at once.
-        ranks: Processes that evaluate the model together, and must call this together.
     """
     size = walkers.num_walkers
     every = torch.arange(size, device=walkers.log_weight.device)
     probes = every[:: max(1, size // NUM_PROBES)]
     for rows, chunk in ((probes, None), (every, chunk_size)):
-        if not any(ranks.largest(_differs(model, walkers, rows, chunk))):
+        if not _differs(model, walkers, rows, chunk):
             return True
     return False
 
@@ -53,6 +46,17 @@ def check_current(model: EnergyFn, walkers: Walkers) -> None:
     """Raise unless walkers carry the energies that a model gives them now."""
     if not is_current(model, walkers):
         raise ArgumentError(STALE)
+
+
+def slice_sums(model: nn.Module) -> Tensor:
+    """Return sum and norm of this rank's slice of each parameter and buffer, `(k, 2)`.
+
+    They change with the slices, and no other rank takes part, as it must in an evaluation
+    of a model of which ranks hold slices.
+    """
+    tensors = chain(model.parameters(), model.buffers())
+    own = [own_slice(x).detach().to(torch.float64) for x in tensors]
+    return torch.stack([torch.stack([x.sum(), x.norm()]) for x in own])
 
 
 def _differs(

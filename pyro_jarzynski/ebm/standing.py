@@ -8,13 +8,13 @@ from torch import Tensor
 
 from pyro_jarzynski.core.noise import stream
 from pyro_jarzynski.core.resampling import Resampler
-from pyro_jarzynski.core.team import WHOLE, Team, Tools
+from pyro_jarzynski.core.team import Team, Tools
 from pyro_jarzynski.core.transitions import reweight
 from pyro_jarzynski.core.trees import map_tree
 from pyro_jarzynski.core.walkers import Walkers
 from pyro_jarzynski.ebm.blocks import Place, concatenate, join, split
 from pyro_jarzynski.ebm.module_modes import ModuleModes, as_checked
-from pyro_jarzynski.ebm.staleness import STALE, is_current
+from pyro_jarzynski.ebm.staleness import STALE, is_current, slice_sums
 from pyro_jarzynski.ebm.startable import StartableEnergy, kind_of
 from pyro_jarzynski.ebm.wrapped import check_even
 from pyro_jarzynski.errors import ArgumentError, count
@@ -46,6 +46,7 @@ class Standing:
     fully_sharded: bool
     _place: Place
     _present: list[Walkers] | None
+    _slice_sums: Tensor
 
     @property
     def place(self) -> Place:
@@ -55,6 +56,8 @@ class Standing:
     @place.setter
     def place(self, place: Place) -> None:
         self._place, self._present = place, None
+        if self.fully_sharded:
+            self._slice_sums = slice_sums(self.model)
 
     @property
     def walkers(self) -> Walkers:
@@ -88,8 +91,7 @@ class Standing:
         """Return whether the walkers are weighted for the parameters of the model now."""
         self.check_kind()
         if self.fully_sharded:
-            # All ranks evaluate the network together.
-            self.team.ranks.divergence.begin()
+            return torch.equal(self._slice_sums, slice_sums(self.model))
         turn = self.place.turn
         behind = self.place.behind[turn] > 0
         block = self._present_blocks()[turn] if behind else self.active
@@ -97,7 +99,6 @@ class Standing:
             self.model,
             self.team.parts(block)[0],
             chunk_size=self.tools.chunk_size,
-            ranks=self.team.ranks if self.fully_sharded else WHOLE.ranks,
         )
 
     def check_kind(self) -> None:

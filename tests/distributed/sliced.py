@@ -15,6 +15,7 @@ import warnings
 from collections.abc import Callable
 from typing import Any
 
+import pytest
 import torch
 from safetensors.torch import save_file
 from torch import Tensor, nn
@@ -22,6 +23,7 @@ from torch import Tensor, nn
 import pyro_jarzynski as pj
 from pyro_jarzynski.core.digests import digest
 from pyro_jarzynski.core.slices import whole
+from pyro_jarzynski.errors import ArgumentError
 from tests.ebm.models import FLOAT, mixture_data
 
 STEPS = 6
@@ -187,12 +189,26 @@ def outcome(name: str, folder: str = "") -> dict[str, Tensor]:
         followed.cloud.team.ranks.agree({"shown": digest(followed.cloud.shown)})
     if steps:
         pj.save_model(f"{folder}/saved", followed.model, followed.cloud.walkers)
-    found = {n: whole(p.detach()) for n, p in followed.model.named_parameters()}
+    found = {n: whole(p.detach()).clone() for n, p in followed.model.named_parameters()}
     found["log_weight"] = followed.cloud.here.log_weight
     if isinstance(followed, pj.JarzynskiLearner):
         found["norm"] = torch.tensor(followed.history["grad_norm"])
     found["nll"] = torch.tensor(followed.nll(DATA[:30]).nll)
+    if followed.cloud.fully_sharded:
+        read_alone(followed)
     return {key: x.cpu().clone().contiguous() for key, x in found.items()}
+
+
+def read_alone(followed: Any) -> None:
+    """Read log Z on rank 0 alone, and see that a change of parameters makes it stale."""
+    if torch.distributed.get_rank() == 0:
+        assert math.isfinite(followed.log_normalizer)
+    with torch.no_grad():
+        for parameter in followed.model.parameters():
+            parameter.add_(0.5)
+    if torch.distributed.get_rank() == 0:
+        with pytest.raises(ArgumentError, match="parameters of `model` have changed"):
+            _ = followed.log_normalizer
 
 
 def main(folder: str, *names: str) -> None:
