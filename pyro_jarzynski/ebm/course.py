@@ -47,6 +47,17 @@ class Course:
         self._began = time.perf_counter() - seconds
 
     @property
+    def settings(self) -> dict[str, Any]:
+        """Arguments of `fit` that must not change within a run."""
+        return {
+            "data": self.batches.described,
+            "validation": self.validation,
+            "batch_size": self.batches.batch_size,
+            "patience": self.patience,
+            "eval_every": self.eval_every,
+        }
+
+    @property
     def last(self) -> int:
         """Number of the last update."""
         return self.first + self.num_steps

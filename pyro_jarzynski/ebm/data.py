@@ -1,13 +1,15 @@
 """Training data: checked once, and served in seeded, shuffled batches."""
 
 from collections.abc import Iterable, Iterator, Mapping
+from functools import cached_property
 from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
-from torch.utils.data import RandomSampler
 
+from pyro_jarzynski.core.digests import digest
 from pyro_jarzynski.core.noise import set_state
+from pyro_jarzynski.ebm.loader_state import LoaderState
 from pyro_jarzynski.errors import (
     ArgumentError,
     ArgumentTypeError,
@@ -19,6 +21,13 @@ ON_THE_EDGE = (
     "Data outside the support of the base, or on its edge (a pixel of exactly 1.0), have "
     "an infinite energy whatever the network is: leave these rows out, move them inside, "
     "or use a base with density there."
+)
+# What to do about a loader whose order a resumed run cannot repeat.
+REPEATABLE = (
+    "Random numbers must come from the global generators of torch, NumPy and Python, or "
+    "from generators and whole numbers in attributes of the loader, its sampler, or its "
+    "data set; shuffle a copy of a list, and use no `persistent_workers` for random "
+    "augmentation. Or give the loader `state_dict` and `load_state_dict`."
 )
 
 
@@ -168,13 +177,29 @@ def _plain(data: Tensor) -> Tensor:
     return data.clone() if data.is_inference() else data
 
 
+class Position(NamedTuple):
+    """A position in the data.
+
+    Attributes:
+        began: State when the epoch began.
+        taken: Batches of the epoch so far.
+        before: State before the last of them.
+        last: The last of them.
+    """
+
+    began: dict[str, Any]
+    taken: int
+    before: dict[str, Any]
+    last: Tensor
+
+
 class Batches:
     """An endless stream of batches from a tensor or from a loader.
 
-    Its place in the data can be kept and found again: where generators stood when the
-    epoch began, and how many batches have been taken since. A loader is taken to yield
-    the same batches again from the same state of its generators: `loader.generator` and
-    `loader.sampler.generator`, as those of torch have them.
+    Its position is saved as the state of the loader when the epoch began and the number
+    of batches taken since. To restore it, the epoch is begun again and these batches are
+    passed over. The last of them must be the same to the bit, and otherwise the loader
+    cannot be resumed.
 
     Args:
         data: Tensor `(n, *event)`, or an iterable of batches (a DataLoader); of a batch
@@ -183,6 +208,7 @@ class Batches:
         walkers: Walkers, whose shape and dtype the data must have.
         generator: Shuffles a tensor anew in every epoch.
         support: As of `check_data`.
+        rank: Number of this process, each of which has a loader of its own.
     """
 
     def __init__(
@@ -192,18 +218,23 @@ class Batches:
         walkers: Tensor,
         generator: torch.Generator,
         support: Any = None,
+        *,
+        rank: int = 0,
     ) -> None:
         """Check a tensor at once; batches of a loader are checked as they come."""
         self.data, self.walkers, self.generator = data, walkers[:1], generator
-        self.support = support
+        self.support, self.rank = support, rank
+        self.loader: LoaderState | None = None
         if isinstance(data, Tensor):
             self.data = _plain(check_data("`data`", data, walkers, support))
         else:
             check_iterable("`data`", data, walkers)
+            self.loader = LoaderState(data)
         self.batch_size = batch_size
-        self.generators = [generator, *_generators_of(data)]
-        self._epoch: Iterator[Tensor] = iter(())
-        self._began, self._taken = self._states(), 0
+        self._epoch: Iterator[Tensor] | None = None
+        self._entry = self._state()
+        self._now: dict[str, Any] | None = None
+        self.position = Position(self._entry, 0, self._entry, self.walkers)
         self._num_loaded = 0
 
     def __iter__(self) -> Iterator[Tensor]:
@@ -212,41 +243,93 @@ class Batches:
 
     def __next__(self) -> Tensor:
         """Return the next batch; there always is one."""
-        batch = next(self._epoch, None)
+        began, taken, _, _ = self.position
+        # If this fails, the position is the present one.
+        self._now = self._entry = before = self._state()
+        batch = None if self._epoch is None else next(self._epoch, None)
         if batch is None:
-            self._begin()
+            began = before = self._state()
+            self._epoch, taken = self._begin(), 0
             batch = next(self._epoch)
-        self._taken += 1
+        self.position, self._now = Position(began, taken + 1, before, batch), None
         return batch
 
+    def back_to(self, position: Position) -> None:
+        """Go back to the position before the last batch, if that was taken."""
+        if self.position is not position:
+            self.position, self._now = position, self._entry
+
+    def close(self) -> None:
+        """End the epoch, and with it the processes that load its batches."""
+        self._epoch = None
+
     def state_dict(self) -> dict[str, Any]:
-        """Return the place in the data.
+        """Return the position in the data.
 
         Raises:
-            ArgumentError: A loader shuffles by torch's global generator, of which nothing
-                is known later.
+            ArgumentError: A loader gives other batches when it is begun again.
         """
-        _check_repeatable(self.data)
-        return {
-            "taken": self._taken,
-            "began": self._began,
-            "generators": self._states(),
+        if self._epoch is None:
+            self._check_repeatable()
+        began, taken, before, last = self.position
+        now = self._state() if self._now is None else self._now
+        state = {
+            "taken": taken,
+            "began": began,
+            "before": before,
+            "last": digest(last),
+            "now": now,
         }
+        if self.loader is not None:
+            state["constants"] = self.loader.constants(now["loader"]["numbers"])
+        return {"shards": {str(self.rank): state}}
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
-        """Go to a place in the data, by passing over the batches before it."""
-        self._set(state["began"])
-        self._epoch, self._began, self._taken = iter(()), self._states(), 0
-        for _ in range(int(state["taken"])):
-            next(self)
-        self._set(state["generators"])
+        """Go to a position in the data, by passing over the batches before it.
 
-    @property
+        Raises:
+            ArgumentError: The data are others, or come in another order.
+        """
+        known = state["shards"]
+        if str(self.rank) not in known and self.loader is not None:
+            raise ArgumentError(
+                f"`data` is a loader of its own on each of {len(known)} ranks, and this is "
+                f"rank {self.rank}: use as many ranks as before, or pass a tensor."
+            )
+        state = known.get(str(self.rank), known["0"])
+        if self.loader is not None:
+            self.loader.check(state["constants"])
+        began, taken, before = state["began"], int(state["taken"]), state["before"]
+        self._restore(began)
+        self._epoch, self._now = None, None
+        self.position = Position(began, taken, before, self.walkers)
+        if self.loader is None or not self.loader.has_own_state:
+            self._pass_over(taken, before, state["last"])
+        self._restore(state["now"])
+
+    def _pass_over(self, taken: int, before: Mapping[str, Any], last: str) -> None:
+        """Take so many batches again; others may have drawn numbers before the last."""
+        for number in range(taken):
+            if 0 < number == taken - 1:
+                self._restore(before)
+            next(self)
+        if taken and digest(self.position.last) != last:
+            raise ArgumentError(
+                f"`data` gives other batches than those of the checkpoint: batch {taken} "
+                f"of the epoch differs. {REPEATABLE} A buffer needs a generator of its own "
+                "beside a callback that draws global numbers."
+            )
+
+    @cached_property
     def described(self) -> dict[str, Any]:
         """What kind of data these are, by which others can be told from them."""
-        shape = list(self.data.shape) if isinstance(self.data, Tensor) else None
-        kind = "Tensor" if shape else type(self.data).__name__
-        return {"kind": kind, "shape": shape, "batch_size": self.batch_size}
+        if isinstance(self.data, Tensor):
+            return {
+                "kind": "Tensor",
+                "shape": list(self.data.shape),
+                "digest": digest(self.data),
+            }
+        return {"kind": type(self.data).__name__}
 
     def located(self, rows: Tensor) -> str:
         """Return in words where in the data the first of some rows `(k, *event)` is."""
@@ -266,20 +349,44 @@ class Batches:
         )
         return pool[index.to(pool.device)]
 
-    def _begin(self) -> None:
-        """Begin an epoch."""
-        self._began, self._taken = self._states(), 0
+    def _begin(self) -> Iterator[Tensor]:
+        """Return the batches of an epoch."""
         if isinstance(self.data, Tensor):
-            self._epoch = self._shuffled(self.data)
-        else:
-            self._epoch = self._loaded(self.data)
+            return self._shuffled(self.data)
+        return self._loaded(self.data)
 
-    def _states(self) -> list[Tensor]:
-        return [generator.get_state() for generator in self.generators]
+    def _state(self) -> dict[str, Any]:
+        loader = None if self.loader is None else self.loader.state_dict()
+        return {"generator": self.generator.get_state(), "loader": loader}
 
-    def _set(self, states: list[Tensor]) -> None:
-        for generator, state in zip(self.generators, states, strict=True):
-            set_state(generator, state)
+    def _restore(self, state: Mapping[str, Any]) -> None:
+        set_state(self.generator, state["generator"])
+        if self.loader is not None:
+            self.loader.load_state_dict(state["loader"])
+
+    def _check_repeatable(self) -> None:
+        """Raise unless a loader gives the same batch when it is begun a second time."""
+        if self.loader is None:
+            return
+        if isinstance(self.data, Iterator):
+            raise ArgumentError(
+                f"`data` is an iterator ({type(self.data).__name__}), which a resumed run "
+                "cannot begin again: pass a list of batches or a DataLoader, or leave out "
+                "`checkpoints`."
+            )
+        state, found = self._state(), []
+        # Of persistent workers, the first look is to start them.
+        for _ in range(3 if self.loader.has_persistent_workers else 2):
+            found.append(digest(next(self._begin())))
+            self.loader.restore_numbers(state["loader"])
+        self._restore(state)
+        self._num_loaded = 0
+        if found[-2] != found[-1]:
+            raise ArgumentError(
+                "`data` gives another first batch when it is begun a second time from the "
+                "same random numbers, so that a resumed run would have other batches. "
+                f"{REPEATABLE} Or leave out `checkpoints`."
+            )
 
     def _pool(self, loader: Iterable, num: int) -> Tensor:
         parts: list[Tensor] = []
@@ -316,20 +423,3 @@ class Batches:
                 "batches or a DataLoader, or ask for fewer `num_steps`."
             )
         raise DataError("`data` is empty: the loader yields no batch.")
-
-
-def _generators_of(data: Any) -> list[torch.Generator]:
-    """Return the generators by which a loader shuffles, each once."""
-    owners = (data, getattr(data, "sampler", None))
-    found = [getattr(owner, "generator", None) for owner in owners]
-    return list({id(g): g for g in found if isinstance(g, torch.Generator)}.values())
-
-
-def _check_repeatable(data: Any) -> None:
-    """Raise if a loader shuffles, and nobody can tell how."""
-    shuffles = isinstance(getattr(data, "sampler", None), RandomSampler)
-    if shuffles and not _generators_of(data):
-        raise ArgumentError(
-            "`data` shuffles by torch's global generator, which a checkpoint does not "
-            "hold: pass `generator=torch.Generator().manual_seed(0)` to the DataLoader."
-        )

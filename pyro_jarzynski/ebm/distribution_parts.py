@@ -8,27 +8,51 @@ from weakref import ReferenceType
 from torch import Tensor, nn
 from torch.distributions import Distribution, Transform
 
+from pyro_jarzynski.core.digests import digest
 from pyro_jarzynski.errors import ArgumentError
 
 
-def parts_of(
-    holder: object, path: str = "", seen: set[int] | None = None
-) -> Iterator[tuple[str, Tensor | nn.Module]]:
+def parts_of(holder: object) -> Iterator[tuple[str, Tensor | nn.Module]]:
     """Yield the tensors and modules within a distribution, with the paths to them."""
-    seen = set() if seen is None else seen
+    for path, value in _objects_in(holder, "", set()):
+        if isinstance(value, Tensor | nn.Module):
+            yield path, value
+
+
+def _objects_in(holder: object, path: str, seen: set[int]) -> Iterator[tuple[str, Any]]:
+    """Yield all that a distribution holds, each object once, with the paths to them."""
     if id(holder) in seen:
         return
     seen.add(id(holder))
-    if isinstance(holder, Tensor | nn.Module):
-        yield path, holder
+    yield path, holder
     for name, value in _entries(holder):
-        yield from parts_of(value, f"{path}.{name}" if path else name, seen)
+        yield from _objects_in(value, f"{path}.{name}" if path else name, seen)
 
 
 def modules_in(holder: object) -> list[nn.Module]:
     """Return the modules within a distribution, and those within these."""
     found = [part for _, part in parts_of(holder) if isinstance(part, nn.Module)]
     return [module for part in found for module in part.modules()]
+
+
+def digests_of(base: object) -> dict[str, str] | None:
+    """Return classes and digests of tensors of all that a base holds, by their paths.
+
+    `None` is returned for a model that has no distribution for a base.
+    """
+    if not isinstance(base, Distribution):
+        return None
+    found = {}
+    for path, part in _objects_in(base, "", set()):
+        # What a transform has evaluated last is no part of the distribution.
+        if "_cached" in path:
+            continue
+        if isinstance(part, Distribution | Transform):
+            found[path] = type(part).__name__
+        if isinstance(part, Tensor | nn.Module):
+            content = part if isinstance(part, Tensor) else dict(part.state_dict())
+            found[path] = digest(content)
+    return found
 
 
 def check_base_parameters(base: Distribution) -> None:

@@ -25,10 +25,18 @@ from pyro_jarzynski.core.modes import standard_modes
 from pyro_jarzynski.core.noise import stream
 from pyro_jarzynski.core.resampling import Resampler
 from pyro_jarzynski.core.states import Checkpointing, Keep, copied, keeping
+from pyro_jarzynski.core.watching import Abandoned
 from pyro_jarzynski.ebm.alarms import Alarms
 from pyro_jarzynski.ebm.course import Course, check_course
 from pyro_jarzynski.ebm.cross_entropy import CrossEntropy
-from pyro_jarzynski.ebm.data import ON_THE_EDGE, Batches, collected, find_nonfinite
+from pyro_jarzynski.ebm.data import (
+    ON_THE_EDGE,
+    Batches,
+    Position,
+    collected,
+    find_nonfinite,
+)
+from pyro_jarzynski.ebm.distribution_parts import digests_of
 from pyro_jarzynski.ebm.followers import Followers, all_or_nothing
 from pyro_jarzynski.ebm.history import History
 from pyro_jarzynski.ebm.module_modes import as_checked
@@ -48,6 +56,7 @@ from pyro_jarzynski.errors import (
     DataError,
     NonFiniteEnergyError,
     NonFiniteEnergyWarning,
+    RankError,
 )
 
 Callback = Callable[["Learner", dict[str, float]], None]
@@ -103,6 +112,9 @@ class Learner(CrossEntropy, ABC):
         self.step_control = StepControl(conditional_ess if self.weighted else None, kernel)
         self.renewal = check_renewal(model, renewal)
         self.data_generator = stream(seed, "data")
+        self._base = digests_of(getattr(model, "base", None))
+        self._left = self._hyperparameters_now()
+        self._hyperparameters = [self._left]
         self.history = History()
         self.num_steps = 0
         self.best = None
@@ -161,7 +173,10 @@ class Learner(CrossEntropy, ABC):
                 checkpoints.
             checkpoints: Where to keep the state of the training, such as `Checkpoints`.
                 With `resume=True` the same call in a new process goes on where the last
-                one ended: `num_steps` are those of both.
+                one ended: `num_steps` are those of both, and more than at first are
+                allowed. Batches of a loader are passed over up to the one that was next,
+                with the random numbers of the first run, those of the global generators
+                of torch, NumPy and Python included.
 
         Returns:
             The history, one row every `eval_every` updates.
@@ -172,7 +187,10 @@ class Learner(CrossEntropy, ABC):
             NonFiniteEnergyError: Training diverged. Parameters, optimiser, scheduler and
                 walkers are those before the update that failed.
             WeightCollapseError: All weights are zero; as above.
-            CheckpointError: Checkpoints cannot be used, or are of another training.
+            CheckpointError: Checkpoints cannot be used, or are of another training: names
+                the settings, hyperparameters or data that differ.
+            ArgumentError: A loader gives other batches when it is begun again, so that
+                checkpoints are of no use.
             RankError: A rank has failed, or has other settings, data or parameters.
             KeyboardInterrupt: Ctrl-C was pressed.
             SystemExit: The process was told to end (SIGTERM), and has checkpoints.
@@ -197,10 +215,18 @@ class Learner(CrossEntropy, ABC):
                     f"The energy of `validation` is {found.value} at {found.rows}. "
                     f"{ON_THE_EDGE}"
                 )
+        self._hyperparameters = [self._hyperparameters[0], self._hyperparameters_now()]
         # A score is of one model under one audit, on the validation data of one call.
         self.best = None
         course = self.course = Course(
-            Batches(data, batch_size, walkers, self.data_generator, support),
+            Batches(
+                data,
+                batch_size,
+                walkers,
+                self.data_generator,
+                support,
+                rank=self.cloud.team.ranks.rank,
+            ),
             done=self.num_steps,
             num_steps=num_steps,
             eval_every=eval_every,
@@ -219,7 +245,8 @@ class Learner(CrossEntropy, ABC):
             ):
                 self._follow(course, validation, keep, interrupt)
         finally:
-            self.course = None
+            course.batches.close()
+            self.course, self._left = None, self._hyperparameters_now()
         if self.best is not None and self.best.step < self.num_steps:
             self.restore_best()
         return self.history
@@ -237,16 +264,22 @@ class Learner(CrossEntropy, ABC):
                 # Somebody else has moved the walkers, or other parameters are trained.
                 self._set_negative(self.gradient_now())
             ends_row = course.ends_row(self.num_steps + 1)
-            batch = next(course.batches)
-            update = self._update(batch, course.batches, ends_row=ends_row)
+            position, done = course.batches.position, self.num_steps
+            batch = self._load(course, keep, interrupt)
+            try:
+                update = self._update(batch, course.batches, ends_row=ends_row)
+            except Exception:
+                # A signal may have ended processes that load data for the walkers.
+                if interrupt.pending and ranks.size == 1 and self.num_steps == done:
+                    self._stop(course, position, keep, interrupt)
+                raise
             if not math.isnan(update.nll):
                 course.nlls.append(update.nll)
             if ends_row:
                 row = self._record(update, course.take_nll(), course.seconds, validation)
                 self._call(course.callbacks, row)
-            interrupt.share(ranks, batch_size=len(batch))
-            keep(self.num_steps, now=interrupt.pending)
-            interrupt()
+            keep(self.num_steps)
+        interrupt.share(ranks)
         keep(self.num_steps, now=True)
         interrupt()
 
@@ -258,6 +291,35 @@ class Learner(CrossEntropy, ABC):
                 callback(self, dict(row))
         if callbacks:
             self._find_parameters()
+
+    def _load(self, course: Course, keep: Keep, interrupt: Interrupt) -> Tensor:
+        """Return the next batch, or keep the state and end the call of `fit`.
+
+        It ends if a signal came, or if the loader fails: its processes may have received
+        the signal before this one does.
+        """
+        position, batch, error = course.batches.position, None, None
+        try:
+            batch = interrupt.load(lambda: next(course.batches))
+        except (Exception, Abandoned) as caught:
+            error = caught
+        size = 0 if batch is None else len(batch)
+        ranks, has_failed = self.cloud.team.ranks, error is not None
+        failed = interrupt.share(ranks, failed=has_failed, batch_size=size)
+        if batch is not None and not failed and not interrupt.pending:
+            return batch
+        self._stop(course, position, keep, interrupt)
+        raise error or RankError(
+            "The loader of `data` has failed on another rank, which says why."
+        )
+
+    def _stop(
+        self, course: Course, position: Position, keep: Keep, interrupt: Interrupt
+    ) -> None:
+        """Keep the state before a batch that was not used, and raise for a signal."""
+        course.batches.back_to(position)
+        keep(self.num_steps, now=True)
+        interrupt()
 
     @as_checked
     def restore_best(self) -> None:
@@ -273,6 +335,7 @@ class Learner(CrossEntropy, ABC):
         self.optimizer.load_state_dict(copied(best.optimizer))
         if self.lr_scheduler is not None:
             self.lr_scheduler.load_state_dict(copied(best.lr_scheduler))
+        self._left = self._hyperparameters_now()
         self.step_control.scale = best.step_scale
         self.followers.places = best.places
         self.followers.set_step_size(best.step_size)

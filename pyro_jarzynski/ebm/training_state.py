@@ -21,14 +21,23 @@ from pyro_jarzynski.ebm.alarms import Alarms
 from pyro_jarzynski.ebm.best import Snapshot
 from pyro_jarzynski.ebm.blocks import Place
 from pyro_jarzynski.ebm.course import Course
+from pyro_jarzynski.ebm.hyperparameters import (
+    check_functions,
+    check_hyperparameters,
+    function_values,
+    hyperparameters,
+)
 from pyro_jarzynski.ebm.renewal import Renewal
 from pyro_jarzynski.ebm.startable import StartableEnergy
 from pyro_jarzynski.ebm.step_control import StepControl
 from pyro_jarzynski.ebm.trained import Trained
 from pyro_jarzynski.ebm.wrapped import own_class
+from pyro_jarzynski.errors import ArgumentError
 
 # Entries of a state, and of its best model, with tensors in the shapes of parameters.
 SLICED = {"model", "optimizer", "negative"}
+# Settings that belong to a call of `fit`.
+OF_FIT = ("data", "validation", "batch_size", "patience", "eval_every")
 
 
 class TrainingState(Trained):
@@ -55,6 +64,11 @@ class TrainingState(Trained):
     parameters: list[nn.Parameter]
     best: Snapshot | None
     course: Course | None
+    # Hyperparameters when the learner was built, and when a call of `fit` began.
+    _hyperparameters: list[dict[str, Any]]
+    # Those that the last call of a method left.
+    _left: dict[str, Any]
+    _base: dict[str, Any] | None
     # The gradient of the walkers for the next update, and where they were for it.
     _negative: list[Tensor]
     _negative_place: Place | None
@@ -73,6 +87,8 @@ class TrainingState(Trained):
         scheduler, best, course = self.lr_scheduler, self.best, self.course
         return {
             "settings": self._settings(),
+            "hyperparameters": [*self._hyperparameters, self._hyperparameters_now()],
+            "schedule": {} if course is None else function_values(scheduler, course.last),
             "num_steps": self.num_steps,
             "model": apart(dict(self.model.state_dict())),
             "optimizer": apart(self.optimizer.state_dict()),
@@ -95,8 +111,13 @@ class TrainingState(Trained):
 
         Raises:
             ArgumentError: It is of another training, or its walkers of another shape.
+                Names the settings, hyperparameters or data that differ.
         """
         self._check_settings(state["settings"])
+        now = self._hyperparameters_now()
+        here = self._hyperparameters[0] if now == self._left else now
+        check_hyperparameters(here, state["hyperparameters"])
+        check_functions(self.lr_scheduler, state["schedule"])
         device = self.cloud.example.device
         state = self._together(state)
         self.model.load_state_dict(state["model"])
@@ -113,8 +134,19 @@ class TrainingState(Trained):
         best = state["best"]
         self.best = None if best is None else Snapshot.from_state(best, self.followers)
         self.num_steps = int(state["num_steps"])
+        self._hyperparameters = list(state["hyperparameters"][:-1])
+        self._left = self._hyperparameters_now()
+        if not self.followers.are_current():
+            raise ArgumentError(
+                "The state is of another model: with its parameters, the energies of its "
+                "walkers are others. The network (a layer, an activation) or the energy "
+                "besides it has changed; use that of the run, or begin anew."
+            )
         if self.course is not None and state["course"] is not None:
             self.course.load_state_dict(state["course"])
+
+    def _hyperparameters_now(self) -> dict[str, Any]:
+        return hyperparameters(self.model, self.optimizer, self.lr_scheduler)
 
     @property
     def _stateful(self) -> list[Any]:
@@ -183,10 +215,11 @@ class TrainingState(Trained):
             "conditional_ess": self.step_control.target,
             "renewal": renewal,
             "seed": self.seed,
+            "base": self._base,
+            "audit_walkers": self.followers.audit_cloud.num_walkers,
             "num_shards": cloud.team.num_shards,
             "local_resampling": cloud.team.local_resampling,
-            "data": None if course is None else course.batches.described,
-            "validation": None if course is None else course.validation,
+            **({} if course is None else course.settings),
         } | self._further_settings()
 
     def _further_settings(self) -> dict[str, Any]:
@@ -195,6 +228,11 @@ class TrainingState(Trained):
         return sliced | {name: getattr(self, name) for name in self.settings}
 
     def _check_settings(self, saved: Mapping[str, Any]) -> None:
-        if self.course is None:
-            saved = dict(saved) | {"data": None, "validation": None}
-        check_settings(self._settings(), saved)
+        here = self._settings()
+        if here.keys() != saved.keys():
+            here, saved = (_without_fit(each) for each in (here, saved))
+        check_settings(here, saved)
+
+
+def _without_fit(settings: Mapping[str, Any]) -> dict[str, Any]:
+    return {name: value for name, value in settings.items() if name not in OF_FIT}

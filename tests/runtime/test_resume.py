@@ -14,7 +14,7 @@ from torch import Tensor
 import pyro_jarzynski as pj
 from pyro_jarzynski.errors import ArgumentError, CheckpointError
 from tests.ebm.models import mixture_data, mixture_learner, network_model
-from tests.runtime.training_runs import ROW, RUNS, STEPS, loader, train
+from tests.runtime.training_runs import ROW, RUNS, STEPS, train
 
 pytestmark = pytest.mark.filterwarnings("ignore::pyro_jarzynski.AuditWarning")
 
@@ -264,10 +264,6 @@ class TestRefusals:
             block["position"] = block["position"].float()
         with pytest.raises(ArgumentError, match=r"walkers of torch.float64, got"):
             learner.load_state_dict(state)
-
-    def test_data_that_are_shuffled_by_chance(self, tmp_path):
-        with pytest.raises(ArgumentError, match=r"pass `generator=torch\.Generator"):
-            self.fit(mixture_learner(), tmp_path, data=loader(None))
 
     def test_a_scheduler_with_code(self, tmp_path):
         class Falls:

@@ -71,8 +71,8 @@ def muon() -> Any:
     return learner, mixture_data(100).float()
 
 
-def loader(seed: int | None = 1) -> DataLoader:
-    generator = None if seed is None else torch.Generator().manual_seed(seed)
+def loader() -> DataLoader:
+    generator = torch.Generator().manual_seed(1)
     data = TensorDataset(mixture_data(100))
     return DataLoader(data, batch_size=30, shuffle=True, generator=generator)
 
