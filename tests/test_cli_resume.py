@@ -91,6 +91,38 @@ def test_other_options_are_refused_and_nothing_is_lost(monkeypatch, tmp_path):
     assert call(*train("gmm", tmp_path), "--resume").code == 0
 
 
+@pytest.mark.parametrize(
+    ("option", "value", "told"),
+    [
+        ("--learning-rate", 0.05, "`learning_rate` was 0.001 and is 0.05"),
+        ("--matrix-learning-rate", 0.2, "`matrix_learning_rate` was 0.02 and is 0.2"),
+        ("--weight-decay", 0.0, "`weight_decay` was 0.3 and is 0.0"),
+        ("--batch-size", 32, "`batch_size` was 256 and is 32"),
+        ("--steps", 8, "`steps` was 6 and is 8"),
+        ("--patience", 4, "`patience` was None and is 4"),
+        ("--eval-every", 3, "`eval_every` was 2 and is 3"),
+        ("--algorithm", "pcd", "`algorithm` was 'jarzynski' and is 'pcd'"),
+    ],
+)
+def test_no_option_of_a_training_may_change(interrupted_digits, option, value, told):
+    """What `model.json` and the report say of a run was used in all of it."""
+    before = content(interrupted_digits)
+    command = train("digits", interrupted_digits)
+    answer = call(*command, option, value, "--resume")
+    assert answer.code == 1
+    assert told in answer.error
+    assert content(interrupted_digits) == before
+
+
+@pytest.fixture(scope="module")
+def interrupted_digits(tmp_path_factory):
+    out = tmp_path_factory.mktemp("digits") / "run"
+    with pytest.MonkeyPatch.context() as patch:
+        stop_at(patch, 2)
+        assert call(*train("digits", out)).code == 130
+    return out
+
+
 def test_checkpoints_come_as_often_as_asked(monkeypatch, tmp_path):
     with monkeypatch.context() as patch:
         stop_at(patch, 4)

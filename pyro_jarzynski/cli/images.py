@@ -138,7 +138,11 @@ def _command(name: str) -> Callable[..., None]:
             seed=seed,
         )
         checkpoints = prepare_run(
-            out, every=checkpoint_every, resume=resume, overwrite=overwrite
+            out,
+            every=checkpoint_every,
+            resume=resume,
+            overwrite=overwrite,
+            settings=settings,
         )
 
         def save() -> None:

@@ -96,7 +96,11 @@ def digits(
         jit_compile=jit_compile,
     )
     checkpoints = prepare_run(
-        out, every=checkpoint_every, resume=resume, overwrite=overwrite
+        out,
+        every=checkpoint_every,
+        resume=resume,
+        overwrite=overwrite,
+        settings=settings,
     )
 
     def save() -> None:
@@ -174,7 +178,11 @@ def gmm(
     )
     curves = MixtureCurves(mixture)
     checkpoints = prepare_run(
-        out, every=checkpoint_every, resume=resume, overwrite=overwrite
+        out,
+        every=checkpoint_every,
+        resume=resume,
+        overwrite=overwrite,
+        settings=settings,
     )
 
     def save() -> None:

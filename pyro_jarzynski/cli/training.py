@@ -1,7 +1,7 @@
 """What the commands that train share: options, and how a training runs and ends."""
 
 from collections.abc import Callable
-from enum import StrEnum
+from enum import Enum, StrEnum
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -132,7 +132,8 @@ def show(summary: dict[str, str], out: Path) -> None:
 
 def settings_of(arguments: dict[str, Any]) -> dict[str, Any]:
     """Return the settings among the arguments of a command."""
-    return {k: v for k, v in arguments.items() if k not in NO_SETTINGS}
+    plain = {k: v.value if isinstance(v, Enum) else v for k, v in arguments.items()}
+    return {k: v for k, v in plain.items() if k not in NO_SETTINGS}
 
 
 def progress_of(learner: Learner) -> dict[str, Any]:

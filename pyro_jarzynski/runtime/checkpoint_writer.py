@@ -2,11 +2,12 @@
 
 import time
 import warnings
+from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 from uuid import uuid4
 
 from pyro_jarzynski.core.ranks import Ranks
-from pyro_jarzynski.core.states import Resumable
 from pyro_jarzynski.errors import CheckpointWarning
 from pyro_jarzynski.runtime import disk
 from pyro_jarzynski.runtime.checkpoint_files import (
@@ -21,7 +22,7 @@ class Writer:
     """Writes checkpoints of one run while it goes on: a `Keep`.
 
     Args:
-        run: The run.
+        state: Returns the state of the run.
         directory: Where they are kept.
         every: Steps between two, if it goes by steps.
         seconds: Seconds between two, if it goes by time.
@@ -33,7 +34,7 @@ class Writer:
 
     def __init__(
         self,
-        run: Resumable,
+        state: Callable[[], dict[str, Any]],
         directory: Path,
         *,
         every: int | None,
@@ -44,7 +45,7 @@ class Writer:
         ranks: Ranks,
     ) -> None:
         """Begin to wait for the next."""
-        self.run, self.directory, self.ranks = run, directory, ranks
+        self.state, self.directory, self.ranks = state, directory, ranks
         self.every, self.seconds, self.num_kept = every, seconds, num_kept
         self.refused = refused
         self.last_step, self.last_time = last, time.monotonic()
@@ -86,7 +87,7 @@ class Writer:
             # All went well but for the last call of the system.
             ranks.first(lambda: disk.sync_directory(directory))
         else:
-            state = ranks.attempt(self.run.state_dict)
+            state = ranks.attempt(self.state)
             write_checkpoint(directory, step, state, ranks)
         ranks.first(self._remove_old)
 

@@ -8,7 +8,7 @@ started again continues from there.
 """
 
 import warnings
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
@@ -18,7 +18,7 @@ import torch
 
 from pyro_jarzynski.core.ranks import Ranks
 from pyro_jarzynski.core.sharing import ranks_now
-from pyro_jarzynski.core.states import Keep, Resumable
+from pyro_jarzynski.core.states import Keep, Resumable, check_settings
 from pyro_jarzynski.errors import (
     CheckpointError,
     CheckpointWarning,
@@ -39,6 +39,8 @@ from pyro_jarzynski.runtime.state_files import encode
 
 # Seconds between two checkpoints, unless one asks for something else.
 SECONDS = 60.0
+# Where the settings of a program are in a state.
+PROGRAM = "program"
 
 
 class Checkpoints:
@@ -56,6 +58,8 @@ class Checkpoints:
         keep: Whole checkpoints to keep, at least 2.
         resume: Whether to go on from the newest whole checkpoint, if there is one. If
             false, the directory must hold none.
+        settings: Plain values by name, such as the options of a program, which are kept
+            with every checkpoint. A run with others is not resumed. `None` compares none.
 
     Raises:
         ArgumentError: A number is out of its range.
@@ -78,6 +82,7 @@ class Checkpoints:
         seconds: float | None = None,
         keep: int = 2,
         resume: bool = False,
+        settings: Mapping[str, Any] | None = None,
     ) -> None:
         """Check the arguments; nothing is read or written yet."""
         self.directory = Path(directory)
@@ -86,7 +91,7 @@ class Checkpoints:
         if every is None and seconds is None:
             self.seconds = SECONDS
         self.keep = count("keep", keep, 2)
-        self.resume = resume
+        self.resume, self.settings = resume, settings
 
     @property
     def steps(self) -> list[int]:
@@ -113,10 +118,10 @@ class Checkpoints:
             found, refused = _newest(self.directory)
             ranks.agree({"step of the checkpoint": found and found[0]})
             if found is not None:
-                _put_back(run, found[1], self.directory)
-            encode(run.state_dict())
+                self._put_back(run, found[1])
+            encode(ranks.attempt(lambda: self._state(run)))
             yield Writer(
-                run,
+                lambda: self._state(run),
                 self.directory,
                 every=self.every,
                 seconds=self.seconds,
@@ -136,7 +141,23 @@ class Checkpoints:
             CheckpointWarning: Newer ones were refused; says why.
         """
         found, _ = _newest(self.directory)
-        return None if found is None else found[1]
+        return None if found is None else _of_run(found[1])
+
+    def _state(self, run: Resumable) -> dict[str, Any]:
+        return run.state_dict() | {PROGRAM: dict(self.settings or {})}
+
+    def _put_back(self, run: Resumable, state: Mapping[str, Any]) -> None:
+        wrong = f"The checkpoint in {self.directory} does not fit this run"
+        try:
+            if self.settings is not None:
+                check_settings(self.settings, state[PROGRAM])
+            run.load_state_dict(_of_run(state))
+        except JarzynskiError as error:
+            raise CheckpointError(f"{wrong}. {error}") from error
+        except (ArithmeticError, AttributeError, LookupError) as error:
+            raise CheckpointError(f"{wrong}: {error!r}.") from error
+        except (AssertionError, RuntimeError, TypeError, ValueError) as error:
+            raise CheckpointError(f"{wrong}: {error}") from error
 
     def clear(self) -> None:
         """Remove all checkpoints, and the directory if nothing else is in it."""
@@ -198,18 +219,6 @@ def _newest(directory: Path) -> tuple[tuple[int, Any] | None, list[Path]]:
     return None, refused
 
 
-def _put_back(run: Resumable, state: Any, directory: Path) -> None:
-    try:
-        run.load_state_dict(state)
-    except JarzynskiError as error:
-        raise CheckpointError(
-            f"The checkpoint in {directory} does not fit this run. {error}"
-        ) from error
-    except (ArithmeticError, AttributeError, LookupError) as error:
-        raise CheckpointError(
-            f"The checkpoint in {directory} does not fit this run: {error!r}."
-        ) from error
-    except (AssertionError, RuntimeError, TypeError, ValueError) as error:
-        raise CheckpointError(
-            f"The checkpoint in {directory} does not fit this run: {error}"
-        ) from error
+def _of_run(state: Mapping[str, Any]) -> dict[str, Any]:
+    """Return a state without the settings of the program."""
+    return {key: value for key, value in state.items() if key != PROGRAM}
