@@ -27,7 +27,8 @@ class SquaredJumps:
     def __init__(self, start: Position, factor: Factor) -> None:
         """Find the directions, and the starts along them."""
         assert isinstance(start, Tensor)
-        self.kept = torch.isfinite(start).all(1)
+        # Indices, because a mask makes the processor wait for a GPU at each use.
+        self.kept = torch.isfinite(start).all(1).nonzero().flatten()
         kept = start[self.kept].to(torch.float64)
         self.centre = kept.mean(0)
         self.directions = _principal_directions(kept - self.centre, factor)

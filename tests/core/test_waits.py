@@ -10,6 +10,7 @@ from pyro_jarzynski import HMC, MALA, ULA, UnderdampedLangevin, init
 from pyro_jarzynski.core import compiled, faults, smc
 from pyro_jarzynski.core.compiled import CompiledTerms
 from pyro_jarzynski.core.faults import Faults
+from pyro_jarzynski.core.memory import CACHE
 from pyro_jarzynski.core.noise import stream
 from pyro_jarzynski.core.team import Tools
 from pyro_jarzynski.core.trees import map_tree
@@ -160,7 +161,7 @@ def test_a_block_on_a_gpu_is_as_large_as_memory_allows(compilations, monkeypatch
     monkeypatch.setattr(compiled, "follows_memory", lambda _: True)
     terms = lambda x: (smooth(x), smooth(x) * 2)  # noqa: E731
     position = torch.randn(64, 3, generator=stream(0, "few"))
-    for kept, block in ((1.0, 4096), (2.0**12, 2048), (2.0**14, 512)):
+    for kept, block in ((1.0, 4096), (CACHE / 2048, 2048), (CACHE / 512, 512)):
         monkeypatch.setattr(
             "pyro_jarzynski.core.memory.bytes_per_walker", lambda *_, k=kept: k
         )
