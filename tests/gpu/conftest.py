@@ -16,6 +16,9 @@ def pytest_configure(config: pytest.Config) -> None:
     if config.getoption("--device") == pretended.NAME and pretended.SETUP is not None:
         # Before the first backward pass, which starts one thread for each device.
         pretended.install()
+    # What torch tells of CUDA, and nobody can heed.
+    for text in ("Attempting to run cuBLAS", "TensorFloat32 tensor cores"):
+        config.addinivalue_line("filterwarnings", f"ignore:{text}")
 
 
 @pytest.fixture
