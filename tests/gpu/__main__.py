@@ -45,11 +45,14 @@ def main() -> int:
 
 def show_speed(device: torch.device) -> None:
     """Print the table of what is fast, row by row as they come and then as a whole."""
-    from tests.gpu.speed import measure, table
+    from tests.gpu.speed import MNIST, Sizes, digits_of_the_paper, measure, table
 
     print(f"torch {torch.__version__}, {torch.cuda.get_device_name(device)}")
+    images = digits_of_the_paper()
+    if images is None:
+        print(f"no training on digits: no files of MNIST in {MNIST[0]}")
     rows = []
-    for row in measure(device):
+    for row in measure(device, images, Sizes()):
         print(row, flush=True)
         rows.append(row)
     print(table(rows))

@@ -4,7 +4,8 @@ import contextlib
 import io
 import time
 import warnings
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -20,11 +21,40 @@ from tests.test_readme import PROGRAMS
 ROOT = Path(__file__).parents[2]
 # Where the files of MNIST may be, in torchvision's layout.
 MNIST = [folder / "shared" / "data" / "mnist" for folder in (ROOT, ROOT.parent)]
+CPU = torch.device("cpu")
 # Of the eight schools, by quadrature.
 LOG_EVIDENCE = -31.311
-# Seconds that a processor may need for a row, by that before it, and for MNIST.
-PATIENCE = 60.0
-WALKERS = (1_000, 10_000, 100_000, 1_000_000)
+# The paper's walkers, moves and images per update; the audit has a quarter of the walkers.
+PAPER = {
+    "start": "equal",
+    "num_walkers": 1024,
+    "audit_walkers": 256,
+    "moves_per_update": 45,
+    "leapfrog_steps": 1,
+    "batch_size": 128,
+}
+
+
+@dataclass(frozen=True)
+class Sizes:
+    """What is measured.
+
+    Attributes:
+        programs: Python programs.
+        num_updates: Updates of a training on the digits.
+        num_walkers: Walkers of `AnnealedSMC`, ascending.
+        patience: Seconds of the training on images, and those after which a processor, by
+            a tenth of the walkers, is not measured.
+        image_settings: Arguments of `images_run`.
+    """
+
+    programs: Mapping[str, str] = field(
+        default_factory=lambda: dict(zip(("posterior", "training"), PROGRAMS, strict=True))
+    )
+    num_updates: int = 200
+    num_walkers: Sequence[int] = (1_000, 10_000, 100_000, 1_000_000)
+    patience: float = 60.0
+    image_settings: Mapping[str, Any] = field(default_factory=lambda: PAPER)
 
 
 class Row(NamedTuple):
@@ -36,114 +66,119 @@ class Row(NamedTuple):
     note: str = ""
 
 
-def measure(device: torch.device) -> Iterator[Row]:
-    """Yield the rows of the table as they are measured; `device` takes the GPU's place."""
-    warnings.simplefilter("ignore")
+def measure(
+    device: torch.device, images: pj.LabelledImages | None, sizes: Sizes
+) -> Iterator[Row]:
+    """Yield the rows of the table as they are measured.
+
+    Args:
+        device: The GPU, or what takes its place.
+        images: Images to train on, on any device, if there are any.
+        sizes: What is measured.
+    """
     timed(device, lambda: torch.ones(1, device=device).sum().item())
-    yield from readme(device)
-    yield from training(device)
-    yield from annealing(device)
-    yield from images(device)
+    yield from of_programs(device, sizes.programs)
+    yield from of_training(device, sizes.num_updates)
+    yield from of_annealing(device, sizes.num_walkers, sizes.patience)
+    if images is not None:
+        yield of_images(device, images, sizes.image_settings, sizes.patience)
 
 
 def timed(device: torch.device, act: Callable[[], Any]) -> tuple[float, Any]:
     """Return the seconds that something takes on a device, and what it returns."""
     _wait(device)
     start = time.perf_counter()
-    with device:
+    with device, warnings.catch_warnings():
+        warnings.simplefilter("ignore")
         found = act()
-    _wait(device)
+        _wait(device)
     return time.perf_counter() - start, found
 
 
-def readme(device: torch.device) -> Iterator[Row]:
-    """The examples of the README, to the letter, with another default device."""
-    for name, code in zip(("posterior", "training"), PROGRAMS, strict=True):
-        program = compile(code, f"README: {name}", "exec")
+def of_programs(device: torch.device, programs: Mapping[str, str]) -> Iterator[Row]:
+    """Programs, to the letter, with another default device: the README's examples."""
+    for name, code in programs.items():
+        program = compile(code, name, "exec")
 
         def run(program: Any = program) -> None:
             with contextlib.redirect_stdout(io.StringIO()):
                 exec(program, {})
 
-        cpu, gpu = (timed(place, run)[0] for place in (torch.device("cpu"), device))
+        cpu, gpu = (timed(place, run)[0] for place in (CPU, device))
         yield Row(f"README, {name}", cpu, gpu)
 
 
-def training(device: torch.device, num_steps: int = 200) -> Iterator[Row]:
+def of_training(device: torch.device, num_updates: int) -> Iterator[Row]:
     """Updates of `train digits` at its settings."""
 
     def run() -> None:
-        made = digits_run(pj.data.load_digits(), num_steps=num_steps)
-        made.learner.fit(made.train, num_steps, eval_every=num_steps)
+        made = digits_run(pj.data.load_digits(), num_steps=num_updates)
+        made.learner.fit(made.train, num_updates, eval_every=num_updates)
 
-    cpu, gpu = (timed(place, run)[0] for place in (torch.device("cpu"), device))
-    yield Row(f"`train digits`, {num_steps} updates", cpu, gpu)
+    cpu, gpu = (timed(place, run)[0] for place in (CPU, device))
+    yield Row(f"`train digits`, {num_updates} updates", cpu, gpu)
 
 
-def annealing(device: torch.device) -> Iterator[Row]:
+def of_annealing(
+    device: torch.device, num_walkers: Sequence[int], patience: float
+) -> Iterator[Row]:
     """The eight schools, by more and more walkers."""
-    last = 0.0
-    for number in WALKERS:
-        found: dict[torch.device, tuple[float, Any]] = {}
-        for place in (torch.device("cpu"), device):
-            if place.type == "cpu" and place != device and 10 * last > PATIENCE:
-                continue
-            sampler = pj.AnnealedSMC(schools, num_walkers=number // 4, progress=False)
-            data = schools_data(place)
-            found[place] = timed(place, lambda s=sampler, d=data: s.run(*d))
-        known = found.get(torch.device("cpu"))
-        last = known[0] if known else float("inf")
-        seconds, result = found[device]
+
+    def run(place: torch.device, number: int) -> tuple[float, Any]:
+        sampler = pj.AnnealedSMC(schools, num_walkers=number // 4, progress=False)
+        data = schools_data(place)
+        return timed(place, lambda: sampler.run(*data))
+
+    cpu: float | None = 0.0
+    for number in num_walkers:
+        if cpu is not None:
+            cpu = run(CPU, number)[0] if 10 * cpu <= patience else None
+        seconds, result = run(device, number)
         off = abs(result.log_evidence - LOG_EVIDENCE)
         note = f"log Z {result.log_evidence:.3f} ± {result.log_evidence_error:.3f}"
         assert off < 6 * result.log_evidence_error + 0.05, note
         note += f", {result.num_gradients / seconds / 1e6:.2f} M gradients/s"
-        note += _memory(device)
-        what = f"`AnnealedSMC`, {number:,} walkers"
-        yield Row(what, known and known[0], seconds, note)
+        yield Row(
+            f"`AnnealedSMC`, {number:,} walkers", cpu, seconds, note + _memory(device)
+        )
 
 
-# The paper's walkers, moves and images per update; the audit has a quarter of the walkers.
-PAPER: dict[str, Any] = {
-    "start": "equal",
-    "num_walkers": 1024,
-    "audit_walkers": 256,
-    "moves_per_update": 45,
-    "leapfrog_steps": 1,
-    "batch_size": 128,
-}
+def of_images(
+    device: torch.device,
+    images: pj.LabelledImages,
+    settings: Mapping[str, Any],
+    patience: float,
+) -> Row:
+    """Updates of a training on images, one of them at least, and what it has found."""
+    with device:
+        here = pj.LabelledImages(
+            *(x.to(device) for x in (images.images, images.labels)),
+            *(x.to(device) for x in (images.test_images, images.test_labels)),
+            images.class_names,
+        )
+        run = images_run(here, **settings)
+    learner = run.learner
+    timed(device, lambda: learner.fit(run.train, 1))
+    seconds, updates = 0.0, 0
+    while not updates or seconds < patience:
+        seconds += timed(device, lambda: learner.fit(run.train, 5))[0]
+        updates += 5
+    masses = pj.class_masses(learner.audit.cloud.walkers, run.classifier.classify)
+    found, wanted = masses.mass.cpu(), images.labels.bincount() / len(images.labels)
+    shown = [", ".join(f"{x:.2f}" for x in shares.tolist()) for shares in (found, wanted)]
+    note = f"masses after {learner.num_steps} updates {shown[0]}; data {shown[1]}"
+    what = f"digits {', '.join(images.class_names)}, {len(images.labels):,} images"
+    return Row(f"{what}, one update", None, seconds / updates, note + _memory(device))
 
 
-def images(device: torch.device, **changes: Any) -> Iterator[Row]:
-    """MNIST's 2, 3 and 6 at the settings of the paper, with changes."""
+def digits_of_the_paper() -> pj.LabelledImages | None:
+    """Return 2, 3 and 6 of MNIST in the numbers of the paper, or in its proportions."""
     root = next((folder for folder in MNIST if folder.is_dir()), None)
     if root is None:
-        yield Row("MNIST 2, 3, 6", None, None, f"no files in {MNIST[0]}")
-        return
-    with device:
-        data = _digits(root)
-        run = images_run(data, **PAPER | changes)
-        learner = run.learner
-        learner.fit(run.train, 1)
-    start, updates = time.perf_counter(), 0
-    while time.perf_counter() - start < PATIENCE:
-        with device:
-            learner.fit(run.train, 5)
-        updates += 5
-    _wait(device)
-    seconds = time.perf_counter() - start
-    masses = pj.class_masses(learner.audit.cloud.walkers, run.classifier.classify)
-    shares = ", ".join(f"{mass:.2f}" for mass in masses.mass.tolist())
-    note = f"masses after {learner.num_steps} updates {shares}; data 0.57, 0.29, 0.14"
-    yield Row("MNIST 2, 3, 6, one update", None, seconds / updates, note + _memory(device))
-
-
-def _digits(root: Path) -> pj.LabelledImages:
-    """Return 2, 3 and 6 in the numbers of the paper, or in its proportions."""
-    for counts in ([5600, 2800, 1400], [2200, 1100, 550]):
-        with contextlib.suppress(ArgumentError):
-            return pj.load_images("mnist", root, classes=[2, 3, 6], counts=counts)
-    return pj.load_images("mnist", root, classes=[2, 3, 6])
+        return None
+    with contextlib.suppress(ArgumentError):
+        return pj.load_images("mnist", root, classes=[2, 3, 6], counts=[5600, 2800, 1400])
+    return pj.load_images("mnist", root, classes=[2, 3, 6], counts=[2200, 1100, 550])
 
 
 def table(rows: list[Row]) -> str:
