@@ -20,6 +20,9 @@ from torch import Tensor
 from pyro_jarzynski.core.weights import normalise
 from pyro_jarzynski.errors import one_of
 
+# Integers up to this one are added up without overflow.
+TOTAL = 2.0**62
+
 Resampler: TypeAlias = Callable[[Tensor, int, torch.Generator | None], Tensor]
 
 
@@ -101,11 +104,15 @@ def _invert(weight: Tensor, level: Tensor) -> Tensor:
 
 
 def cumulative(weight: Tensor) -> Tensor:
-    """Return the cumulative sums along the last dimension.
+    """Return the cumulative sums of nonnegative numbers along the last dimension.
 
-    On CUDA torch has no deterministic sum of this kind, and refuses it where deterministic
-    algorithms are asked for: then it is that of the processor.
+    A GPU adds up from several places at once: its sums of floating-point numbers differ
+    from run to run in their last digits and can fall by as much, so that a walker of
+    weight zero could be drawn. There integers are added up, without rounding: the numbers
+    in units of `2^-62` of their sum.
     """
-    if weight.is_cuda and torch.are_deterministic_algorithms_enabled():
-        return weight.cpu().cumsum(-1).to(weight.device)
-    return weight.cumsum(-1)
+    if weight.device.type == "cpu":
+        return weight.cumsum(-1)
+    total = weight.sum(-1, keepdim=True).double()
+    units = (weight / total * TOTAL).round().to(torch.int64).cumsum(-1)
+    return (units.double() / TOTAL * total).to(weight.dtype)

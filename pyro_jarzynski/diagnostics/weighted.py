@@ -12,6 +12,7 @@ import torch
 from torch import Tensor
 
 from pyro_jarzynski.core import weights
+from pyro_jarzynski.core.resampling import cumulative
 from pyro_jarzynski.diagnostics.names import scalar_names
 from pyro_jarzynski.diagnostics.psis import MAX_PARETO_K, pareto_smoothed
 from pyro_jarzynski.errors import ArgumentError, ArgumentTypeError, fraction
@@ -304,4 +305,4 @@ def _checked(values: Tensor, log_weight: Tensor) -> tuple[Tensor, Tensor]:
 def _cumulative(values: Tensor, weight: Tensor) -> tuple[Tensor, Tensor]:
     """Return each scalar's draws in order, `(S, d)`, and the weight up to each."""
     ordered, order = values.reshape(len(values), -1).sort(0)
-    return ordered, weight[order].cumsum(0)
+    return ordered, cumulative(weight[order].mT).mT

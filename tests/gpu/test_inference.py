@@ -10,6 +10,7 @@ from torch import Tensor
 
 import pyro_jarzynski as pj
 from pyro_jarzynski.core.noise import stream
+from pyro_jarzynski.core.resampling import RESAMPLERS, cumulative
 from pyro_jarzynski.core.trees import map_tree
 from pyro_jarzynski.errors import ArgumentError, ModelError
 from pyro_jarzynski.runtime.draw_files import save_draws
@@ -433,6 +434,31 @@ def test_engine(device, kernel):
     assert found.log_normalizer.device == device
     if device.type == pretended.NAME:
         assert torch.equal(found.log_normalizer.cpu(), plain.log_normalizer)
+
+
+@pytest.mark.parametrize("scheme", RESAMPLERS.values(), ids=RESAMPLERS)
+def test_resampling(device, scheme):
+    log_weight = 3 * torch.randn(2, 5000, generator=stream(0, "weights"), device="cpu")
+    log_weight[:, 1000:3000] = -torch.inf
+    for one in (log_weight.double(), log_weight[0].double()):
+        drawn, plain = (
+            scheme(one.to(d), 400, stream(1, "levels", d)) for d in (device, "cpu")
+        )
+        assert drawn.device == device
+        assert not ((drawn >= 1000) & (drawn < 3000)).any()
+        if device.type == pretended.NAME:
+            assert torch.equal(drawn.cpu(), plain)
+
+
+def test_cumulative_sums(device):
+    """They are those of the CPU but for rounding, never fall, and do not differ."""
+    x = torch.rand(100_000, generator=stream(0, "numbers"), device="cpu").double().exp()
+    x[20_000:40_000] = 0
+    sums = cumulative(x.to(device))
+    assert sums.cpu() == pytest.approx(x.cumsum(0), rel=1e-12)
+    assert (sums.diff() >= 0).all()
+    assert not sums[19_999:40_000].diff().any()
+    assert torch.equal(cumulative(x.to(device)), sums)
 
 
 MODEL = """
