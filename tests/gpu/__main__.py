@@ -8,6 +8,7 @@ Further options are those of pytest.
 
 import argparse
 import sys
+import time
 from pathlib import Path
 
 import pytest
@@ -16,12 +17,14 @@ import torch
 from tests.gpu import pretended
 
 FOLDER = Path(__file__).parent
-# Tests elsewhere that need a real device, and the words by which pytest finds them.
+# Tests elsewhere that need a real device, with `gpu` in their names.
 OF_CUDA = [str(FOLDER.parent / name) for name in ("core/test_waits.py", "distributed")]
-WORDS = "gpu and (not pretended or test_pretended)"
+# Seconds of the program after which no further measurement begins.
+LIMIT = 480.0
 
 
 def main() -> int:
+    start = time.monotonic()
     parser = argparse.ArgumentParser(
         prog="python -m tests.gpu",
         description=__doc__,
@@ -39,12 +42,17 @@ def main() -> int:
         failed = failed or pytest.main([*OF_CUDA, "-k", "gpu", *more])
         if failed:
             return failed
-    show_speed(torch.device("cuda", torch.cuda.current_device()))
+    show_speed(torch.device("cuda", torch.cuda.current_device()), start + LIMIT)
     return 0
 
 
-def show_speed(device: torch.device) -> None:
-    """Print the table of what is fast, row by row as they come and then as a whole."""
+def show_speed(device: torch.device, end: float) -> None:
+    """Print the table of what is fast, row by row as they come and then as a whole.
+
+    Args:
+        device: The GPU.
+        end: Time of `time.monotonic` after which no further measurement begins.
+    """
     from tests.gpu.speed import MNIST, Sizes, digits_of_the_paper, measure, table
 
     print(f"torch {torch.__version__}, {torch.cuda.get_device_name(device)}")
@@ -55,6 +63,9 @@ def show_speed(device: torch.device) -> None:
     for row in measure(device, images, Sizes()):
         print(row, flush=True)
         rows.append(row)
+        if time.monotonic() > end:
+            print(f"after {LIMIT:.0f} s nothing more is measured")
+            break
     print(table(rows))
 
 

@@ -2,6 +2,7 @@
 
 import contextlib
 import io
+import math
 import time
 import warnings
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -43,8 +44,8 @@ class Sizes:
         programs: Python programs.
         num_updates: Updates of a training on the digits.
         num_walkers: Walkers of `AnnealedSMC`, ascending.
-        patience: Seconds of the training on images, and those after which a processor, by
-            a tenth of the walkers, is not measured.
+        patience: Seconds of the training on images, and the most that a run may take, by
+            the time of a tenth of its walkers, to be measured.
         image_settings: Arguments of `images_run`.
     """
 
@@ -129,18 +130,19 @@ def of_annealing(
         data = schools_data(place)
         return timed(place, lambda: sampler.run(*data))
 
-    cpu: float | None = 0.0
+    cpu, gpu = 0.0, 0.0
     for number in num_walkers:
-        if cpu is not None:
-            cpu = run(CPU, number)[0] if 10 * cpu <= patience else None
-        seconds, result = run(device, number)
+        if 10 * gpu > patience:
+            return
+        cpu = run(CPU, number)[0] if 10 * cpu <= patience else math.inf
+        gpu, result = run(device, number)
         off = abs(result.log_evidence - LOG_EVIDENCE)
         note = f"log Z {result.log_evidence:.3f} ± {result.log_evidence_error:.3f}"
         assert off < 6 * result.log_evidence_error + 0.05, note
-        note += f", {result.num_gradients / seconds / 1e6:.2f} M gradients/s"
-        yield Row(
-            f"`AnnealedSMC`, {number:,} walkers", cpu, seconds, note + _memory(device)
-        )
+        note += f", {result.num_gradients / gpu / 1e6:.2f} M gradients/s"
+        known = cpu if math.isfinite(cpu) else None
+        what = f"`AnnealedSMC`, {number:,} walkers"
+        yield Row(what, known, gpu, note + _memory(device))
 
 
 def of_images(
