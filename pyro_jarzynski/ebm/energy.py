@@ -27,6 +27,9 @@ from pyro_jarzynski.ebm.zero_start import initialise_lazy, values_of
 from pyro_jarzynski.ebm.zero_start import zero_last_layer as zero_last_layer_of
 from pyro_jarzynski.errors import ArgumentError, ArgumentTypeError, EnergyError
 
+# Draws of the base at which a network must have a gradient.
+NUM_PROBES = 64
+
 
 class EnergyModel(StartableEnergy):
     """The density `e^{-U_θ(x)} / Z_θ` with `U_θ(x) = net_θ(x) - log base(x)`.
@@ -88,7 +91,7 @@ class EnergyModel(StartableEnergy):
             initialise_lazy(net, probe)
         check_parameters("net", net)
         if zero_last_layer:
-            zero_last_layer_of(net, None if sliced else probe)
+            zero_last_layer_of(net, None if sliced else self._probe(NUM_PROBES))
         self._check_start()
 
     @property
@@ -164,9 +167,9 @@ class EnergyModel(StartableEnergy):
                 "before it is trained."
             )
 
-    def _probe(self) -> Tensor:
-        """Draw four points of the base, to try the network at."""
-        return self.draw(4, torch.Generator().manual_seed(0))
+    def _probe(self, num: int = 4) -> Tensor:
+        """Draw points of the base, to try the network at."""
+        return self.draw(num, torch.Generator().manual_seed(0))
 
     def _apply(self, fn: Callable[[Tensor], Tensor], *recurse: bool) -> Self:
         """Change parameters and buffers, and the tensors of the base, as `to` does."""

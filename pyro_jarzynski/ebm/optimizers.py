@@ -1,6 +1,7 @@
 """Optimisers that suit the networks of energies."""
 
 import inspect
+import math
 from collections.abc import Callable
 from copy import deepcopy
 from typing import Any
@@ -121,6 +122,19 @@ def check_optimizer(name: str, optimizer: object) -> None:
             f"`{name}` is {kind}, which takes sparse gradients alone; use Adam."
         )
     for group in optimizer.param_groups:
+        rate = float(group.get("lr") or 0.0)
+        if not 0 <= rate < math.inf:
+            raise ArgumentError(
+                f"`{name}` has a learning rate of {rate:g}, which must be finite and not "
+                "negative: build it with another `lr`, or set that of its `param_groups`."
+            )
+        eps = group.get("eps")
+        if isinstance(eps, float) and any(_is_zero(eps, p) for p in group["params"]):
+            raise ArgumentError(
+                f"`{name}` has `eps={eps:g}`, which is zero in torch.float16, the dtype of "
+                "its parameters, so that its steps are NaN where a gradient is zero: build "
+                "it with `eps=1e-4`, or the model with parameters of torch.float32."
+            )
         if group.get("maximize"):
             raise ArgumentError(
                 f"`{name}` has `maximize=True`, which would drive the model away from its "
@@ -173,6 +187,13 @@ def check_schedule_length(scheduler: Any, num_steps: int) -> None:
             f"{done} are over, and `num_steps` asks for {num_steps}: build it with "
             f"`total_steps={done + num_steps}`."
         )
+
+
+def _is_zero(number: float, like: torch.Tensor) -> bool:
+    """Return whether a positive number is zero in the dtype of a tensor."""
+    half = like.dtype == torch.float16
+    rounded = torch.tensor(number, dtype=like.dtype, device="cpu")
+    return half and number > 0 and float(rounded) == 0
 
 
 def needs_argument(method: Callable[..., Any] | None) -> bool:

@@ -48,6 +48,11 @@ def check_parameters(name: str, model: nn.Module) -> None:
             f"`{name}` has parameters made in `torch.inference_mode`, {', '.join(made)}, "
             "which have no gradients: build it outside."
         )
+    if any(p.is_meta for p in model.parameters()):
+        raise ArgumentError(
+            f"`{name}` has parameters on the meta device, which holds shapes and no "
+            "numbers: build it on another."
+        )
 
 
 def check_walkers_are_independent(model: StartableEnergy, walkers: Tensor) -> None:

@@ -26,14 +26,8 @@ def values_of(net: nn.Module, probe: Tensor) -> Tensor:
     Raises:
         ArgumentError: The network cannot be evaluated there.
     """
-    # BatchNorm writes into its buffers.
-    kept = [(buffer, buffer.clone()) for buffer in net.buffers()]
-    with _explained(net, probe), global_stream(0), torch.no_grad():
-        try:
-            return net(probe)
-        finally:
-            for buffer, value in kept:
-                buffer.copy_(value)
+    with _explained(net, probe), _unchanged(net), torch.no_grad():
+        return net(probe)
 
 
 def initialise_lazy(net: nn.Module, probe: Tensor) -> None:
@@ -46,13 +40,15 @@ def initialise_lazy(net: nn.Module, probe: Tensor) -> None:
 def zero_last_layer(net: nn.Module, probe: Tensor | None) -> None:
     """Set the last layer with a weight to zero: the one that a call comes to last.
 
+    A network that has no gradient there, and starts at zero as it is, stays as it is.
+
     Args:
         net: The network.
         probe: Draws of the base, `(n, *event)`; `None` takes the last registered layer.
 
     Raises:
         ArgumentError: There is no such layer, or it cannot be zero, or the network does not
-            return zero with it; the network is as it was.
+            return zero with it, or has no gradient there; the network is as it was.
     """
     name, layer = _last_layer(net, probe)
     kept = [(each, each.detach().clone()) for each in _zeroed_by(layer)]
@@ -61,17 +57,26 @@ def zero_last_layer(net: nn.Module, probe: Tensor | None) -> None:
     if probe is None:
         return
     largest, made = _largest(net, probe), _made_by(layer)
-    if largest == 0 and (not made or _learns(net, probe, [each for each, _ in kept])):
+    if largest == 0 and _learns(net, probe):
         return
     with torch.no_grad():
         for parameter, value in kept:
             parameter.copy_(value)
-    reason = (
-        f"was set to zero, and it still returns up to {largest:.3g}, because something is "
-        "added after that layer"
-    )
+    if largest == 0 and _largest(net, probe) == 0 and _learns(net, probe):
+        # It starts at zero by another parameter.
+        return
     if made:
         reason = f"is made by {', '.join(made)}, which cannot make it zero, or leave zero"
+    elif largest == 0:
+        reason = (
+            "was set to zero, where no parameter but biases has a gradient, as if the "
+            "output of that layer is squared: training would never leave zero"
+        )
+    else:
+        reason = (
+            f"was set to zero, and it still returns up to {largest:.3g}, because something "
+            "is added after that layer"
+        )
     raise ArgumentError(
         "`net` must start at zero, so that the first walkers are exact draws of the base. "
         f"The weight of its last layer, {name!r}, {reason}. {APPEND}"
@@ -86,12 +91,43 @@ def _largest(net: nn.Module, probe: Tensor) -> float:
         return math.inf
 
 
-def _learns(net: nn.Module, probe: Tensor, parameters: list[Tensor]) -> bool:
-    """Return whether a network has a gradient by parameters other than biases."""
-    weights = [p for p in parameters if p.ndim > 1 or p.ndim == 0]
-    with global_stream(0):
-        found = torch.autograd.grad(net(probe).sum(), weights, materialize_grads=True)
+def _learns(net: nn.Module, probe: Tensor) -> bool:
+    """Return whether a network has a gradient by parameters other than biases.
+
+    Those that are frozen count: they may be trained later.
+    """
+    named = [(name.rpartition(".")[2], p) for name, p in net.named_parameters()]
+    weights = [
+        p
+        for name, p in named
+        if name != "bias" and (p.is_floating_point() or p.is_complex())
+    ]
+    frozen = [p for p in weights if not p.requires_grad]
+    try:
+        for parameter in frozen:
+            parameter.requires_grad = True
+        with _unchanged(net):
+            total = net(probe).sum()
+            if not weights or not total.requires_grad:
+                return False
+            found = torch.autograd.grad(total, weights, materialize_grads=True)
+    finally:
+        for parameter in frozen:
+            parameter.requires_grad = False
     return any(bool(torch.isfinite(slope).all() and slope.any()) for slope in found)
+
+
+@contextmanager
+def _unchanged(net: nn.Module) -> Iterator[None]:
+    """Keep the buffers of a network, such as those of BatchNorm, and random numbers."""
+    kept = [(buffer, buffer.clone()) for buffer in net.buffers()]
+    with global_stream(0):
+        try:
+            yield
+        finally:
+            with torch.no_grad():
+                for buffer, value in kept:
+                    buffer.copy_(value)
 
 
 def _last_layer(net: nn.Module, probe: Tensor | None) -> tuple[str, nn.Module]:

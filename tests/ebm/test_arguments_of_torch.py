@@ -88,6 +88,25 @@ class TestOptimizers:
         with pytest.raises(error, match=told):
             learner_of(model, make(model.parameters()))
 
+    def test_a_number_that_is_zero_in_half_precision(self):
+        """Adam would divide zero by zero at a bias whose gradient is zero."""
+        model = network_model().half()
+        with pytest.raises(ArgumentError, match="`eps=1e-08`, which is zero in tor"):
+            learner_of(model)
+        assert trains(model, Adam(model.parameters(), 0.01, eps=1e-4))
+
+    @pytest.mark.parametrize("rate", [-0.01, math.nan, math.inf, torch.tensor(-0.01)])
+    def test_a_learning_rate_that_cannot_be(self, rate):
+        """torch checks it when an optimiser is built, and NaN not even then."""
+        learner = learner_of(network_model())
+        learner.fit(DATA, 1)
+        learner.optimizer.param_groups[0]["lr"] = rate
+        with pytest.raises(ArgumentError, match=f"learning rate of {float(rate):g}, which"):
+            learner.fit(DATA, 1)
+        learner.optimizer.param_groups[0]["lr"] = 0.01
+        learner.fit(DATA, 1)
+        assert learner.num_steps == 2
+
     def test_tensors_that_are_no_parameters_of_the_model(self):
         model, other = network_model(), nn.Parameter(torch.zeros(2))
         optimizer = Adam([*model.parameters(), other])
@@ -335,6 +354,49 @@ class TestLastLayers:
         assert layer.parametrizations.weight.original0.ndim == 0
         assert trains(model)
 
+    @pytest.mark.parametrize("frozen", [False, True])
+    def test_networks_that_could_never_leave_zero(self, frozen):
+        """Their gradient is zero where their last layer is: all updates would be zero."""
+
+        class Squared(nn.Module):
+            def __init__(self):
+                super().__init__()
+                self.layer = nn.Linear(3, 8).requires_grad_(not frozen)
+
+            def forward(self, x):
+                return self.layer(x).square().sum(1)
+
+        net = seeded(Squared)
+        before = copy.deepcopy(net.state_dict())
+        with pytest.raises(ArgumentError, match="'layer', was set to zero, where no param"):
+            pj.EnergyModel(net, standard_normal())
+        assert all(torch.equal(v, before[k]) for k, v in net.state_dict().items())
+        assert net.layer.weight.requires_grad is not frozen
+        assert trains(pj.EnergyModel(pj.SumNet([net]), standard_normal()))
+
+    def test_a_network_that_is_zero_by_another_parameter_stays_as_it_is(self):
+        """With its layer at zero as well it would have no gradient."""
+
+        class Scaled(nn.Module):
+            def __init__(self):
+                super().__init__()
+                self.layer = nn.Linear(3, 8)
+                self.scale = nn.Parameter(torch.zeros(()))
+
+            def forward(self, x):
+                return self.scale * self.layer(x).tanh().sum(1)
+
+        net = seeded(Scaled)
+        before = net.layer.weight.detach().clone()
+        model = pj.EnergyModel(net, standard_normal())
+        assert torch.equal(net.layer.weight, before)
+        assert trains(model)
+
+    def test_a_frozen_last_layer_may_be_unfrozen_later(self):
+        model = network_model()
+        model.net.layers[-1].requires_grad_(False)
+        assert pj.EnergyModel(model.net, standard_normal()).net is model.net
+
     def test_lazy_layers_are_made(self):
         net = nn.Sequential(nn.LazyLinear(8), nn.SiLU(), nn.LazyLinear(1))
         assert trains(pj.EnergyModel(net, standard_normal()))
@@ -382,7 +444,7 @@ class TestNetworksAndBases:
         ("net", "told"),
         [
             (lambda: pj.MLP([3, 4]).double(), r"torch.float32: .*parameters are of torch"),
-            (lambda: pj.MLP([2, 4]), r"of shape \(4, 3\)"),
+            (lambda: pj.MLP([2, 4]), r"of shape \(64, 3\)"),
             (lambda: nn.Bilinear(3, 3, 1), "cannot be evaluated at draws of `base`"),
         ],
     )

@@ -159,6 +159,12 @@ def test_base_on_another_device_than_the_network():
         EnergyModel(MLP([3, 4]).to("meta"), standard_normal())
 
 
+def test_a_model_that_was_moved_to_the_meta_device():
+    model = EnergyModel(MLP([3, 4]), standard_normal()).to("meta")
+    with pytest.raises(ArgumentError, match="`model` has parameters on the meta device"):
+        LikelihoodTracker(model)
+
+
 @pytest.mark.parametrize("pair", [(torch.sin, standard_normal()), (MLP([3, 4]), MLP([3]))])
 def test_network_and_base_of_other_types(pair):
     with pytest.raises(ArgumentTypeError, match="a torch module and a distribution, got"):
