@@ -9,6 +9,7 @@ from pyro_jarzynski.core.digests import fingerprint
 from pyro_jarzynski.core.ranks import Ranks
 from pyro_jarzynski.core.slices import is_sliced
 from pyro_jarzynski.ebm.followers import Followers
+from pyro_jarzynski.ebm.soundness import check_walkers_are_independent
 from pyro_jarzynski.errors import ArgumentError
 
 
@@ -43,7 +44,18 @@ def trainable(model: nn.Module, optimizer: Optimizer) -> list[nn.Parameter]:
 
 
 def check_followed(followers: Followers) -> None:
-    """Raise if walkers are not where their model is: on its device, at its parameters."""
+    """Raise unless walkers belong to their model as it is now.
+
+    A network may have become random since they were drawn, or couple them, by modules that
+    were replaced or by attributes.
+
+    Raises:
+        ArgumentError: The model is on another device, or at other parameters.
+        EnergyError: Its energy couples walkers, or is random.
+    """
+    followers.cloud.check_kind()
+    with followers.module_modes:
+        check_walkers_are_independent(followers.model, followers.cloud.shard)
     followers.cloud.check_current()
 
 

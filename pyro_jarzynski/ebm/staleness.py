@@ -73,9 +73,9 @@ def _differs(
 
 STALE = (
     "The parameters of `model` have changed since its walkers followed them: they were "
-    "loaded or set, a second optimiser holds them, or another process does, with which "
-    "torch shares what it is sent. Weights, log Z and draws would be those of the earlier "
-    "parameters. Call `update()` of the tracker, or of the learner's `followers`, after "
-    "each such change, and `renew()` of the tracker (`learner.audit`) after a large one; "
-    "or put the earlier parameters back."
+    "loaded or set, or changed by a second optimiser, or by another process that shares "
+    "their memory. Weights, log Z and draws would be those of the earlier parameters. "
+    "Call `update()` of the tracker, or of the learner's `followers`, after each such "
+    "change, and `renew()` of the tracker (`learner.audit`) after a large one; or put the "
+    "earlier parameters back."
 )

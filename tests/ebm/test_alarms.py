@@ -82,7 +82,7 @@ class TestParametersThatChangedElsewhere:
         model = start_mixture()
         first, second = mixture_learner(model=model), mixture_learner(model=model)
         first.fit(mixture_data(), 3)
-        with pytest.raises(ArgumentError, match="a second optimiser holds them"):
+        with pytest.raises(ArgumentError, match="or changed by a second optimiser"):
             second.fit(mixture_data(), 3)
 
     def test_walkers_on_another_device(self):

@@ -235,6 +235,35 @@ def test_the_mode_in_which_a_model_was_checked_stays(name, when):
     assert_equal(*found)
 
 
+class Switched(nn.Module):
+    """A layer that becomes random, or couples rows, by another layer or an attribute."""
+
+    def __init__(self):
+        super().__init__()
+        self.noise, self.coupled = nn.Identity(), False
+
+    def forward(self, x):
+        x = self.noise(x)
+        return x - x.mean(0) if self.coupled else x
+
+
+@pytest.mark.parametrize(
+    ("name", "value", "match"),
+    [("noise", nn.Dropout(0.5), "it is random"), ("coupled", True, "couples walkers")],
+)
+def test_each_call_of_fit_checks_the_energy(name, value, match):
+    """What was checked when the walkers were drawn may have changed since."""
+    learner = learner_of(model_of(Switched()))
+    layer = learner.model.net[1]
+    known = getattr(layer, name)
+    trained(learner)
+    setattr(layer, name, value)
+    with pytest.raises(EnergyError, match=match):
+        trained(learner)
+    setattr(layer, name, known)
+    trained(learner)
+
+
 def test_a_tracker_beside_a_loop_in_train_mode():
     """Dropout regularises the loop, and the audit knows nothing of it."""
     found = []
