@@ -203,11 +203,13 @@ def sound(
 
     The weights of moves and their acceptance are exact with any function of the position in
     the place of the gradient. So a gradient that is NaN, by a branch that is not taken or
-    by an overflow, costs nothing but speed where the energy itself is finite. Only where
-    the density is far below the smallest number is it taken as zero.
+    by an overflow, costs nothing but speed where the energy itself is finite. Only an
+    energy that is as large as no difference of densities is taken as infinite: the density
+    is zero, or has no bound.
     """
     broken = ~torch.isfinite(grad_sq)
-    energy = torch.where(broken & (energy > NEGLIGIBLE), math.inf, energy)
+    overflown = broken & (energy.abs() > NEGLIGIBLE)
+    energy = torch.where(overflown, energy.sign() * math.inf, energy)
     zeros = map_tree(torch.zeros_like, (grad, grad_sq))
     return energy, *select(broken, zeros, (grad, grad_sq))
 

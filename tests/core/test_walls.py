@@ -139,6 +139,20 @@ def test_infinite_gradient_is_none():
     assert walkers.evaluation.grad[5] == walkers.evaluation.grad_sq[5] == 0
 
 
+@pytest.mark.parametrize("sign", [1, -1])
+def test_energies_that_overflow_are_infinite(sign):
+    """`±10²⁵` and a gradient whose square no float32 holds: no density, or no bound."""
+    position = torch.ones(100, 1)
+    position[:50] = 0.0
+    steep = lambda x: (sign * 1e25 * x).sum(1)  # noqa: E731
+    if sign < 0:
+        with pytest.raises(NonFiniteEnergyError, match="walker 50 is minus infinity"):
+            init(position, steep)
+        return
+    walkers = init(position, steep)
+    assert walkers.log_weight.tolist() == [0.0] * 50 + [-math.inf] * 50
+
+
 def without_slope(x):
     """`½x²`, whose gradient is NaN beyond a half by the branch that is not taken."""
     branch = 0 * (0.5 - x).clamp(min=0).log()
