@@ -83,6 +83,10 @@ class PCAMixture(Distribution):
         names = ("masses", "means", "scale_tril", "axes", "centre", "rest")
         return {name: getattr(self, name) for name in names}
 
+    def _moved(self, fn: Callable[[Tensor], Tensor]) -> "PCAMixture":
+        """Return the mixture with a function applied to its parameters."""
+        return type(self)(**{name: fn(x) for name, x in self.parameters.items()})
+
     def log_prob(self, value: Tensor) -> Tensor:
         """Return the log density of `(*batch, d)`, `(*batch,)`, in nats."""
         components, across = self.components_and_rest(value)

@@ -28,6 +28,7 @@ from pyro_jarzynski.core.slices import is_sliced
 from pyro_jarzynski.core.team import WHOLE, Tools
 from pyro_jarzynski.core.transitions import Visit
 from pyro_jarzynski.core.walkers import Walkers, init
+from pyro_jarzynski.ebm.check import Plan
 from pyro_jarzynski.ebm.module_modes import ModuleModes, as_checked
 from pyro_jarzynski.ebm.soundness import check_kernel, check_parameters
 from pyro_jarzynski.ebm.standing import Standing
@@ -53,6 +54,8 @@ class Cloud(Standing):
         chunk_size: Walkers per call of the model; `"auto"` takes as many as a cache holds,
             or a part of the memory of a GPU; `None` takes all at once.
         jit_compile: Whether to compile the moves of ULA and MALA.
+        start_temperatures: Steps of the inverse temperature by which the first walkers are
+            annealed from the base to a model that is trained already; `None` draws them.
 
     Source:
         Carbone, Hua, Coste, Vanden-Eijnden (2023), arXiv:2305.19414: the batches of
@@ -74,8 +77,9 @@ class Cloud(Standing):
         block_size: int | None = None,
         chunk_size: int | str | None = None,
         jit_compile: bool = False,
+        start_temperatures: int | None = None,
     ) -> None:
-        """Draw the first walkers."""
+        """Draw or anneal the first walkers."""
         count("num_walkers", num_walkers)
         check_kernel(kernel, model)
         check_parameters("model", model)
@@ -116,7 +120,10 @@ class Cloud(Standing):
         chunk_size = chunk_size_for(chunk_size, model, first)
         self.tools = Tools(self.generator, chunk_size, self.team)
         self.num_resamplings = 0
-        self.restart(first, log_normalizer=model.start_log_normalizer())
+        if start_temperatures is None:
+            self.restart(first, log_normalizer=model.start_log_normalizer())
+        else:
+            self._anneal(count("start_temperatures", start_temperatures), num_walkers)
 
     @as_checked
     def restart(self, position: Tensor, *, log_normalizer: float = 0.0) -> None:
@@ -131,6 +138,25 @@ class Cloud(Standing):
                 for first in range(0, len(position), size)
             ]
         )
+
+    @as_checked
+    def _anneal(self, num_temperatures: int, num_walkers: int) -> None:
+        """Put walkers here that are annealed from the base, each block by itself."""
+        seed = torch.randint(2**62, (), generator=self.generator, device=self.draws.device)
+        plan = Plan.make(
+            self.model,
+            num_temperatures=num_temperatures,
+            kernel=self.kernel,
+            seed=int(seed),
+            chunk_size=self.tools.chunk_size,
+        )
+        size, blocks = self.block_size or num_walkers, []
+        for first in range(0, num_walkers, size):
+            number = min(size, num_walkers - first)
+            self._check_even(number)
+            block = plan.go_up(number)
+            blocks.append(self.team.own(block._replace(ancestor=block.ancestor + first)))
+        self._go_to(blocks)
 
     def _begin(self, position: Tensor, first: int, log_normalizer: float) -> Walkers:
         """Return the block from walker `first` on, of which each rank evaluates its own."""

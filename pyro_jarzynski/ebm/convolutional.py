@@ -213,7 +213,7 @@ class ResidualMLP(nn.Module):
         count("width", width)
         count("blocks", blocks)
         one_of("activation", activation, ACTIVATIONS)
-        smooth = ACTIVATIONS[activation]
+        self.activation, smooth = activation, ACTIVATIONS[activation]
         with global_stream(seed):
             self.first = nn.Linear(size, width)
             self.blocks = nn.ModuleList(_block(width, smooth) for _ in range(blocks))

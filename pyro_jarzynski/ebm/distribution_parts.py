@@ -90,6 +90,9 @@ def moved(holder: Any, fn: Callable[[Tensor], Tensor], known: dict[int, Any]) ->
         result: Any = fn(holder)
     elif type(holder) in (list, tuple, dict):
         result = _rebuilt(holder, fn, known)
+    elif hasattr(holder, "_moved"):
+        # What it has computed of its parameters has the precision that they had.
+        result = holder._moved(fn)
     elif isinstance(holder, Distribution | Transform):
         result = holder._apply(fn) if isinstance(holder, nn.Module) else copy(holder)
         known[id(holder)] = holder, result

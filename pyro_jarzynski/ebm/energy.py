@@ -164,7 +164,8 @@ class EnergyModel(StartableEnergy):
                 "`net` must start at zero, so that the first walkers are exact draws of "
                 f"the base; it returns up to {float(values.abs().max()):.3g}. End a new "
                 "network with a linear layer; build the learner or tracker of a model "
-                "before it is trained."
+                "before it is trained, or anneal its walkers to the trained model by "
+                "`start_temperatures=100`."
             )
 
     def _probe(self, num: int = 4) -> Tensor:

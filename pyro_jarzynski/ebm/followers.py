@@ -49,6 +49,9 @@ class Followers:
         chunk_size: Walkers per call of the model; `"auto"` takes as many as a cache holds,
             or a part of the memory of a GPU; `None` takes all at once.
         jit_compile: Whether to compile the moves of ULA and MALA.
+        start_temperatures: Steps of the inverse temperature by which the first walkers of
+            both clouds are annealed from the base to a model that is trained already;
+            `None` draws them, which needs a model that can be drawn.
 
     Raises:
         ArgumentError: A number is out of its range.
@@ -81,6 +84,7 @@ class Followers:
         seed: int = 0,
         chunk_size: int | str | None = None,
         jit_compile: bool = False,
+        start_temperatures: int | None = None,
     ) -> None:
         """Draw the walkers of both clouds at the model's present parameters."""
         count("audit_walkers", audit_walkers)
@@ -90,6 +94,7 @@ class Followers:
             "seed": seed,
             "chunk_size": chunk_size,
             "jit_compile": jit_compile,
+            "start_temperatures": start_temperatures,
         }
         self.model = model = settled(model)
         self.audit = LikelihoodTracker(

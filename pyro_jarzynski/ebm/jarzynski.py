@@ -47,6 +47,9 @@ class JarzynskiLearner(Learner):
             or a part of the memory of a GPU; `None` takes all at once.
         jit_compile: Whether to compile the moves of ULA and MALA, which takes seconds and
             makes those of small networks up to 1.6 times faster; convolutions gain nothing.
+        start_temperatures: Steps of the inverse temperature by which the first walkers are
+            annealed from the base to a model that is trained already, such as one that
+            `load_model` returns; `None` draws them, which needs a model that can be drawn.
 
     Raises:
         ArgumentError: A number is out of its range, the optimiser misses parameters or

@@ -84,6 +84,7 @@ class Learner(CrossEntropy, ABC):
         seed: int = 0,
         chunk_size: int | str | None = None,
         jit_compile: bool = False,
+        start_temperatures: int | None = None,
     ) -> None:
         """Draw the walkers at the model's present parameters."""
         self.model = model = settled(model)
@@ -106,6 +107,7 @@ class Learner(CrossEntropy, ABC):
             seed=seed,
             chunk_size=chunk_size,
             jit_compile=jit_compile,
+            start_temperatures=start_temperatures,
         )
         take_sums(model)
         self.alarms = Alarms(self.followers, weighted=self.weighted)

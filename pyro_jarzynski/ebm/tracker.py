@@ -78,6 +78,9 @@ class LikelihoodTracker:
         chunk_size: Walkers per call of the model; `"auto"` takes as many as a cache holds,
             or a part of the memory of a GPU; `None` takes all at once.
         jit_compile: Whether to compile the moves of ULA and MALA.
+        start_temperatures: Steps of the inverse temperature by which the first walkers are
+            annealed from the base to a model that is trained already; `None` draws them,
+            which needs a model that can be drawn.
 
     Raises:
         EnergyError: The energy couples walkers, is random, or has a wrong shape.
@@ -111,6 +114,7 @@ class LikelihoodTracker:
         seed: int = 0,
         chunk_size: int | str | None = None,
         jit_compile: bool = False,
+        start_temperatures: int | None = None,
     ) -> None:
         """Draw the audit walkers at the model's present parameters."""
         self.model = model = settled(model)
@@ -125,6 +129,7 @@ class LikelihoodTracker:
             purpose="audit walkers",
             chunk_size=chunk_size,
             jit_compile=jit_compile,
+            start_temperatures=start_temperatures,
         )
         check_walkers_are_independent(model, self.cloud.shard)
         # Curvature that is unbounded at a wall shows at few walkers.

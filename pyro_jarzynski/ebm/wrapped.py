@@ -21,6 +21,12 @@ from pyro_jarzynski.errors import ArgumentError
 Module = TypeVar("Module", bound=nn.Module)
 
 REPLICATED = "DistributedDataParallel"
+# Modules that compute what another one does, and the names under which they have it.
+WRAPPERS = {
+    REPLICATED: "module",
+    "DataParallel": "module",
+    "OptimizedModule": "_orig_mod",
+}
 FULLY_SHARDED = "FSDPModule"
 REFUSED = {REPLICATED, "FullyShardedDataParallel"}
 # Along the dimensions of the mesh of ranks: slices, or slices of which there are copies.
@@ -31,6 +37,42 @@ def unwrapped(module: Module) -> Module:
     """Return the module within a `DistributedDataParallel`, or the module itself."""
     wrapper: Any = module
     return unwrapped(wrapper.module) if REPLICATED in _kinds(module) else module
+
+
+def bare(module: nn.Module) -> nn.Module:
+    """Return the module within wrappers of torch, those of `torch.compile` included."""
+    name = _wrapped_name(module)
+    return module if name is None else bare(module.get_submodule(name))
+
+
+def bare_modules(model: nn.Module) -> dict[str, tuple[str, nn.Module]]:
+    """Return path and module without wrappers, by the paths with them."""
+    found: dict[str, tuple[str, nn.Module]] = {}
+
+    def walk(path: str, bare_path: str, module: nn.Module) -> None:
+        wrapped = _wrapped_name(module)
+        if wrapped is None:
+            found[path] = bare_path, module
+        for name, child in module.named_children():
+            inside = bare_path if name == wrapped else _joined(bare_path, name)
+            walk(_joined(path, name), inside, child)
+
+    walk("", "", model)
+    return found
+
+
+def bare_names(model: nn.Module) -> dict[str, str]:
+    """Return the names of parameters and buffers without wrappers, by those with them."""
+    paths = {path: bare_path for path, (bare_path, _) in bare_modules(model).items()}
+    split = {name: name.rpartition(".") for name in model.state_dict()}
+    return {
+        name: _joined(paths.get(path, path), leaf)
+        for name, (path, _, leaf) in split.items()
+    }
+
+
+def _joined(path: str, name: str) -> str:
+    return f"{path}.{name}" if path else name
 
 
 def settled(model: Module) -> Module:
@@ -131,6 +173,11 @@ def _check_mesh(name: str, parameter: Tensor, size: int) -> None:
 def _slicing(model: nn.Module) -> list[Any]:
     """Return the modules that gather their parameters."""
     return [m for m in model.modules() if FULLY_SHARDED in _kinds(m)]
+
+
+def _wrapped_name(module: nn.Module) -> str | None:
+    """Return the name under which a wrapper has its module; `None` for other modules."""
+    return next((WRAPPERS[kind] for kind in _kinds(module) & WRAPPERS.keys()), None)
 
 
 def _kinds(module: nn.Module) -> set[str]:
