@@ -282,7 +282,7 @@ def test_evidence_is_printed_before_anything_is_written(infer, monkeypatch):
     def fail(*args, **options):
         raise OSError("no space left on device")
 
-    monkeypatch.setattr("pyro_jarzynski.runtime.draw_files.save_file", fail)
+    monkeypatch.setattr("pyro_jarzynski.runtime.disk.write", fail)
     answer = infer("normal", {"y": [1, 2]})
     assert answer.code == 1
     assert "log evidence -" in answer.shown

@@ -2,8 +2,10 @@
 
 import hashlib
 import os
+import shutil
 import stat
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
+from contextlib import suppress
 from pathlib import Path
 from uuid import uuid4
 
@@ -13,6 +15,8 @@ from torch import Tensor
 
 # Bytes per call of the system: an interrupted write loses no more.
 CHUNK = 2**26
+# End of the names of files that are about to be replaced.
+EARLIER = ".earlier"
 
 
 def pack(tensors: Mapping[str, Tensor]) -> bytes:
@@ -51,14 +55,73 @@ def write(path: Path, content: bytes) -> None:
 
 def replace(path: Path, content: bytes) -> None:
     """Write a file in the place of another, of which one or the other is there, whole."""
-    # A name of its own: all ranks of a run may write the same.
-    temporary = path.with_name(f"{path.name}.{uuid4().hex}.part")
+    replace_all({path: content})
+
+
+def replace_all(contents: Mapping[Path, bytes | Callable[[Path], None]]) -> None:
+    """Write files of one directory in the place of others: all of them, or none.
+
+    The content of a file is its bytes, or a function that writes them into a file.
+
+    Whatever fails or interrupts this, either all files are new or all are as they were. If
+    the process is killed between the last calls of the system, all but the last file may be
+    new: `earlier` finds those that they have replaced.
+    """
+    # Names of their own: all ranks of a run may write the same.
+    name = uuid4().hex
+    new = {path: path.with_name(f"{path.name}.{name}.part") for path in contents}
+    *others, last = contents
+    kept = {path: path.with_name(f"{path.name}.{name}{EARLIER}") for path in others}
     try:
-        write(temporary, content)
-        os.replace(temporary, path)
+        for path, content in contents.items():
+            if isinstance(content, bytes):
+                write(new[path], content)
+            else:
+                content(new[path])
+        for path, copy in kept.items():
+            _keep(path, copy)
+        for path in contents:
+            os.replace(new[path], path)
     except BaseException:
-        temporary.unlink(missing_ok=True)
+        # An interrupt may come after the last file is in its place.
+        if new[last].exists():
+            _put_back(kept, new)
+        _unlink(*new.values(), *kept.values())
         raise
+    _unlink(*(copy for path in others for copy in earlier(path)))
+    sync_directory(last.parent)
+
+
+def earlier(path: Path) -> list[Path]:
+    """Return the files that a process has left of which this one took the place."""
+    return list(path.parent.glob(f"{path.name}.*{EARLIER}"))
+
+
+def _keep(path: Path, copy: Path) -> None:
+    """Give a file a second name, if it is there."""
+    with suppress(FileNotFoundError):
+        try:
+            os.link(path, copy)
+        except FileNotFoundError:
+            raise
+        except OSError:
+            # Not all file systems have links.
+            shutil.copyfile(path, copy)
+
+
+def _put_back(kept: Mapping[Path, Path], new: Mapping[Path, Path]) -> None:
+    for path, copy in kept.items():
+        if copy.exists():
+            os.replace(copy, path)
+        elif not new[path].exists():
+            # Nothing was there before.
+            _unlink(path)
+
+
+def _unlink(*paths: Path) -> None:
+    for path in paths:
+        with suppress(FileNotFoundError):
+            os.unlink(path)
 
 
 def read(path: Path, limit: int) -> bytes:

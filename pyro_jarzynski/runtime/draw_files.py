@@ -13,6 +13,9 @@ from torch import Tensor
 
 from pyro_jarzynski.errors import ExportWarning, JarzynskiError, OutputError
 from pyro_jarzynski.infer.result import SMCResult
+from pyro_jarzynski.runtime import disk
+
+DRAWS = "draws.safetensors"
 
 
 def save_draws(
@@ -23,6 +26,8 @@ def save_draws(
     log_likelihood: bool | None = None,
 ) -> None:
     """Write what a run found into a directory.
+
+    If draws or `result.json` cannot be written, both are there as they were.
 
     Args:
         directory: Made if it is not there. It gets `draws.safetensors` (draws of equal
@@ -40,10 +45,15 @@ def save_draws(
     Warns:
         ExportWarning: Another file cannot be written, and is left out.
     """
+    record = json.dumps(_record(result, notes or {}), indent=2).encode()
     try:
         directory.mkdir(parents=True, exist_ok=True)
-        _save_record(directory / "result.json", result, notes or {})
-        _save_draws(directory / "draws.safetensors", result)
+        disk.replace_all(
+            {
+                directory / DRAWS: lambda file: _save_draws(file, result),
+                directory / "result.json": record,
+            }
+        )
     except OSError as error:
         raise OutputError(
             f"`directory` must be one that can be written, got {directory}: {error}."
@@ -88,10 +98,10 @@ def _save_draws(file: Path, result: SMCResult) -> None:
     except (KeyError, RuntimeError, TypeError, ValueError) as error:
         # Computed sites can be of types that these files do not have.
         warnings.warn(
-            f"{file.name} has the latents alone; the sites that are computed from them "
+            f"{DRAWS} has the latents alone; the sites that are computed from them "
             f"cannot be stored: {error!r}.",
             ExportWarning,
-            stacklevel=4,
+            stacklevel=6,
         )
         _save_tensors(file, result.get_samples(group_by_chain=True))
 
@@ -103,9 +113,9 @@ def _save_tensors(file: Path, draws: Mapping[str, Tensor]) -> None:
         raise OSError(str(error)) from error
 
 
-def _save_record(file: Path, result: SMCResult, notes: Mapping[str, Any]) -> None:
+def _record(result: SMCResult, notes: Mapping[str, Any]) -> dict[str, Any]:
     low, high = result.log_evidence_interval()
-    record = {
+    return {
         "log_evidence": result.log_evidence,
         "log_evidence_error": result.log_evidence_error,
         "log_evidence_interval_90": [low, high],
@@ -118,7 +128,6 @@ def _save_record(file: Path, result: SMCResult, notes: Mapping[str, Any]) -> Non
         "seconds": result.seconds,
         "notes": dict(notes),
     }
-    file.write_text(json.dumps(record, indent=2), encoding="utf-8")
 
 
 def _history(result: SMCResult) -> Any:

@@ -66,7 +66,10 @@ class FailingDisk:
     Nothing waits for the real disk: `fsync` is only counted.
     """
 
-    CALLS = ("open", "write", "fsync", "mkdir", "rename", "unlink", "rmdir")
+    CALLS = (
+        *("open", "write", "fsync", "mkdir", "rename", "unlink", "rmdir"),
+        *("link", "replace"),
+    )
 
     def __init__(self, at: int | None, how: str = "error") -> None:
         self.at, self.how, self.num, self.dead = at, how, 0, False
