@@ -273,8 +273,9 @@ class TestPyro:
             return model, losses
 
         (model, losses), (_, others) = run(device), run("cpu")
-        # A sum over 64 data, each with the error of `log Z`.
-        assert losses == pytest.approx(others, abs=64 * 0.2)
+        # Sums over 64 data, each with the error of `log Z`; a GPU draws other numbers.
+        same = device.type == pretended.NAME
+        assert losses == pytest.approx(others, abs=1e-3 if same else 64 * 0.2)
         law = model.distribution()
         places = {law.mean.device, law.variance.device, law.log_normalizer.device}
         with global_stream(0):
