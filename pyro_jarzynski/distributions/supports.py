@@ -39,7 +39,7 @@ from pyro_jarzynski.distributions.constraints import (
     rounded,
     stripped,
 )
-from pyro_jarzynski.distributions.parts import rebuilt
+from pyro_jarzynski.distributions.parts import parts_of, rebuilt
 from pyro_jarzynski.distributions.structures import (
     Coalescences,
     Counts,
@@ -106,7 +106,7 @@ def support_of(fn: Any) -> Constraint:
         return independent(support_of(fn.base_dist), fn.reinterpreted_batch_ndims)
     if isinstance(fn, dist.ExpandedDistribution | dist.MaskedDistribution):
         return support_of(fn.base_dist)
-    if isinstance(fn, dist.Rejector):
+    if isinstance(fn, dist.Rejector) and "propose" in parts_of(fn):
         return support_of(fn.propose)
     if isinstance(fn, torch.distributions.MixtureSameFamily):
         parts = fn.component_distribution
@@ -129,7 +129,12 @@ def declared_support(fn: Any) -> Constraint | None:
     None if it is not declared.
     """
     while isinstance(fn, WRAPPERS):
-        fn = fn.propose if isinstance(fn, dist.Rejector) else fn.base_dist
+        inner = parts_of(fn).get(
+            "propose" if isinstance(fn, dist.Rejector) else "base_dist"
+        )
+        if inner is None:
+            break
+        fn = inner
     try:
         return _declared(fn)
     except NotImplementedError:

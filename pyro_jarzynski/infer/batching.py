@@ -252,6 +252,8 @@ def _numbers(model: PyroModel, alone: "Alone", walkers: Tensor) -> list[Tensor]:
     try:
         with named_errors():
             return alone.numbers(walkers)
+    except ModelError:
+        raise
     except RuntimeError as error:
         site = model.site_without_gradient(walkers[0])
         if site is None:

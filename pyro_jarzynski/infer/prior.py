@@ -29,7 +29,7 @@ Known: TypeAlias = tuple[Tensor, Tensor | None]
 PLATE_ERRORS = (
     RuntimeError,
     ValueError,
-    IndexError,
+    LookupError,
     AssertionError,
     TypeError,
     NotImplementedError,

@@ -29,6 +29,21 @@ def test_subsampled_plate():
         run(model, Y)
 
 
+@pytest.mark.parametrize("kind", [dist.transforms.Planar, dist.transforms.Radial])
+def test_a_latent_of_a_flow_without_inverse(kind):
+    """Its density is known at its own draws alone."""
+    with torch.random.fork_rng():
+        flow = kind(2)
+
+    def model(y):
+        base = dist.Normal(torch.zeros(2), 1.0).to_event(1)
+        z = pyro.sample("z", dist.TransformedDistribution(base, [flow]))
+        pyro.sample("y", dist.Normal(z.sum(-1), 1.0), obs=y)
+
+    with pytest.raises(ModelError, match=r"'z' cannot have .*TransformedDistribution"):
+        run(model, torch.tensor(0.5))
+
+
 def test_discrete_latent_without_end():
     def model(y):
         k = pyro.sample("k", dist.Poisson(3.0))
