@@ -140,7 +140,9 @@ class BaseEnergy:
             f"draws, of {drawn.dtype}; the first is at {first}. Use float64, or parameters "
             "whose draws do not overflow"
         )
-        if lost.float().mean() > MAX_LOST:
+        # Beyond the share, by three standard errors of the count of few draws.
+        most = MAX_LOST * len(drawn)
+        if lost.sum() > most + 3 * math.sqrt(most):
             raise ArgumentError(f"{told}.")
         warnings.warn(
             f"{told}. They have weight zero.", NonFiniteEnergyWarning, stacklevel=4

@@ -4,6 +4,7 @@
 the base: `Z_0 = 1` exactly, and draws of the base are exact first walkers.
 """
 
+import math
 from collections.abc import Callable, Sequence
 from typing import Any, Self
 
@@ -159,10 +160,12 @@ class EnergyModel(StartableEnergy):
                 "`net` must return one energy per walker: expected shape (4,) or (4, 1) "
                 f"for 4 walkers, got {tuple(values.shape)}."
             )
-        if values.abs().max() != 0:
+        # Walkers beyond a wall of the network get weight zero.
+        largest = float(values.masked_fill(values == math.inf, 0).abs().max())
+        if largest != 0:
             raise ArgumentError(
                 "`net` must start at zero, so that the first walkers are exact draws of "
-                f"the base; it returns up to {float(values.abs().max()):.3g}. End a new "
+                f"the base; it returns up to {largest:.3g}. End a new "
                 "network with a linear layer; build the learner or tracker of a model "
                 "before it is trained, or anneal its walkers to the trained model by "
                 "`start_temperatures=100`."

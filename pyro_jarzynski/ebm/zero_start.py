@@ -56,6 +56,7 @@ def zero_last_layer(net: nn.Module, probe: Tensor | None) -> None:
         nn.init.zeros_(parameter)
     if probe is None:
         return
+    probe = _within_walls(net, probe)
     largest, made = _largest(net, probe), _made_by(layer)
     if largest == 0 and _learns(net, probe):
         return
@@ -81,6 +82,20 @@ def zero_last_layer(net: nn.Module, probe: Tensor | None) -> None:
         "`net` must start at zero, so that the first walkers are exact draws of the base. "
         f"The weight of its last layer, {name!r}, {reason}. {APPEND}"
     )
+
+
+def _within_walls(net: nn.Module, probe: Tensor) -> Tensor:
+    """Return the finite points at which a network is not plus infinity, or all if none is.
+
+    Walkers at the others get weight zero, as where a base ends.
+    """
+    try:
+        values = values_of(net, probe)
+        inside = (values.reshape(len(probe), -1) != math.inf).all(1)
+    except (ArgumentError, RuntimeError):
+        return probe
+    inside &= torch.isfinite(probe).reshape(len(probe), -1).all(1)
+    return probe[inside] if inside.any() else probe
 
 
 def _largest(net: nn.Module, probe: Tensor) -> float:

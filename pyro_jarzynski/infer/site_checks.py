@@ -116,7 +116,9 @@ def check_enumerated(trace: Trace, max_plate_nesting: int) -> None:
         except ValueError as error:
             told = " ".join(str(error).split())
             raise ModelError(
-                f"The site {name!r} cannot be summed over the discrete latents: {told}"
+                f"The site {name!r} cannot be summed over the discrete latents: {told}. In "
+                "`pyro.markov`, let `history` be the number of states before that one "
+                "depends on."
             ) from error
 
 

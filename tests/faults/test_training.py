@@ -74,7 +74,7 @@ def test_a_learning_rate_that_is_nan_leaves_parameters_and_walkers(kind):
     before = [p.detach().clone() for p in learner.model.parameters()]
     position = learner.cloud.position.clone()
     learner.optimizer.param_groups[0]["lr"] = math.nan
-    with pytest.raises(NonFiniteEnergyError, match="not finite"):
+    with pytest.raises(ArgumentError, match="has a learning rate of nan, which must be"):
         learner.fit(DATA, 1)
     assert all(map(torch.equal, learner.model.parameters(), before))
     assert torch.equal(learner.cloud.position, position)
