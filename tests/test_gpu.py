@@ -29,7 +29,7 @@ def test_on_a_pretended_device(capsys):
 
 
 def test_the_measurements_of_a_gpu():
-    """On a CPU in the place of a GPU, with small sizes."""
+    """Run the benchmarks of a GPU on the CPU, with small sizes."""
     generator = stream(0, "images")
     images = torch.randint(256, (40, 1, 28, 28), generator=generator).to(torch.uint8)
     labels = torch.arange(40) % 2

@@ -75,7 +75,7 @@ class CompiledEnergy:
         return _trial_of(self.codes[key](*walkers, *self._state()), here)
 
     def in_support(self, position: Tensor) -> Tensor | None:
-        """Return at which walkers the density is positive, `(N,)`; `None` is all."""
+        """Return a mask of walkers in the support, `(N,)`; `None` if all of space is."""
         known = getattr(self.module, "in_support", None)
         return None if known is None else known(position)
 

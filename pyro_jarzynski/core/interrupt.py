@@ -153,7 +153,7 @@ class Interrupt:
         return False
 
     def _hold_children(self) -> None:
-        """Call `child_ended` in the place of the handler that torch has installed."""
+        """Replace the SIGCHLD handler of torch by `child_ended`, which calls it."""
         handler = signal.getsignal(signal.SIGCHLD)
         if callable(handler) and handler != self.child_ended and self._is_main:
             self._when_child_ends = handler
@@ -169,7 +169,7 @@ class Interrupt:
             self._failure = error
 
     def restore_children(self) -> None:
-        """Put the handler of ended processes back."""
+        """Restore the SIGCHLD handler that was installed before."""
         if self._when_child_ends is not None:
             signal.signal(signal.SIGCHLD, self._when_child_ends)
 

@@ -48,7 +48,7 @@ class Course:
 
     @property
     def settings(self) -> dict[str, Any]:
-        """Arguments of `fit` that must not change within a run."""
+        """Arguments of `fit` that must be the same when a run is resumed."""
         return {
             "data": self.batches.described,
             "validation": self.validation,

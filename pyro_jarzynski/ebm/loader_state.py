@@ -103,7 +103,7 @@ class LoaderState:
 
     @property
     def has_persistent_workers(self) -> bool:
-        """Whether processes keep the state of their generators from epoch to epoch."""
+        """Whether the loader has worker processes that live longer than an epoch."""
         return any(True for _ in self._persistent())
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
@@ -279,7 +279,7 @@ def _plain(state: Any) -> Any:
 
 
 def _workers(loader: Any) -> bool:
-    """Return whether the workers of a loader with persistent ones have been started."""
+    """Return whether the persistent workers of a `DataLoader` have been started."""
     return loader._iterator is not None
 
 

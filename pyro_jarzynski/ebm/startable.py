@@ -69,7 +69,7 @@ class StartableEnergy(nn.Module, ABC):
         return None
 
     def in_support(self, x: Tensor) -> Tensor | None:
-        """Return at which walkers the density is positive, `(N,)`; `None` is all.
+        """Return a mask of walkers in the support, `(N,)`; `None` if all of space is.
 
         Kernels without acceptance step turn moves back that end elsewhere, so that their
         weights are exact. NaN counts as a place of positive density, where the energy is

@@ -40,7 +40,7 @@ def unwrapped(module: Module) -> Module:
 
 
 def bare(module: nn.Module) -> nn.Module:
-    """Return the module within wrappers of torch, those of `torch.compile` included."""
+    """Return the module inside `DataParallel`, `torch.compile` and other wrappers."""
     name = _wrapped_name(module)
     return module if name is None else bare(module.get_submodule(name))
 

@@ -20,7 +20,7 @@ from pyro_jarzynski.core.modes import standard_modes
 from pyro_jarzynski.core.noise import stream
 from pyro_jarzynski.ebm.wrapped import bare, is_fully_sharded, own_class
 
-# What has an outline of its own.
+# Types of the parts that an outline lists one by one.
 PARTS = (nn.Module, Distribution, Transform, Tensor)
 # Walkers at which energies are kept.
 NUM_POINTS = 16
@@ -76,7 +76,7 @@ def outline_of(model: nn.Module) -> dict[str, str]:
 
 
 def differences(found: Mapping[str, str], expected: Mapping[str, str]) -> str:
-    """Return in words where two outlines differ."""
+    """Return a sentence that names the entries in which two outlines differ."""
     differing = [
         f"`{path or 'model'}` is {found.get(path, 'missing')}, and was "
         f"{expected.get(path, 'missing')}"
@@ -94,7 +94,7 @@ def differences(found: Mapping[str, str], expected: Mapping[str, str]) -> str:
 
 
 def _note(found: dict[str, str], path: str, value: Any, seen: set[int]) -> None:
-    """Write what a part is, and what is in it, into an outline; each part once."""
+    """Add the class and settings of a part, and of the parts in it, to an outline."""
     if isinstance(value, nn.Module):
         value = bare(value)
         entries = _attributes(value) | value._modules

@@ -174,7 +174,7 @@ def of_images(
 
 
 def digits_of_the_paper() -> pj.LabelledImages | None:
-    """Return 2, 3 and 6 of MNIST in the numbers of the paper, or in its proportions."""
+    """Return MNIST 2, 3 and 6, as many of each as in the paper or in its proportions."""
     root = next((folder for folder in MNIST if folder.is_dir()), None)
     if root is None:
         return None

@@ -50,7 +50,7 @@ def with_noise(row: Tensor, noise: Any) -> Tensor:
 
 
 class Rows(Dataset):
-    """The data with noise."""
+    """Data set that adds random noise to each datum."""
 
     def __init__(self, noise: Callable[[], Any]) -> None:
         self.noise = noise

@@ -204,7 +204,7 @@ class TestWhatIsTheSameRun:
         assert fit(tmp_path, 8, make()).num_steps == 13
 
     def test_the_same_learner_after_an_error(self, tmp_path):
-        """Its rate is one that no checkpoint has."""
+        """A learning rate that was set by hand is not that of any checkpoint."""
 
         def fail(learner, row):
             if row["step"] == 6:
